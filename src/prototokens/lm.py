@@ -1,0 +1,244 @@
+"""FrozenLM: a causal language model and its tokenizer, frozen. The network is touched here only."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .models import find_source
+from .tokens import Identity
+
+_EMBEDDING_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class EmbeddingStatistics:
+    """What the model's input embeddings look like, taken from the embedding module's outputs.
+
+    Attributes:
+        mean: mean row, float32, (D,).
+        std: standard deviation of all entries around the mean row.
+    """
+
+    mean: Tensor
+    std: float
+
+
+class FrozenLM:
+    """A frozen causal LM with its tokenizer: text to ids and back, and logits from input embeddings.
+
+    Putting a model in here freezes it: evaluation mode, no gradients for weights. The weights are never written.
+
+    Args:
+        model: a causal LM with the interface of Hugging Face's: `get_input_embeddings()`, and
+            `forward(inputs_embeds=...)` whose result has `.logits` (B, L, V).
+        tokenizer: its tokenizer, with Hugging Face's interface.
+        identity: name, revision, fingerprint. Made from the weights in memory if not given, and then different
+            for another dtype; `load_lm` gives one that isn't.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, identity: Identity | None = None) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
+        self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self.identity = identity or Identity(
+            name=str(getattr(model, "name_or_path", "") or type(model).__name__),
+            revision=None,
+            fingerprint=_hash_state(model),
+            tokenizer_hash=hash_vocabulary(tokenizer),
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        return next(self.model.parameters()).dtype
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where inputs go: the device of the input embeddings."""
+        device = next(self.embedding.parameters()).device
+        return self.model.device if device.type == "meta" else device  # type: ignore[return-value]
+
+    @cached_property
+    def output_device(self) -> torch.device:
+        """Where logits come out; differs from `device` under a `device_map` over several devices."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        weight = getattr(head, "weight", None)
+        return self.device if weight is None or weight.device.type == "meta" else weight.device
+
+    @cached_property
+    def width(self) -> int:
+        """D, the width of the input embeddings (not always that of the hidden states)."""
+        return self.embed(torch.zeros(1, dtype=torch.long)).shape[-1]
+
+    @cached_property
+    def max_positions(self) -> int | None:
+        """The number of input positions that the model was built for, or None where there is no bound."""
+        config = getattr(self.model, "config", None)
+        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return getattr(text_config, "max_position_embeddings", None)
+
+    @cached_property
+    def embedding_statistics(self) -> EmbeddingStatistics:
+        """Mean and spread of the embedding module's outputs over the whole vocabulary."""
+        rows = next(self.embedding.parameters()).shape[0]
+        chunks = [
+            torch.arange(i, min(i + _EMBEDDING_ROWS_AT_ONCE, rows)) for i in range(0, rows, _EMBEDDING_ROWS_AT_ONCE)
+        ]
+        mean = sum(self.embed(c).sum(0) for c in chunks) / rows
+        assert isinstance(mean, Tensor)
+        square = sum((self.embed(c) - mean).square().sum().item() for c in chunks)
+        return EmbeddingStatistics(mean, (square / (rows * mean.numel())) ** 0.5)
+
+    def encode(self, text: str) -> Tensor:
+        """Token ids of a text, int64, (T,): no special token added; `<|im_start|>` in a text is text.
+
+        Raises:
+            InputError: the text is empty.
+        """
+        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+        if not ids:
+            raise InputError("the text is empty: there is nothing to encode")
+        return torch.tensor(ids, dtype=torch.long)
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of token ids (T,), nothing skipped and nothing cleaned up."""
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    @torch.no_grad()
+    def embed(self, ids: Tensor) -> Tensor:
+        """Outputs of the embedding module for ids (...), float32, (..., D), on `device`."""
+        return self.embedding(ids.to(self.device)).float()
+
+    def fixed_vector(self, name: str) -> Tensor:
+        """The model's own fixed vector of that name, float32, (D,).
+
+        `"bos"` is the embedding of the BOS token; a model without one gives its EOS token's, else that of id 0.
+
+        Raises:
+            InputError: the model has no vector of that name.
+        """
+        if name != "bos":
+            raise InputError(f"the arrangement holds a fixed vector {name!r}: give its value in Given(fixed=...)")
+        config = getattr(self.model, "config", None)
+        owners = [
+            (self.tokenizer, "bos_token_id"),
+            (config, "bos_token_id"),
+            (self.tokenizer, "eos_token_id"),
+        ]
+        token = next((t for t in (getattr(o, k, None) for o, k in owners) if isinstance(t, int)), 0)
+        return self.embed(torch.tensor(token))
+
+    def logits(self, inputs_embeds: Tensor, read: range) -> Tensor:
+        """Logits of one forward pass, by the model's own path from input embeddings.
+
+        Args:
+            inputs_embeds: (B, L, D), any floating dtype; cast to the model's.
+            read: the T input positions whose outputs are wanted.
+
+        Returns:
+            (B, T, V), float32, on `output_device`.
+        """
+        whole = len(read) == inputs_embeds.shape[1]
+        positions = _index(read, self.output_device)
+        options = {} if whole or not self._keeps_logits else {"logits_to_keep": positions}
+        inputs = inputs_embeds.to(self.device, self.dtype)
+        logits = self.model(inputs_embeds=inputs, use_cache=False, **options).logits
+        if logits.shape[1] != len(read):
+            logits = logits[:, positions.to(logits.device)]
+        return logits.float()  # (B, T, V)
+
+    @torch.no_grad()
+    def next_token_logits(self, ids: Tensor) -> Tensor:
+        """Logits of the ordinary autoregressive model on ids (T,) or (B, T): (..., T, V); the last predict t_{T+1}."""
+        batch = ids if ids.ndim == 2 else ids.unsqueeze(0)
+        logits = self.logits(self.embed(batch), range(batch.shape[1]))
+        return logits if ids.ndim == 2 else logits[0]
+
+    @torch.no_grad()
+    def generate(self, inputs_embeds: Tensor, count: int) -> Tensor:
+        """Greedy generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count)."""
+        return self.model.generate(  # type: ignore[operator]
+            inputs_embeds=inputs_embeds.to(self.device, self.dtype),
+            attention_mask=torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=self.device),
+            max_new_tokens=count,
+            min_new_tokens=count,
+            do_sample=False,
+            use_cache=True,
+            pad_token_id=0,
+        )
+
+
+def load_lm(
+    name: str = "smollm2-135m",
+    *,
+    revision: str | None = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    trust_remote_code: bool = False,
+) -> FrozenLM:
+    """Load a causal LM and its tokenizer, frozen.
+
+    Args:
+        name: `smollm2-135m` (built in), a Hub id, a folder, or a `.gguf` file.
+        revision: branch, tag or commit on the Hub.
+        dtype: `"auto"` (that of the checkpoint), `"float32"`, `"bfloat16"`, `"float16"`, or a torch dtype.
+        device: one device for all, e.g. `"cuda"`; the CPU by default.
+        device_map: how accelerate spreads the model over devices, e.g. `"auto"`; instead of `device`.
+        trust_remote_code: run the model repository's own Python code. Only for repositories that you trust.
+
+    Raises:
+        InputError: the model cannot be found or loaded; the message says why and what can be.
+    """
+    if device is not None and device_map is not None:
+        raise InputError("give device or device_map, not both")
+    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise InputError(f"unknown dtype {dtype!r}; choose one of: auto float32 bfloat16 float16")
+    source = find_source(name, revision)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    own_code = {"trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, **own_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, device_map=device_map, use_safetensors=True, **own_code
+        )
+        if device is not None:
+            model = model.to(device)
+    except (ValueError, OSError, RuntimeError, ImportError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        if "trust_remote_code" in reason:
+            reason = "it needs its repository's own code; allow that with --trust-remote-code if you trust it"
+        raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
+    identity = Identity(source.name, source.revision, source.fingerprint, hash_vocabulary(tokenizer))
+    return FrozenLM(model, tokenizer, identity)
+
+
+def hash_vocabulary(tokenizer: Any) -> str:
+    """SHA-256 over a tokenizer's vocabulary, tokens with their ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+
+def _hash_state(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _index(positions: range, device: torch.device) -> Tensor:
+    # Kept, since a copy to a GPU in every step of a fit would stop its queue.
+    return torch.tensor(positions, device=device)

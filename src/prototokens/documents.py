@@ -172,7 +172,7 @@ def _file(source: str | Path, column: str) -> list[Document]:
         else:
             rows = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[suffix](path)
             found = _documents_of_rows(rows, path.name, column, split="any")
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
         raise InputError(f"{path} is not UTF-8 ({error.reason}): convert it, e.g. with iconv") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from None
@@ -229,6 +229,7 @@ def _documents_of_rows(rows: Iterable[dict[str, Any]], name: str, column: str, s
             kind = type(text).__name__
             raise InputError(f"column {column!r} of {name} holds {kind}, not text: choose another column")
         if text and text.strip():
+            text.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
             found.append(Document(f"{name}:{number}", None, text, split))
     return found
 

@@ -83,7 +83,7 @@ class FrozenLM:
     @cached_property
     def max_positions(self) -> int | None:
         """The number of input positions that the model was built for, or None where there is no bound."""
-        config = getattr(self.model, "config", None)
+        config: Any = getattr(self.model, "config", None)
         text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
         return getattr(text_config, "max_position_embeddings", None)
 
@@ -214,7 +214,7 @@ def load_lm(
             source.folder, dtype=dtype, device_map=device_map, use_safetensors=True, **own_code
         )
         if device is not None:
-            model = model.to(device)
+            model = model.to(torch.device(device))  # type: ignore[arg-type]
     except (ValueError, OSError, RuntimeError, ImportError, KeyError) as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
@@ -222,6 +222,14 @@ def load_lm(
         raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
     identity = Identity(source.name, source.revision, source.fingerprint, hash_vocabulary(tokenizer))
     return FrozenLM(model, tokenizer, identity)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' progress bars and advice off stderr, for programs that speak for themselves."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def hash_vocabulary(tokenizer: Any) -> str:

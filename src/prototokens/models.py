@@ -74,6 +74,27 @@ def built_in_file() -> Path:
     return folder / _BUILT_IN_FILE
 
 
+def available() -> list[tuple[str, str]]:
+    """Names of the models that load without a network, each with a note: the built-in one and the Hub's cache."""
+    try:
+        built_in_file()
+        found = [(BUILT_IN, "built in")]
+    except InputError as error:
+        found = [(BUILT_IN, str(error))]
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda r: r.repo_id)
+    except CacheNotFound:
+        return found
+    for repository in repositories:
+        names = {file.file_name for revision in repository.revisions for file in revision.files}
+        if repository.repo_type == "model" and any(n.endswith(".safetensors") for n in names):
+            found.append((repository.repo_id, f"in the Hub's cache, {repository.size_on_disk_str}"))
+    return found
+
+
 def cache_folder() -> Path:
     """Where converted models are kept: $PROTOTOKENS_CACHE, or `prototokens` in the user's cache folder."""
     own = os.environ.get("PROTOTOKENS_CACHE")

@@ -204,14 +204,28 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in ("prototokens", "torch", "transformers")}
 
 
-@contextmanager
-def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
+def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, before the work whose result it is to hold.
+
+    Raises:
+        InputError: it is a folder, exists already, or lies in a folder that is missing or read-only.
+    """
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder")
     if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; choose another name, or overwrite it with --force")
+        raise InputError(f"{path}: exists already; choose another name, or overwrite it (--force)")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"{path}: cannot be written (permission denied)")
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
+    path = Path(path)
+    check_new_file(path, overwrite=overwrite)
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     except OSError as error:

@@ -1,0 +1,370 @@
+"""The command line: thin commands over the library's functions."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .descent import FitProgress
+    from .fitting import FitResult
+    from .lm import FrozenLM
+    from .recipes import FitConfig
+
+app = typer.Typer(
+    name="prototokens",
+    help="Text in two vectors: a frozen language model writes it back in one forward pass.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str, typer.Option(help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.", metavar="MODEL")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a Hub id.")]
+Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ...")]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model over devices: auto, balanced ...")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the model repository's own code, if you trust it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+
+@app.command("fit")
+def fit_command(
+    text: Annotated[str | None, typer.Argument(help="The text; - reads it from stdin.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Read the text from this UTF-8 file.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Keep only the text's first N tokens.", metavar="N")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to save; default: proto-HASH.safetensors here.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
+    model: Model = "smollm2-135m",
+    preset: Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.")] = "fast",
+    arrangement: Annotated[
+        str | None, typer.Option(help="How e and m fill the input, e.g. 'e,m*n'; default: the preset's.")
+    ] = None,
+    e_tokens: Annotated[int, typer.Option(help="How many e-tokens.")] = 1,
+    restarts: Annotated[int, typer.Option(help="Starts fitted side by side; the best is kept.")] = 1,
+    max_steps: Annotated[int | None, typer.Option(help="Step budget; default: the preset's.")] = None,
+    margin: Annotated[
+        float | None, typer.Option(help="Go on until every token leads by this many logits; default: the preset's.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="What random draws are made from.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="On Ctrl-C, save the best so far (exit code 130).")] = False,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> int:
+    """Fit the proto-tokens of a text and save them.
+
+    Exit code 0: the text is reconstructed exactly. 1: it is not; the best attempt is saved all the same.
+
+    Example: prototokens fit "The only way to have a friend is to be one." -o friend.safetensors
+    """
+    from .tokens import check_new_file, hash_ids, save
+
+    content = _read_text(text, file)
+    if tokens is not None and tokens < 1:
+        raise InputError(f"--tokens is {tokens}; it must be at least 1")
+    if output is not None:
+        check_new_file(output, overwrite=force)
+    config = _config(preset, arrangement, e_tokens, restarts, max_steps, margin, seed)
+    lm = _load(model, revision, dtype, device, device_map, trust_remote_code)
+    ids = lm.encode(content)[:tokens]
+    if output is None:
+        output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
+        check_new_file(output, overwrite=force)
+    result, interrupted = _fit(lm, ids, config, keep)
+    save(output, result.tokens, overwrite=force)
+    record = _fit_record(result, lm.decode(ids), config) | {"file": str(output), "model": lm.identity.name}
+    if as_json:
+        _print_json(record)
+    else:
+        _print_fit(record)
+    return 130 if interrupted else 0 if result.exact else 1
+
+
+@app.command("decode")
+def decode_command(
+    file: Annotated[Path, typer.Argument(help="A file that fit wrote.")],
+    model: Annotated[
+        str | None, typer.Option(help="Where the model lies, if not where the file says.", metavar="MODEL")
+    ] = None,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+    as_json: Json = False,
+) -> int:
+    """Turn proto-tokens back into their text, in one forward pass.
+
+    Example: prototokens decode friend.safetensors
+    """
+    from .decoding import decode
+    from .tokens import load
+
+    tokens = load(file)
+    needed = tokens.provenance.model
+    name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
+    lm = _load(name, revision, dtype, device, device_map, trust_remote_code)
+    decoded = decode(lm, tokens)
+    if as_json:
+        _print_json(
+            {
+                "text": decoded.text,
+                "ids": decoded.ids.tolist(),
+                "exact": decoded.exact,
+                "forward_passes": 1,
+                "seconds": decoded.seconds,
+                "model": lm.identity.name,
+            }
+        )
+        return 0
+    sys.stdout.write(decoded.text + ("\n" if sys.stdout.isatty() else ""))
+    if not decoded.exact:
+        print(f"note: not the text that was fitted, token for token (see: prototokens inspect {file})", file=sys.stderr)
+    return 0
+
+
+@app.command("inspect")
+def inspect_command(file: Annotated[Path, typer.Argument(help="A file that fit wrote.")], as_json: Json = False) -> int:
+    """Show what a file holds, which model it needs, and how well it was seen to decode. Loads no model."""
+    from dataclasses import asdict
+
+    from .tokens import load
+
+    tokens = load(file)
+    record: dict[str, Any] = {
+        "file": str(file),
+        "length": tokens.length,
+        "exact": tokens.provenance.token_accuracy == 1,
+        "arrangement": tokens.arrangement.name,
+        "e_tokens": tokens.e.shape[0],
+        "width": tokens.m.shape[0],
+        "e_norm": tokens.e.norm(dim=-1).tolist(),
+        "m_norm": tokens.m.norm().item(),
+        **asdict(tokens.provenance),
+    }
+    if as_json:
+        _print_json(record)
+        return 0
+    for name, value in record.items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for key, entry in entries:
+            print(f"{f'{name}.{key}'.rstrip('.'):26}{entry}")
+    return 0
+
+
+@app.command("models")
+def models_command(as_json: Json = False) -> int:
+    """List the models that can be loaded here without a network."""
+    from .models import available
+
+    found = available()
+    if as_json:
+        _print_json({"models": [{"name": name, "note": note} for name, note in found]})
+        return 0
+    for name, note in found:
+        print(f"{name:40}{note}")
+    print("Any Hub id, folder with safetensors weights, or .gguf file of a causal LM can be given as --model.")
+    return 0
+
+
+@app.command("demo")
+def demo_command(
+    model: Model = "smollm2-135m",
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("demo-output"),
+) -> int:
+    """Fit three sentences, decode them in one pass, and time that beside greedy generation."""
+    from .demo import run_demo
+
+    return run_demo(_load(model, None, "auto", None, None, False), output, _show_progress)
+
+
+def main() -> None:
+    """Run the command line; every error that a user can mend is one line on stderr, with exit code 2."""
+    # The program's own output is what its users read; the libraries' bars and hints are not.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+    except InputError as error:
+        code = _complain(str(error))
+    except click.UsageError as error:
+        where = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
+        code = _complain(error.format_message() + where)
+    except click.ClickException as error:
+        code = _complain(error.format_message())
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; nothing was written", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _load(
+    name: str, revision: str | None, dtype: str, device: str | None, device_map: str | None, trust: bool
+) -> FrozenLM:
+    from .lm import load_lm, quiet_libraries
+
+    quiet_libraries()
+    print(f"loading {name}", file=sys.stderr)
+    return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
+
+
+def _read_text(text: str | None, file: Path | None) -> str:
+    if (text is None) == (file is None):
+        raise InputError("give one text: as an argument, with --file, or - for stdin")
+    if file is None and text != "-":
+        assert text is not None
+        raw, where = os.fsencode(text), "the argument"
+    elif file is None:
+        raw, where = sys.stdin.buffer.read(), "stdin"
+    else:
+        try:
+            raw, where = file.read_bytes(), str(file)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
+
+
+def _config(
+    name: str,
+    arrangement: str | None,
+    e_tokens: int,
+    restarts: int,
+    max_steps: int | None,
+    margin: float | None,
+    seed: int,
+) -> FitConfig:
+    from dataclasses import replace
+
+    from .recipes import preset
+
+    config = preset(name, e_tokens=e_tokens, restarts=restarts, seed=seed)
+    stop = config.stop
+    stop = stop if max_steps is None else replace(stop, max_steps=max_steps)
+    stop = stop if margin is None else replace(stop, margin=margin)
+    return replace(config, stop=stop, arrangement=arrangement or config.arrangement)
+
+
+def _fit(lm: FrozenLM, ids: Any, config: FitConfig, keep: bool) -> tuple[FitResult, bool]:
+    from .fitting import fit
+
+    with _show_progress() as show, _interrupts(keep) as asked:
+        result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(asked))
+    return result, bool(asked)
+
+
+@contextmanager
+def _interrupts(keep: bool) -> Iterator[list[int]]:
+    """With `keep`, note the first Ctrl-C in the list that this yields; a second one ends the program at once."""
+    asked: list[int] = []
+    if not keep:
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _show_progress() -> Iterator[Any]:
+    """A line on stderr with loss, accuracy, speed and time left: renewed in a terminal, else every ten seconds."""
+    live, shown = sys.stderr.isatty(), 0.0
+
+    def show(p: FitProgress) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < (0.2 if live else 10.0):
+            return
+        shown = now
+        left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
+        line = (
+            f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
+            f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
+        )
+        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live and shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _fit_record(result: FitResult, text: str, config: FitConfig) -> dict[str, Any]:
+    return {
+        "text": text,
+        "length": result.tokens.length,
+        "exact": result.exact,
+        "token_accuracy": result.token_accuracy,
+        "min_margin": result.min_margin,
+        "loss": result.loss,
+        "steps": result.steps,
+        "steps_to_exact": result.steps_to_exact,
+        "token_positions": result.token_positions,
+        "backward_positions": result.backward_positions,
+        "seconds": result.seconds,
+        "stop_reason": result.stop_reason,
+        "preset": config.preset,
+        "arrangement": result.tokens.arrangement.name,
+        "restarts": config.restarts,
+        "seed": config.seed,
+    }
+
+
+def _print_fit(record: dict[str, Any]) -> None:
+    right = round(record["token_accuracy"] * record["length"])
+    word = "exact" if record["exact"] else "NOT exact"
+    print(f"{word}: {right} of {record['length']} tokens come back in one forward pass")
+    print(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
+    print(f"saved: {record['file']}")
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    print(json.dumps({k: _finite(v) for k, v in record.items()}, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from .errors import InputError
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
     from .lm import FrozenLM
     from .recipes import FitConfig
 
+# Typer brings its own copy of click in some releases: its public BadParameter leads to the right base class.
+UsageError: Any = typer.BadParameter.__base__
+
 app = typer.Typer(
     name="prototokens",
     help="Text in two vectors: a frozen language model writes it back in one forward pass.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -208,21 +209,20 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
-        code = app(standalone_mode=False)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         sys.stdout.flush()
     except InputError as error:
         code = _complain(str(error))
-    except click.UsageError as error:
+    except UsageError as error:
         where = f" (see: {error.ctx.command_path} --help)" if error.ctx else ""
         code = _complain(error.format_message() + where)
-    except click.ClickException as error:
-        code = _complain(error.format_message())
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; nothing was written", file=sys.stderr)
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if code == 130:
+        print("interrupted", file=sys.stderr)
     sys.exit(code)
 
 
@@ -254,6 +254,8 @@ def _read_text(text: str | None, file: Path | None) -> str:
             raw, where = file.read_bytes(), str(file)
         except OSError as error:
             raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    if not raw:
+        raise InputError(f"{where} is empty: there is no text to fit")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -83,15 +83,23 @@ class Bank:
             self._best[self._ids] = torch.where(marked[:, None, None], self.values, self._best[self._ids])
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, adamw: AdamW, lr: float) -> None:
-        """One AdamW step (Loshchilov & Hutter, 2019, algorithm 2) along `gradient` (P, S, D)."""
+    def step(self, gradient: Tensor, adamw: AdamW, row_lr: Tensor) -> None:
+        """One AdamW step (Loshchilov & Hutter, 2019, algorithm 2).
+
+        Args:
+            gradient: of the mean loss, (P, S, D).
+            adamw: the settings; its `lr` is not read.
+            row_lr: learning rate of each row, (R,); rows that share a vector move it at their mean rate.
+        """
         beta1, beta2 = adamw.betas
+        users = torch.zeros_like(self._ids, dtype=row_lr.dtype).index_add_(0, self.of, torch.ones_like(row_lr))
+        lr = torch.zeros_like(users).index_add_(0, self.of, row_lr).div_(users)[:, None, None]  # (P, 1, 1)
         self._steps += 1
         self._mean.lerp_(gradient, 1 - beta1)
         self._square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (self._square / (1 - beta2**self._steps)).sqrt_().add_(adamw.eps)
         self.values.mul_(1 - lr * adamw.weight_decay)
-        self.values.addcdiv_(self._mean, scale, value=-lr / (1 - beta1**self._steps))
+        self.values.sub_(lr * (self._mean / scale).div_(1 - beta1**self._steps))
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
@@ -232,13 +240,19 @@ class Descent:
         banks = [bank for bank in (self.e, self.m) if bank.trained]
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
+        row_lr = self._learning_rates(scores.loss.mean(-1))
         gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient, allow_unused=True)
         for bank, gradient in zip(banks, gradients, strict=True):
             if gradient is not None:  # at T = 1 an arrangement may hold no m at all
-                bank.step(gradient * share, self.config.optimiser, self.lr)
+                bank.step(gradient * share, self.config.optimiser, row_lr.to(gradient.device))
         self._backward += self._positions
         for text in self._texts_active:
             self._steps[text] += 1
+
+    def _learning_rates(self, loss: Tensor) -> Tensor:
+        """Learning rate of each row, (R,), from its loss (R,), in nats per token."""
+        bound = self.config.optimiser.anneal_below_nats
+        return self.lr * ((loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss))
 
     def _staying(self, step: int) -> Tensor:
         """Rows, by number, that go on: their attempt is alive and their group is not done. Waits for the device."""

@@ -29,6 +29,9 @@ class AdamW:
         weight_decay: decoupled decay per step, times the learning rate.
         eps: added to the root mean square gradient.
         relative: whether `lr` is scaled to the model's embeddings, so that it means the same for any model.
+        anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
+            loss: lr * sqrt(min(1, loss / anneal_below_nats)), text by text; 0 keeps it constant. Decay is tied to
+            progress since nobody knows beforehand how many steps a text takes.
     """
 
     lr: float = 0.01
@@ -36,6 +39,7 @@ class AdamW:
     weight_decay: float = 0.0
     eps: float = 1e-8
     relative: bool = False
+    anneal_below_nats: float = 0.0
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
@@ -43,6 +47,7 @@ class AdamW:
         _check("betas[1]", self.betas[1], low=0, high=0.999999)
         _check("weight_decay", self.weight_decay, low=0)
         _check("eps", self.eps, low=0)
+        _check("anneal_below_nats", self.anneal_below_nats, low=0)
 
 
 @dataclass(frozen=True)
@@ -118,7 +123,7 @@ PRESETS: dict[str, FitConfig] = {
             arrangement="m,e,m*(n-1)",
             start="text-e",
             perturbation=0.1,
-            optimiser=AdamW(lr=0.22, relative=True),
+            optimiser=AdamW(lr=0.3, relative=True, anneal_below_nats=2.0),
             stop=Stop(max_steps=2000, margin=0.01),
             preset="fast",
         ),

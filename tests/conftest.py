@@ -1,0 +1,31 @@
+"""What all tests share: no network, one thread, and models that nothing may change."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+
+import pytest
+import torch
+
+from families import FAMILIES, analytic, family
+from prototokens import FrozenLM
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def lm(request: pytest.FixtureRequest) -> FrozenLM:
+    """One tiny model of every family, in turn."""
+    return family(request.param)
+
+
+@pytest.fixture(scope="session")
+def llama() -> FrozenLM:
+    """One family, where any will do."""
+    return family("llama")
+
+
+@pytest.fixture(scope="session")
+def known() -> FrozenLM:
+    """The analytic model: an embedding row is read as its own id, wherever it stands."""
+    return analytic()

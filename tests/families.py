@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -124,3 +127,53 @@ class AnalyticLM(nn.Module):
 def analytic(head: Tensor | None = None) -> FrozenLM:
     """An analytic model with the shared tokenizer."""
     return FrozenLM(AnalyticLM(head), tokenizer())
+
+
+@dataclass
+class Calls:
+    """What went through a model: shapes (B, L) of its inputs, forward and backward."""
+
+    forward: list[tuple[int, int]] = field(default_factory=list)
+    backward: list[tuple[int, int]] = field(default_factory=list)
+
+    def positions(self) -> int:
+        return sum(rows * length for rows, length in self.forward)
+
+    def backward_positions(self) -> int:
+        return sum(rows * length for rows, length in self.backward)
+
+
+@contextmanager
+def counted(lm: FrozenLM) -> Iterator[Calls]:
+    """Count the model's calls while the block runs."""
+    calls = Calls()
+
+    def before(_: nn.Module, __: tuple, options: dict[str, Any]) -> None:
+        inputs_embeds = options["inputs_embeds"]
+        shape = tuple(inputs_embeds.shape[:2])
+        calls.forward.append(shape)
+        if inputs_embeds.requires_grad:
+            inputs_embeds.register_hook(lambda _: calls.backward.append(shape))
+
+    handle = lm.model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def spoiled(lm: FrozenLM, call: int, rows: slice = slice(None)) -> Iterator[None]:
+    """Make the logits of some rows NaN in one call of the model, counted from 0."""
+    numbers = count()
+
+    def after(_: nn.Module, __: tuple, output: Any) -> None:
+        if next(numbers) == call:
+            output.logits = output.logits.clone()
+            output.logits[rows] *= float("nan")
+
+    handle = lm.model.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -82,7 +82,8 @@ def fit_command(
 
     Example: prototokens fit "The only way to have a friend is to be one." -o friend.safetensors
     """
-    from .tokens import check_new_file, hash_ids, save
+    from .records import check_new_file
+    from .tokens import hash_ids, save
 
     content = _read_text(text, file)
     if tokens is not None and tokens < 1:

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .arrangements import Arrangement
 from .errors import InputError
+from .records import read_record, write_record
 
-FORMAT_VERSION = 1
-_KEY = "prototokens"
+_KIND = "proto-tokens"
 
 
 @dataclass(frozen=True)
@@ -133,17 +126,13 @@ def save(path: str | os.PathLike[str], tokens: ProtoTokens, *, overwrite: bool =
     Raises:
         InputError: the file exists (and `overwrite` is not set), or cannot be written.
     """
-    tensors = {name: getattr(tokens, name).contiguous().cpu() for name in ("e", "m", "fixed")}
     record = {
-        "format": FORMAT_VERSION,
         "length": tokens.length,
         "arrangement": tokens.arrangement.to_json(),
         "provenance": asdict(tokens.provenance),
-        "vectors_hash": _hash_vectors(tensors),
     }
-    with new_file(path, overwrite=overwrite) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(record)})
-    return Path(path)
+    tensors = {"e": tokens.e, "m": tokens.m, "fixed": tokens.fixed}
+    return write_record(path, _KIND, tensors, record, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str]) -> ProtoTokens:
@@ -152,28 +141,8 @@ def load(path: str | os.PathLike[str]) -> ProtoTokens:
     Raises:
         InputError: there is no such file, it is damaged, or it was not written by `save`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
+    tensors, record = read_record(path, _KIND)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise InputError(f"{path}: a safetensors file, but not one that prototokens wrote")
-            record = json.loads(metadata[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from None
-    return _from_record(path, record, tensors)
-
-
-def _from_record(path: Path, record: Any, tensors: dict[str, Tensor]) -> ProtoTokens:
-    version = record.get("format") if isinstance(record, dict) else None
-    if isinstance(version, int) and version > FORMAT_VERSION:
-        raise InputError(f"{path}: format {version} is newer than {FORMAT_VERSION}; update prototokens")
-    try:
-        if record["vectors_hash"] != _hash_vectors(tensors):
-            raise InputError(f"{path}: damaged: the vectors do not match their checksum")
         provenance = dict(record["provenance"])
         model = Identity(**provenance.pop("model"))
         return ProtoTokens(
@@ -185,61 +154,11 @@ def _from_record(path: Path, record: Any, tensors: dict[str, Tensor]) -> ProtoTo
             provenance=Provenance(model=model, **provenance),
         )
     except InputError as error:
-        raise InputError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: damaged: its metadata cannot be read ({error!r})") from None
-
-
-def _hash_vectors(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+        raise InputError(f"{path}: {error}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: its record cannot be read ({error!r})") from None
 
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that shape a result."""
     return {name: version(name) for name in ("prototokens", "torch", "transformers")}
-
-
-def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a path that cannot be written, before the work whose result it is to hold.
-
-    Raises:
-        InputError: it is a folder, exists already, or lies in a folder that is missing or read-only.
-    """
-    path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; choose another name, or overwrite it (--force)")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: cannot be written (permission denied)")
-
-
-@contextmanager
-def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
-    path = Path(path)
-    check_new_file(path, overwrite=overwrite)
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

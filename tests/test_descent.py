@@ -1,0 +1,241 @@
+"""Laws of the parts of a fit: the objective, the optimiser, the score board, the start."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from families import family
+from prototokens import AdamW, FitConfig, Stop
+from prototokens.descent import Bank, cross_entropy
+from prototokens.metrics import logit_margins
+from prototokens.scoreboard import MET, NONFINITE, PLATEAU, RUNNING, ScoreBoard
+from prototokens.starts import start_vectors
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# The objective
+
+
+@pytest.mark.parametrize(("rows", "tokens", "vocabulary", "scale"), [(1, 1, 2, 1), (3, 4, 7, 3), (2, 5, 300, 1e3)])
+def test_the_objective_is_torchs_with_its_gradient(rows: int, tokens: int, vocabulary: int, scale: float) -> None:
+    logits = scale * torch.randn(rows, tokens, vocabulary, generator=generator())
+    logits.requires_grad_()
+    target_ids = torch.randint(vocabulary, (rows, tokens), generator=generator(1))
+    loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction="none").view(rows, tokens)
+    loss.sum().backward()
+    before = logits.detach().clone()
+    scores = cross_entropy(logits, target_ids)
+    assert torch.allclose(scores.loss, loss, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(scores.logit_gradient, logits.grad, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(scores.margin, logit_margins(before, target_ids), rtol=1e-4, atol=1e-5 * scale)
+    assert torch.equal(scores.margin > 0, logits.argmax(-1) == target_ids)
+    assert torch.equal(logits, before)
+    assert not scores.loss.requires_grad
+
+
+def test_a_tie_is_not_right() -> None:
+    logits = torch.tensor([[[1.0, 1.0, 0.0], [2.0, 1.0, 1.0]]])
+    assert cross_entropy(logits, torch.tensor([[0, 1]])).margin.tolist() == [[0, -1]]
+
+
+# The optimiser
+
+
+@pytest.mark.parametrize(
+    "adamw",
+    [
+        AdamW(lr=0.01, weight_decay=0.01),
+        AdamW(lr=0.3, betas=(0.9, 0.999)),
+        AdamW(lr=0.1, betas=(0.0, 0.0), eps=0.1),
+        AdamW(lr=0.5, betas=(0.5, 0.95), weight_decay=0.5, eps=1e-3),
+    ],
+)
+def test_a_step_is_torchs_adamw(adamw: AdamW) -> None:
+    start = torch.randn(3, 2, 5, generator=generator())
+    bank = Bank(start, torch.arange(3), trained=True)
+    reference = start.clone().requires_grad_()
+    optimiser = torch.optim.AdamW(
+        [reference], lr=adamw.lr, betas=adamw.betas, eps=adamw.eps, weight_decay=adamw.weight_decay
+    )
+    for step in range(12):
+        reference.grad = torch.randn(start.shape, generator=generator(step + 1)) * 10 ** (step % 4 - 2)
+        optimiser.step()
+        bank.step(reference.grad, adamw, adamw.lr)
+        assert torch.allclose(bank.values, reference, rtol=1e-5, atol=1e-6)
+
+
+def test_dropping_rows_leaves_the_others_steps_alone() -> None:
+    adamw, start = AdamW(lr=0.1, weight_decay=0.1), torch.randn(4, 1, 6, generator=generator())
+    whole, thinned = (Bank(start, torch.tensor([0, 1, 1, 2, 3]), trained=True) for _ in range(2))
+    kept = torch.arange(4)
+    for step in range(9):
+        gradient = torch.randn(4, 1, 6, generator=generator(step))
+        whole.step(gradient, adamw, adamw.lr)
+        thinned.step(gradient[kept], adamw, adamw.lr)
+        for bank in (whole, thinned):
+            bank.remember(torch.ones(len(bank.of), dtype=torch.bool))
+        if step == 2:
+            thinned.keep(torch.tensor([1, 2, 4]))  # rows of the vectors 1, 1 and 3
+            kept = torch.tensor([1, 3])
+        if step == 5:
+            thinned.keep(torch.tensor([2]))
+            kept = torch.tensor([3])
+    assert thinned.values.shape == (1, 1, 6)
+    assert thinned.values.requires_grad
+    assert torch.equal(thinned.best(4), whole.best(4))
+    assert not torch.equal(thinned.best(1), whole.best(1))  # vector 1 has stood still since its rows were dropped
+    assert torch.equal(thinned.best(1), thinned.best(2))
+
+
+def test_sharers_add_their_gradients_up() -> None:
+    bank = Bank(torch.randn(2, 1, 3, generator=generator()), torch.tensor([0, 1, 0]), trained=True)
+    weights = torch.randn(3, 1, 3, generator=generator(1))
+    (gradient,) = torch.autograd.grad((bank.rows() * weights).sum(), bank.values)
+    assert torch.equal(gradient, torch.stack([weights[0] + weights[2], weights[1]]))
+
+
+def test_held_vectors_remember_nothing() -> None:
+    start = torch.randn(1, 1, 3, generator=generator())
+    bank = Bank(start, torch.zeros(2, dtype=torch.long), trained=False)
+    bank.values.add_(1)
+    bank.remember(torch.tensor([True, True]))
+    assert torch.equal(bank.best(1), start[0])
+    assert not bank.values.requires_grad
+
+
+# The score board
+
+
+def board_of(*attempts: int, **stop: float) -> ScoreBoard:
+    return ScoreBoard(torch.tensor(attempts), Stop(**stop))
+
+
+def margins(right: int, tokens: int, margin: float = 1.0) -> torch.Tensor:
+    return torch.tensor([margin] * right + [-margin] * (tokens - right))
+
+
+def update(board: ScoreBoard, step: int, *rows: tuple[torch.Tensor, float]) -> list[bool]:
+    """Enter rows given as margins (T,) and a loss."""
+    margin = torch.stack([row for row, _ in rows])
+    loss = torch.tensor([loss for _, loss in rows])[:, None].expand_as(margin)
+    return board.update(torch.arange(len(rows)), loss, margin, step).tolist()
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 7, 10, 33, 100, 301])
+def test_a_share_of_right_tokens_meets_that_share(tokens: int) -> None:
+    # k / T and a float32 mean of k ones need not be the same number; the threshold has to be met all the same.
+    for right in range(1, tokens + 1):
+        board = board_of(0, accuracy=right / tokens)
+        assert update(board, 0, (margins(right - 1, tokens), 1.0)) == [True]
+        assert board.status() == [RUNNING]
+        assert update(board, 1, (margins(right, tokens), 1.0)) == [True]
+        assert board.status() == [MET]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=12),
+       st.sampled_from([1.0, 2 / 3, 1 / 3]), st.sampled_from([0.0, 2.0]))  # fmt: skip
+def test_the_best_is_kept_until_the_attempt_is_met(history: list, accuracy: float, margin: float) -> None:
+    board, best, met = board_of(0, accuracy=accuracy, margin=margin), (-1.0, -math.inf), False
+    for step, (right, loss, lead) in enumerate(history):
+        (improved,) = update(board, step, (margins(right, 3, float(lead)), float(loss)))
+        share = right / 3
+        meets = share >= accuracy and lead > margin
+        rank = (share, lead if right == 3 else -loss)
+        assert improved == (not met and (rank > best or meets))
+        best, met = (rank if improved else best), met or meets
+        assert board.status() == [MET if met else RUNNING]
+    losses, accuracies = board.histories()
+    assert losses[:, 0].tolist() == [loss for _, loss, _ in history]
+    assert torch.allclose(accuracies[:, 0], torch.tensor([right / 3 for right, _, _ in history]))
+
+
+def test_an_attempt_is_met_when_all_its_rows_are() -> None:
+    board = board_of(0, 0, 1)
+    assert update(board, 0, (margins(2, 2), 1.0), (margins(1, 2), 1.0), (margins(2, 2), 1.0)) == [True, True, True]
+    assert board.status() == [RUNNING, MET]
+    # Better together, though the first row alone is worse.
+    assert update(board, 1, (margins(1, 2), 0.5), (margins(2, 2), 0.5), (margins(2, 2, 9), 0.5)) == [True, True, False]
+    assert update(board, 2, (margins(2, 2), 2.0), (margins(2, 2), 2.0), (margins(2, 2), 2.0)) == [True, True, False]
+    assert board.status() == [MET, MET]
+
+
+def test_the_first_restart_done_ranks_first_then_accuracy_then_loss() -> None:
+    board = board_of(0, 1, 2, 3, accuracy=0.5, margin=2.0)
+    update(board, 0, (margins(2, 4, 3), 9.0), (margins(3, 4), 1.0), (margins(3, 4), 2.0), (margins(1, 4), 0.1))
+    ranking = board.ranking()
+    assert sorted(range(4), key=lambda a: ranking[a], reverse=True) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_a_loss_that_stands_still_is_a_plateau(patience: int) -> None:
+    board = board_of(0, 1, patience=patience)
+    for step in range(6):
+        update(board, step, (margins(0, 2), 0.98**step), (margins(0, 2), 0.995 ** min(step, 1)))
+        assert board.status() == [RUNNING, PLATEAU if step >= patience else RUNNING]
+    board = board_of(0)
+    for step in range(6):
+        update(board, step, (margins(0, 2), 1.0))
+    assert board.status() == [RUNNING]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_is_never_kept(bad: float) -> None:
+    board = board_of(0, 1)
+    assert update(board, 0, (margins(1, 2), 1.0), (margins(1, 2), bad)) == [True, False]
+    assert update(board, 1, (margins(2, 2), bad), (margins(2, 2), 1.0)) == [False, False]
+    assert board.status() == [NONFINITE, NONFINITE]
+
+
+# The start
+
+
+def test_a_start_knows_its_seed_restart_and_text_only() -> None:
+    lm, config = family("gemma3"), FitConfig(perturbation=0.1, e_tokens=2)
+    text, other = lm.encode("abc"), lm.encode("abd")
+    e, m = start_vectors(lm, text, config, 0)
+    assert e.shape == (2, lm.width)
+    assert m.shape == (lm.width,)
+    again = start_vectors(lm, text, config, 0)
+    assert torch.equal(e, again[0])
+    assert torch.equal(m, again[1])
+    for changed in (
+        start_vectors(lm, text, config, 1),
+        start_vectors(lm, other, config, 0),
+        start_vectors(lm, text, FitConfig(perturbation=0.1, e_tokens=2, seed=1), 0),
+    ):
+        assert not torch.equal(e, changed[0])
+        assert not torch.equal(m, changed[1])
+
+
+def test_starts_are_what_they_are_called() -> None:
+    lm = family("gemma3")  # its embedding module scales
+    text = lm.encode("abca")
+    mean, everything = lm.embed(text).mean(0), lm.embed(torch.arange(264)).mean(0)
+    e, m = start_vectors(lm, text, FitConfig(start="text-e", e_tokens=2), 0)
+    assert torch.allclose(e, mean.expand(2, -1))
+    assert torch.allclose(m, everything, atol=1e-6)
+    e, m = start_vectors(lm, text, FitConfig(start="text-m"), 0)
+    assert torch.allclose(m, mean)
+    assert torch.allclose(e[0], everything, atol=1e-6)
+    both = torch.cat([torch.cat([e, m[None]]) for r in range(50)
+                      for e, m in [start_vectors(lm, text, FitConfig(start="normal"), r)]])  # fmt: skip
+    assert both.mean() == pytest.approx(0, abs=0.05)
+    assert both.std() == pytest.approx(1, abs=0.05)
+    shared = torch.stack([lm.encode("ab"), lm.encode("cd")])
+    e, _ = start_vectors(lm, shared, FitConfig(start="text-e"), 0)
+    assert torch.allclose(e[0], lm.embed(lm.encode("abcd")).mean(0), atol=1e-6)
+
+
+def test_the_perturbation_is_in_units_of_the_embeddings() -> None:
+    lm = family("gemma3")
+    text = lm.encode("abc")
+    plain, _ = start_vectors(lm, text, FitConfig(e_tokens=50), 0)
+    noisy, _ = start_vectors(lm, text, FitConfig(e_tokens=50, perturbation=0.1), 0)
+    assert (noisy - plain).std().item() == pytest.approx(0.1 * lm.embedding_statistics.std, rel=0.05)

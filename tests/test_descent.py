@@ -67,7 +67,7 @@ def test_a_step_is_torchs_adamw(adamw: AdamW) -> None:
     for step in range(12):
         reference.grad = torch.randn(start.shape, generator=generator(step + 1)) * 10 ** (step % 4 - 2)
         optimiser.step()
-        bank.step(reference.grad, adamw, adamw.lr)
+        bank.step(reference.grad, adamw, torch.full((3,), adamw.lr))
         assert torch.allclose(bank.values, reference, rtol=1e-5, atol=1e-6)
 
 
@@ -77,8 +77,8 @@ def test_dropping_rows_leaves_the_others_steps_alone() -> None:
     kept = torch.arange(4)
     for step in range(9):
         gradient = torch.randn(4, 1, 6, generator=generator(step))
-        whole.step(gradient, adamw, adamw.lr)
-        thinned.step(gradient[kept], adamw, adamw.lr)
+        whole.step(gradient, adamw, torch.full((5,), adamw.lr))
+        thinned.step(gradient[kept], adamw, torch.full((len(thinned.of),), adamw.lr))
         for bank in (whole, thinned):
             bank.remember(torch.ones(len(bank.of), dtype=torch.bool))
         if step == 2:
@@ -99,6 +99,12 @@ def test_sharers_add_their_gradients_up() -> None:
     weights = torch.randn(3, 1, 3, generator=generator(1))
     (gradient,) = torch.autograd.grad((bank.rows() * weights).sum(), bank.values)
     assert torch.equal(gradient, torch.stack([weights[0] + weights[2], weights[1]]))
+
+
+def test_sharers_move_their_vector_at_their_mean_rate() -> None:
+    bank = Bank(torch.zeros(2, 1, 3), torch.tensor([0, 1, 0]), trained=True)
+    bank.step(torch.ones(2, 1, 3), AdamW(eps=0.0), torch.tensor([0.1, 0.5, 0.3]))
+    assert torch.allclose(bank.values, torch.tensor([-0.2, -0.5])[:, None, None].expand(2, 1, 3))  # Adam's first step
 
 
 def test_held_vectors_remember_nothing() -> None:

@@ -29,6 +29,7 @@ from .errors import InputError
 
 SOURCES = {
     "random": "words drawn uniformly from the 100,000 most frequent English ones",
+    "speeches": "State of the Union speeches of all years",
     "old": "State of the Union speeches before 1919",
     "recent": "the State of the Union speech of 2026",
     "generated": "continuations of old speeches, sampled from the model itself",
@@ -93,7 +94,9 @@ def documents(source: str | Path, split: str = "all", column: str = "text") -> l
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if source in ("random", "generated"):
         raise InputError(f"source {source!r} is made to order and has no documents: sample it instead")
-    if source == "old":
+    if source == "speeches":
+        found = _speeches()
+    elif source == "old":
         found = [d for d in _speeches() if d.year is not None and d.year < _OLD_BEFORE_YEAR]
     elif source == "recent":
         found = [d for d in _speeches() if d.year == _RECENT_YEAR]

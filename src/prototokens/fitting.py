@@ -135,7 +135,37 @@ def fit_batch(
     Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025),
     section 3, https://arxiv.org/abs/2505.21189.
     """
-    config, given = config or preset(), given or Given()
+    config = config or preset()
+    found = descend(lm, target_ids, config, given, progress=progress, should_stop=should_stop)
+    return [_result(lm, found, ids, config, o) for ids, o in zip(target_ids, found.outcomes, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Descended:
+    """What a descent found, before its vectors are scored once more.
+
+    Attributes:
+        layout: the arrangement for the texts' length.
+        fixed: the arrangement's fixed vectors, (F, D).
+        outcomes: one per text.
+    """
+
+    layout: Layout
+    fixed: Tensor
+    outcomes: list[Outcome]
+
+
+def descend(
+    lm: FrozenLM,
+    target_ids: Tensor,
+    config: FitConfig,
+    given: Given | None = None,
+    *,
+    progress: Callable[[FitProgress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Descended:
+    """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`."""
+    given = given or Given()
     arrangement = arrangement_named(config.arrangement)
     layout = arrangement.layout(target_ids.shape[-1], config.e_tokens)
     _check_texts(lm, target_ids, layout)
@@ -144,7 +174,7 @@ def fit_batch(
     e, m = _banks(lm, target_ids, group_of, config, given)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     outcomes = Descent(lm, layout, fixed, rows, e, m, group_of, config).run(progress, should_stop)
-    return [_result(lm, layout, fixed, ids, config, o) for ids, o in zip(target_ids, outcomes, strict=True)]
+    return Descended(layout, fixed, outcomes)
 
 
 def _check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
@@ -210,10 +240,9 @@ def _checked(name: str, vectors: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @torch.no_grad()
-def _result(
-    lm: FrozenLM, layout: Layout, fixed: Tensor, target_ids: Tensor, config: FitConfig, outcome: Outcome
-) -> FitResult:
+def _result(lm: FrozenLM, found: Descended, target_ids: Tensor, config: FitConfig, outcome: Outcome) -> FitResult:
     """Score the kept vectors once more, alone in their batch, and set the result out."""
+    layout, fixed = found.layout, found.fixed
     inputs_embeds = layout.inputs_embeds(outcome.e.unsqueeze(0), outcome.m.unsqueeze(0), fixed)
     logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
     target = target_ids.to(logits.device)

@@ -7,8 +7,9 @@ from typing import Any
 
 from .arrangements import Arrangement, arrangement_named
 from .errors import InputError
+from .starters import Starter
 
-STARTS = ("normal", "text-e", "text-m")
+STARTS = ("auto", "normal", "text-e", "text-m")
 
 
 def _check(name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False) -> None:
@@ -86,7 +87,8 @@ class FitConfig:
         arrangement: name of one of `ARRANGEMENTS`, or an `Arrangement`.
         e_tokens: K, the number of e-tokens.
         start: `"normal"`: e and m from N(0, 1), the paper's; `"text-e"`: e is the mean embedding of the text's
-            tokens and m that of the whole vocabulary; `"text-m"`: the two exchanged.
+            tokens and m that of the whole vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start;
+            `"auto"`: the learned start that the package holds for the model and arrangement, or else `"text-e"`.
         perturbation: standard deviation of the Gaussian noise added to the start, in units of the standard
             deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
             text, so that it does not depend on what else is in the batch.
@@ -99,7 +101,7 @@ class FitConfig:
 
     arrangement: str | Arrangement = "m,e,m*(n-1)"
     e_tokens: int = 1
-    start: str = "text-e"
+    start: str | Starter = "auto"
     perturbation: float = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
     stop: Stop = field(default_factory=Stop)
@@ -109,7 +111,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
-        if self.start not in STARTS:
+        if not isinstance(self.start, Starter) and self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(STARTS)}")
         _check("e_tokens", self.e_tokens, low=1)
         _check("perturbation", self.perturbation, low=0)
@@ -121,7 +123,7 @@ PRESETS: dict[str, FitConfig] = {
     for config in (
         FitConfig(
             arrangement="m,e,m*(n-1)",
-            start="text-e",
+            start="auto",
             perturbation=0.1,
             optimiser=AdamW(lr=0.3, relative=True, anneal_below_nats=2.0),
             stop=Stop(max_steps=2000, margin=0.01),

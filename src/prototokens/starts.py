@@ -7,8 +7,10 @@ import hashlib
 import torch
 from torch import Tensor
 
+from .arrangements import arrangement_named
 from .lm import FrozenLM
 from .recipes import FitConfig
+from .starters import Starter, shipped_starter
 from .tokens import hash_ids
 
 
@@ -30,9 +32,28 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
         return noise[:-1], noise[-1]
     statistics = lm.embedding_statistics
     text_mean = lm.embed(target_ids).flatten(0, -2).mean(0)  # (D,)
-    e, m = (text_mean, statistics.mean) if config.start == "text-e" else (statistics.mean, text_mean)
+    starter = learned_start(lm, config)
+    if starter is not None:
+        e, m = text_mean + starter.e.to(lm.device), starter.m.to(lm.device)
+    elif config.start == "text-m":
+        e, m = statistics.mean, text_mean
+    else:
+        e, m = text_mean, statistics.mean
     noise = noise * (config.perturbation * statistics.std)
     return e + noise[:-1], m + noise[-1]
+
+
+def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
+    """The learned start that a recipe means for this model, or None where it means none.
+
+    Raises:
+        InputError: the recipe names a learned start of another model or arrangement.
+    """
+    arrangement = arrangement_named(config.arrangement)
+    if isinstance(config.start, Starter):
+        config.start.check(lm.identity, arrangement)
+        return config.start
+    return shipped_starter(lm.identity, arrangement) if config.start == "auto" else None
 
 
 def _generator(seed: int, restart: int, target_ids: Tensor) -> torch.Generator:

@@ -1,0 +1,175 @@
+"""Training a learned start: many short fits, and the start follows where they went (Reptile)."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .arrangements import Arrangement, arrangement_named
+from .errors import InputError
+from .fitting import descend
+from .lm import FrozenLM
+from .recipes import AdamW, FitConfig, Stop
+from .starters import Starter
+from .starts import start_vectors
+from .tokens import library_versions
+
+
+@dataclass(frozen=True)
+class StarterConfig:
+    """How to train a learned start.
+
+    Attributes:
+        arrangement: the arrangement that the start is for.
+        lengths: text lengths, in tokens; each step draws one of them.
+        batch_tokens: tokens in a step's batch: a step fits batch_tokens // length texts.
+        inner_steps: steps of each short fit.
+        steps: how many times the start moves.
+        rates: share of the mean displacement by which the start moves, at the first and at the last step; linear
+            in between.
+        optimiser: settings of the short fits.
+        source: where texts come from, see `texts.SOURCES`; only its `train` split is used.
+        seed: what texts and lengths are drawn from.
+    """
+
+    arrangement: str | Arrangement = "m,e,m*(n-1)"
+    lengths: tuple[int, ...] = (8, 16, 16, 32)
+    batch_tokens: int = 128
+    inner_steps: int = 16
+    steps: int = 200
+    rates: tuple[float, float] = (0.5, 0.05)
+    optimiser: AdamW = field(default_factory=lambda: AdamW(lr=0.3, relative=True, anneal_below_nats=2.0))
+    source: str = "speeches"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
+        if not self.lengths or min(self.lengths) < 1 or max(self.lengths) > self.batch_tokens:
+            raise InputError(f"lengths are {self.lengths}; each must be from 1 to batch_tokens, {self.batch_tokens}")
+        if self.inner_steps < 1 or self.steps < 1:
+            raise InputError(f"inner_steps is {self.inner_steps} and steps {self.steps}; both must be at least 1")
+
+
+@dataclass(frozen=True)
+class StarterProgress:
+    """One step of training a start.
+
+    Attributes:
+        step: steps taken.
+        steps: steps in all.
+        length: tokens of the texts of this step.
+        first_loss: mean loss at the start, in nats per token.
+        last_loss: mean loss after the short fits.
+        token_accuracy: mean token accuracy after them.
+        token_positions: positions passed forward so far, since the beginning or the last resumption.
+        backward_positions: positions passed backward.
+        seconds: wall time so far.
+    """
+
+    step: int
+    steps: int
+    length: int
+    first_loss: float
+    last_loss: float
+    token_accuracy: float
+    token_positions: int
+    backward_positions: int
+    seconds: float
+
+
+def train_starter(
+    lm: FrozenLM,
+    draw: Callable[[int, int, int], Tensor],
+    config: StarterConfig | None = None,
+    resume: Starter | None = None,
+    keep: Callable[[Starter, StarterProgress], None] | None = None,
+) -> Starter:
+    """Train a learned start for a model.
+
+    Each step fits a batch of texts from the present start for a few steps and moves the start by a share of the mean
+    displacement: z <- z + rate * mean(z_fit - z_start), Reptile of first order.
+
+    Args:
+        lm: the frozen model.
+        draw: `draw(length, count, seed)` gives texts as ids, (count, length).
+        config: how to train.
+        resume: a start that this training has kept; it goes on from there, and ends the same.
+        keep: called after every step with the start so far.
+
+    Returns:
+        The trained start.
+
+    Raises:
+        InputError: the start to resume is for another model or arrangement, or from another training.
+
+    Reference: On First-Order Meta-Learning Algorithms (Nichol, Achiam & Schulman, 2018), algorithm 1,
+    https://arxiv.org/abs/1803.02999.
+    """
+    config = config or StarterConfig()
+    starter = _beginning(lm, config) if resume is None else _checked(resume, lm, config)
+    began, forward, backward = time.perf_counter(), 0, 0
+    for step in range(starter.training["step"], config.steps):
+        length = random.Random(f"{config.seed} {step}").choice(config.lengths)
+        target_ids = draw(length, config.batch_tokens // length, config.seed * 1_000_003 + step)
+        inner = FitConfig(
+            arrangement=config.arrangement,
+            start=starter,
+            optimiser=config.optimiser,
+            stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
+        )
+        outcomes = descend(lm, target_ids, inner).outcomes
+        starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
+        moved_e = torch.stack([o.e - e for o, (e, _) in zip(outcomes, starts, strict=True)]).mean(0)[0]
+        moved_m = torch.stack([o.m - m for o, (_, m) in zip(outcomes, starts, strict=True)]).mean(0)
+        rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
+        starter = replace(
+            starter,
+            e=starter.e + rate * moved_e.cpu(),
+            m=starter.m + rate * moved_m.cpu(),
+            training=starter.training | {"step": step + 1},
+        )
+        forward += sum(o.token_positions for o in outcomes)
+        backward += sum(o.backward_positions for o in outcomes)
+        if keep:
+            keep(
+                starter,
+                StarterProgress(
+                    step=step + 1,
+                    steps=config.steps,
+                    length=length,
+                    first_loss=sum(o.loss_history[0].item() for o in outcomes) / len(outcomes),
+                    last_loss=sum(o.loss_history[-1].item() for o in outcomes) / len(outcomes),
+                    token_accuracy=sum(o.accuracy_history[-1].item() for o in outcomes) / len(outcomes),
+                    token_positions=forward,
+                    backward_positions=backward,
+                    seconds=time.perf_counter() - began,
+                ),
+            )
+    return starter
+
+
+def _beginning(lm: FrozenLM, config: StarterConfig) -> Starter:
+    mean = lm.embedding_statistics.mean.cpu()
+    arrangement = arrangement_named(config.arrangement)
+    training = {"step": 0, "config": _record(config), "versions": library_versions()}
+    return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
+
+
+def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig) -> Starter:
+    starter.check(lm.identity, arrangement_named(config.arrangement))
+    if starter.training.get("config") != _record(config):
+        raise InputError("the learned start to resume was trained with other settings: give the same, or begin anew")
+    return starter
+
+
+def _record(config: StarterConfig) -> dict[str, object]:
+    """The settings as JSON values, as they come back from a file."""
+    record = asdict(config) | {"arrangement": arrangement_named(config.arrangement).name}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items() if k != "optimiser"} | {
+        "optimiser": asdict(config.optimiser) | {"betas": list(config.optimiser.betas)}
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import count
 from types import SimpleNamespace
@@ -33,15 +33,24 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from prototokens import FrozenLM, Stop, preset
+from prototokens import AdamW, FitConfig, FitResult, FrozenLM, Stop
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 VOCABULARY = 264  # 256 bytes, three special tokens, and a few rows that are no token, as real models have
 WIDTH = 48
 POSITIONS = 64
 
-RECIPE = preset("fast", restarts=4, stop=Stop(max_steps=400, margin=0.01))
-"""Solves texts of up to four tokens on every family."""
+RECIPE = FitConfig(
+    arrangement="m,e,m*(n-1)",
+    start="text-e",
+    perturbation=0.1,
+    optimiser=AdamW(lr=0.22, relative=True),
+    stop=Stop(max_steps=400, margin=0.01),
+    restarts=4,
+)
+"""Solves texts of up to four tokens on every family, in a sixth of these steps."""
+
+ONE = replace(RECIPE, restarts=1)
 
 _COMMON = {"vocab_size": VOCABULARY, "bos_token_id": 256, "eos_token_id": 256, "pad_token_id": None}
 _LAYERS = {
@@ -127,6 +136,21 @@ class AnalyticLM(nn.Module):
 def analytic(head: Tensor | None = None) -> FrozenLM:
     """An analytic model with the shared tokenizer."""
     return FrozenLM(AnalyticLM(head), tokenizer())
+
+
+def batch(lm: FrozenLM, *texts: str) -> Tensor:
+    """Ids (B, T) of texts of equal length."""
+    return torch.stack([lm.encode(text) for text in texts])
+
+
+def budget(config: FitConfig, **changes: float) -> FitConfig:
+    """The recipe with another stopping rule."""
+    return replace(config, stop=replace(config.stop, **changes))
+
+
+def same_vectors(a: FitResult, b: FitResult) -> bool:
+    """Whether two fits found the same bits."""
+    return torch.equal(a.tokens.e, b.tokens.e) and torch.equal(a.tokens.m, b.tokens.m)
 
 
 @dataclass

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_starter import starter_app
 from .errors import InputError
+from .terminal import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    interrupts,
+    load_model,
+    print_json,
+    read_text,
+    show_progress,
+)
 
 if TYPE_CHECKING:
-    from .descent import FitProgress
     from .fitting import FitResult
     from .lm import FrozenLM
     from .recipes import FitConfig
@@ -34,17 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    str, typer.Option(help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.", metavar="MODEL")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a Hub id.")]
-Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ...")]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model over devices: auto, balanced ...")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the model repository's own code, if you trust it.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+app.add_typer(starter_app)
 
 
 @app.command("fit")
@@ -58,6 +56,10 @@ def fit_command(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
     model: Model = "smollm2-135m",
     preset: Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.")] = "fast",
+    start: Annotated[
+        str | None,
+        typer.Option(help="auto, normal, text-e, text-m, or a file of a learned start; default: the preset's."),
+    ] = None,
     arrangement: Annotated[
         str | None, typer.Option(help="How e and m fill the input, e.g. 'e,m*n'; default: the preset's.")
     ] = None,
@@ -85,13 +87,13 @@ def fit_command(
     from .records import check_new_file
     from .tokens import hash_ids, save
 
-    content = _read_text(text, file)
+    content = read_text(text, file)
     if tokens is not None and tokens < 1:
         raise InputError(f"--tokens is {tokens}; it must be at least 1")
     if output is not None:
         check_new_file(output, overwrite=force)
-    config = _config(preset, arrangement, e_tokens, restarts, max_steps, margin, seed)
-    lm = _load(model, revision, dtype, device, device_map, trust_remote_code)
+    config = _config(preset, start, arrangement, e_tokens, restarts, max_steps, margin, seed)
+    lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     ids = lm.encode(content)[:tokens]
     if output is None:
         output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
@@ -100,7 +102,7 @@ def fit_command(
     save(output, result.tokens, overwrite=force)
     record = _fit_record(result, lm.decode(ids), config) | {"file": str(output), "model": lm.identity.name}
     if as_json:
-        _print_json(record)
+        print_json(record)
     else:
         _print_fit(record)
     return 130 if interrupted else 0 if result.exact else 1
@@ -129,10 +131,10 @@ def decode_command(
     tokens = load(file)
     needed = tokens.provenance.model
     name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
-    lm = _load(name, revision, dtype, device, device_map, trust_remote_code)
+    lm = load_model(name, revision, dtype, device, device_map, trust_remote_code)
     decoded = decode(lm, tokens)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "text": decoded.text,
                 "ids": decoded.ids.tolist(),
@@ -169,7 +171,7 @@ def inspect_command(file: Annotated[Path, typer.Argument(help="A file that fit w
         **asdict(tokens.provenance),
     }
     if as_json:
-        _print_json(record)
+        print_json(record)
         return 0
     for name, value in record.items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
@@ -185,7 +187,7 @@ def models_command(as_json: Json = False) -> int:
 
     found = available()
     if as_json:
-        _print_json({"models": [{"name": name, "note": note} for name, note in found]})
+        print_json({"models": [{"name": name, "note": note} for name, note in found]})
         return 0
     for name, note in found:
         print(f"{name:40}{note}")
@@ -201,7 +203,7 @@ def demo_command(
     """Fit three sentences, decode them in one pass, and time that beside greedy generation."""
     from .demo import run_demo
 
-    return run_demo(_load(model, None, "auto", None, None, False), output, _show_progress)
+    return run_demo(load_model(model, None, "auto", None, None, False), output, show_progress)
 
 
 def main() -> None:
@@ -232,39 +234,9 @@ def _complain(message: str) -> int:
     return 2
 
 
-def _load(
-    name: str, revision: str | None, dtype: str, device: str | None, device_map: str | None, trust: bool
-) -> FrozenLM:
-    from .lm import load_lm, quiet_libraries
-
-    quiet_libraries()
-    print(f"loading {name}", file=sys.stderr)
-    return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
-
-
-def _read_text(text: str | None, file: Path | None) -> str:
-    if (text is None) == (file is None):
-        raise InputError("give one text: as an argument, with --file, or - for stdin")
-    if file is None and text != "-":
-        assert text is not None
-        raw, where = os.fsencode(text), "the argument"
-    elif file is None:
-        raw, where = sys.stdin.buffer.read(), "stdin"
-    else:
-        try:
-            raw, where = file.read_bytes(), str(file)
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    if not raw:
-        raise InputError(f"{where} is empty: there is no text to fit")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
-
-
 def _config(
     name: str,
+    start: str | None,
     arrangement: str | None,
     e_tokens: int,
     restarts: int,
@@ -274,9 +246,14 @@ def _config(
 ) -> FitConfig:
     from dataclasses import replace
 
-    from .recipes import preset
+    from .recipes import STARTS, preset
+    from .starters import load_starter
 
     config = preset(name, e_tokens=e_tokens, restarts=restarts, seed=seed)
+    if start is not None:
+        if start not in STARTS and not Path(start).exists():
+            raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(STARTS)}")
+        config = replace(config, start=start if start in STARTS else load_starter(start))
     stop = config.stop
     stop = stop if max_steps is None else replace(stop, max_steps=max_steps)
     stop = stop if margin is None else replace(stop, margin=margin)
@@ -286,54 +263,9 @@ def _config(
 def _fit(lm: FrozenLM, ids: Any, config: FitConfig, keep: bool) -> tuple[FitResult, bool]:
     from .fitting import fit
 
-    with _show_progress() as show, _interrupts(keep) as asked:
+    with show_progress() as show, interrupts(keep) as asked:
         result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(asked))
     return result, bool(asked)
-
-
-@contextmanager
-def _interrupts(keep: bool) -> Iterator[list[int]]:
-    """With `keep`, note the first Ctrl-C in the list that this yields; a second one ends the program at once."""
-    asked: list[int] = []
-    if not keep:
-        yield asked
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _show_progress() -> Iterator[Any]:
-    """A line on stderr with loss, accuracy, speed and time left: renewed in a terminal, else every ten seconds."""
-    live, shown = sys.stderr.isatty(), 0.0
-
-    def show(p: FitProgress) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < (0.2 if live else 10.0):
-            return
-        shown = now
-        left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
-        line = (
-            f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
-            f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
-        )
-        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if live and shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _fit_record(result: FitResult, text: str, config: FitConfig) -> dict[str, Any]:
@@ -363,11 +295,3 @@ def _print_fit(record: dict[str, Any]) -> None:
     print(f"{word}: {right} of {record['length']} tokens come back in one forward pass")
     print(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
     print(f"saved: {record['file']}")
-
-
-def _print_json(record: dict[str, Any]) -> None:
-    print(json.dumps({k: _finite(v) for k, v in record.items()}, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

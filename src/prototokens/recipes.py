@@ -125,7 +125,7 @@ PRESETS: dict[str, FitConfig] = {
             arrangement="m,e,m*(n-1)",
             start="auto",
             perturbation=0.1,
-            optimiser=AdamW(lr=0.3, relative=True, anneal_below_nats=2.0),
+            optimiser=AdamW(lr=0.22, relative=True, anneal_below_nats=2.0),
             stop=Stop(max_steps=2000, margin=0.01),
             preset="fast",
         ),

@@ -43,7 +43,7 @@ class StarterConfig:
     inner_steps: int = 16
     steps: int = 200
     rates: tuple[float, float] = (0.5, 0.05)
-    optimiser: AdamW = field(default_factory=lambda: AdamW(lr=0.3, relative=True, anneal_below_nats=2.0))
+    optimiser: AdamW = field(default_factory=lambda: AdamW(lr=0.22, relative=True, anneal_below_nats=2.0))
     source: str = "speeches"
     seed: int = 0
 

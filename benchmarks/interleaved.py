@@ -1,0 +1,48 @@
+"""Timings that can be compared: things run in turn in one process, warm-up left out, medians reported."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import torch
+
+
+def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each run; the first round of all is warm-up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def circumstances() -> dict[str, Any]:
+    """What a number needs beside it: command, commit, machine, date, threads, versions."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "command": " ".join(sys.argv),
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.machine()} {platform.processor()}".strip(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def print_json(rows: list[dict[str, Any]]) -> None:
+    """The last line of a benchmark: everything, as one JSON object."""
+    print(json.dumps({"rows": rows, **circumstances()}))

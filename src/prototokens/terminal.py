@@ -1,0 +1,121 @@
+"""What commands share at the terminal: model options, reading text, progress, Ctrl-C, JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .descent import FitProgress
+    from .lm import FrozenLM
+
+Model = Annotated[
+    str, typer.Option(help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.", metavar="MODEL")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a Hub id.")]
+Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ...")]
+DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model over devices: auto, balanced ...")]
+TrustRemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run the model repository's own code, if you trust it.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+
+def load_model(
+    name: str, revision: str | None, dtype: str, device: str | None, device_map: str | None, trust: bool
+) -> FrozenLM:
+    """Load a model for a command, with a line on stderr, since it can take a while."""
+    from .lm import load_lm, quiet_libraries
+
+    quiet_libraries()
+    print(f"loading {name}", file=sys.stderr)
+    return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
+
+
+def read_text(text: str | None, file: Path | None) -> str:
+    """The text that the user gave in one of three ways: as an argument, in a file, on stdin."""
+    if (text is None) == (file is None):
+        raise InputError("give one text: as an argument, with --file, or - for stdin")
+    if file is None and text != "-":
+        assert text is not None
+        raw, where = os.fsencode(text), "the argument"
+    elif file is None:
+        raw, where = sys.stdin.buffer.read(), "stdin"
+    else:
+        try:
+            raw, where = file.read_bytes(), str(file)
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+    if not raw:
+        raise InputError(f"{where} is empty: there is no text to fit")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
+
+
+@contextmanager
+def interrupts(keep: bool) -> Iterator[list[int]]:
+    """With `keep`, note the first Ctrl-C in the list that this yields; a second one ends the program at once."""
+    asked: list[int] = []
+    if not keep:
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def show_progress() -> Iterator[Any]:
+    """A line on stderr with loss, accuracy, speed and time left: renewed in a terminal, else every ten seconds."""
+    live, shown = sys.stderr.isatty(), 0.0
+
+    def show(p: FitProgress) -> None:
+        nonlocal shown
+        now = time.monotonic()
+        if now - shown < (0.2 if live else 10.0):
+            return
+        shown = now
+        left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
+        line = (
+            f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
+            f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
+        )
+        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+
+    try:
+        yield show
+    finally:
+        if live and shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """One JSON object on stdout; a number that is not finite becomes null."""
+    print(json.dumps({k: _finite(v) for k, v in record.items()}, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,136 @@
+"""Laws of decoding: one call of the model, the same text alone or in company, and only by the right model."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from families import RECIPE, batch, build, counted, family, tokenizer
+from prototokens import ARRANGEMENTS, FitConfig, FrozenLM, Given, InputError, ProtoTokens, Stop, decode, fit, fit_batch
+from prototokens.metrics import logit_margins
+from prototokens.tokens import Identity, hash_ids
+
+START = Stop(max_steps=0)  # the vectors of a start decode too, if to nothing of use
+
+
+def mixed(lm: FrozenLM) -> list[ProtoTokens]:
+    """Proto-tokens of unlike length, arrangement and number of e-tokens."""
+    return [
+        fit(lm, lm.encode(text), FitConfig(arrangement, e_tokens, stop=START)).tokens
+        for text, arrangement, e_tokens in (
+            ("a", "e*n", 1),
+            ("quick", "m,e,m*(n-1)", 1),
+            ("brown fox", "bos,e,m*n", 3),
+            ("jumps", "e,m*n", 1),
+            ("over", "(e,m)*n/2", 2),
+        )
+    ]
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_decoding_calls_the_model_once(lm: FrozenLM, scores: bool) -> None:
+    tokens = mixed(lm)
+    with counted(lm) as calls:
+        decode(lm, tokens[2], scores=scores)
+    assert calls.forward == [(1, 1 + 3 + 9)]
+    with counted(lm) as calls:
+        decode(lm, tokens, scores=scores)
+    assert calls.forward == [(5, 1 + 3 + 9)]
+    assert calls.backward == []
+
+
+def test_a_batch_of_unlike_texts_decodes_as_one_by_one(lm: FrozenLM) -> None:
+    tokens = mixed(lm)
+    together = decode(lm, tokens, scores=True)
+    for one, found in zip(tokens, together, strict=True):
+        alone = decode(lm, one, scores=True)
+        assert len(found.ids) == one.length
+        assert torch.equal(found.ids, alone.ids)
+        assert (found.text, found.exact) == (alone.text, alone.exact)
+        assert torch.allclose(found.log_probs, alone.log_probs, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(found.margins, alone.margins, rtol=1e-4, atol=1e-4)
+
+
+def test_scores_are_those_of_the_logits(lm: FrozenLM) -> None:
+    one = mixed(lm)[1]
+    found = decode(lm, one, scores=True)
+    logits = lm.model(inputs_embeds=one.inputs_embeds()).logits[0, 1:6]
+    assert torch.equal(found.ids, logits.argmax(-1))
+    assert found.ids.dtype == torch.int64
+    assert torch.allclose(found.margins, logit_margins(logits, found.ids), rtol=1e-4, atol=1e-4)
+    own = logits.log_softmax(-1).amax(-1)
+    assert torch.allclose(found.log_probs, own, rtol=1e-4, atol=1e-4)
+    assert (found.margins >= 0).all()
+    assert found.seconds > 0
+    plain = decode(lm, one)
+    assert plain.log_probs is None
+    assert plain.margins is None
+
+
+def test_the_shapes_of_the_answer_follow_the_question(llama: FrozenLM) -> None:
+    one = mixed(llama)[0]
+    assert decode(llama, one).text == decode(llama, [one])[0].text
+    assert len(decode(llama, (one, one))) == 2
+    with counted(llama) as calls:
+        assert decode(llama, []) == []
+    assert calls.forward == []
+
+
+def test_exact_is_told_by_the_hash(llama: FrozenLM) -> None:
+    good = fit(llama, llama.encode("tree"), RECIPE)
+    assert decode(llama, good.tokens).exact
+    assert good.tokens.provenance.target_hash == hash_ids(llama.encode("tree"))
+    other = replace(good.tokens, provenance=replace(good.tokens.provenance, target_hash=hash_ids(llama.encode("free"))))
+    assert not decode(llama, other).exact
+    assert decode(llama, other).text == "tree"
+    moved = replace(good.tokens, e=good.tokens.e + 3)
+    assert not decode(llama, moved).exact
+    assert [d.exact for d in decode(llama, [good.tokens, other, moved])] == [True, False, False]
+    ids = decode(llama, good.tokens).ids
+    assert hash_ids(ids) == hash_ids(ids.int()) != hash_ids(ids.flip(0))
+
+
+def test_a_text_fitted_in_a_batch_decodes_alone(lm: FrozenLM) -> None:
+    results = fit_batch(lm, batch(lm, "no", "Zq"), RECIPE, Given(share="m"))
+    assert [decode(lm, result.tokens).text for result in results if result.exact] == ["no", "Zq"]
+
+
+@pytest.mark.parametrize("arrangement", ARRANGEMENTS)
+def test_decoding_needs_only_the_vectors(arrangement: str) -> None:
+    # What was fitted with a BOS vector does not ask the model for it again.
+    lm = FrozenLM(build("gpt2"), tokenizer())
+    own = fit(lm, lm.encode("no"), replace(RECIPE, arrangement=arrangement)).tokens
+    lm.fixed_vector = None  # type: ignore[assignment, method-assign]
+    lm.tokenizer = tokenizer()
+    assert decode(lm, own).ids.shape == (2,)
+
+
+def test_vectors_of_another_model_are_refused(llama: FrozenLM) -> None:
+    own = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
+    prints = [lm.identity.fingerprint[:12] for lm in (llama, family("gpt2"))]
+    message = (
+        f"these proto-tokens belong to LlamaForCausalLM (weights {prints[0]}), "
+        f"not to GPT2LMHeadModel (weights {prints[1]})"
+    )
+    for tokens in (own, [own]):
+        with pytest.raises(InputError) as error:
+            decode(family("gpt2"), tokens)
+        assert str(error.value) == message
+    with pytest.raises(InputError, match="belong to LlamaForCausalLM"):  # one of a batch is enough
+        decode(family("gpt2"), [fit(family("gpt2"), torch.tensor([1]), FitConfig(stop=START)).tokens, own])
+
+
+def test_revision_and_vocabulary_count_too(llama: FrozenLM) -> None:
+    own = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
+
+    def of(**changes: str) -> ProtoTokens:
+        model = Identity(**(vars(own.provenance.model) | changes))
+        return replace(own, provenance=replace(own.provenance, model=model))
+
+    assert decode(llama, of(name="elsewhere", revision="abc")).ids.shape == (2,)  # the weights decide
+    with pytest.raises(
+        InputError, match=r"belong to far/away at revision v2 \(weights ffff\), not to LlamaForCausalLM"
+    ):
+        decode(llama, of(name="far/away", revision="v2", fingerprint="ffff"))
+    with pytest.raises(InputError, match="belong to near/by with another tokenizer vocabulary"):
+        decode(llama, of(name="near/by", tokenizer_hash="ffff"))

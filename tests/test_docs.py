@@ -1,0 +1,275 @@
+"""The documentation is true: its code runs, its commands parse, its tables and errors are those of the library."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import typer
+from safetensors import safe_open
+
+import prototokens
+from families import build, family, tokenizer
+from prototokens import ARRANGEMENTS, PRESETS, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
+from prototokens.documents import SOURCES
+from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
+from prototokens.tokens import Identity
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+METHOD = ROOT / "docs" / "method.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+LOADABLE = (BUILT_IN, "EleutherAI/pythia-160m")
+"""The models that the README loads; a tiny one stands in for each."""
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def rows(page: Path, heading: str) -> list[list[str]]:
+    """Cells of the table whose first heading that is."""
+    table = re.search(rf"^\| {re.escape(heading)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", page.read_text(), re.MULTILINE)
+    assert table, f"{page.name} has no table with the heading {heading!r}"
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[1].splitlines()]
+
+
+def named(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """Every `prototokens` command of the README with the lines of output that it quotes."""
+    found: list[tuple[str, list[str]]] = []
+    for line in "".join(blocks(README, "console")).splitlines():
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        else:
+            found[-1][1].append(line)
+    return [(command, output) for command, output in found if command.startswith("prototokens ")]
+
+
+def tiny_lm(name: str = BUILT_IN, **options: Any) -> FrozenLM:
+    """A tiny model under the name of a real one; what is not in the README is looked for as ever."""
+    if name not in LOADABLE:
+        return load_lm(name, **options)
+    known = family("llama")
+    identity = Identity(name, None, _BUILT_IN_SHA256 if name == BUILT_IN else "0" * 64, known.identity.tokenizer_hash)
+    return FrozenLM(known.model, known.tokenizer, identity)
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty folder, tiny models, and presets that run a few steps: that the examples run is what is tested."""
+    monkeypatch.chdir(tmp_path)
+    for name, config in PRESETS.items():
+        monkeypatch.setitem(PRESETS, name, replace(config, stop=replace(config.stop, max_steps=5)))
+    monkeypatch.setattr("prototokens.starts.shipped_starter", lambda *_: None)  # of the real models' width
+    monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
+    monkeypatch.setattr("prototokens.lm.load_lm", tiny_lm)
+
+
+Run = Callable[[str], tuple[int, str, list[str]]]
+
+
+@pytest.fixture
+def run(few_steps: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line: exit code, stdout, and the lines of stderr but those on loading and progress."""
+
+    def call(command: str) -> tuple[int, str, list[str]]:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"A text.")))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stop.value.code, out, [x for x in err.splitlines() if not x.startswith(("loading ", "step "))]
+
+    return call
+
+
+def test_python_blocks_of_the_readme_run_one_after_another(few_steps: None) -> None:
+    found = blocks(README, "python")
+    assert len(found) >= 3
+    namespace: dict[str, Any] = {}
+    for number, block in enumerate(found):
+        exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
+    assert namespace["lm"].identity.name in LOADABLE
+
+
+def test_commands_of_the_readme_parse() -> None:
+    found = [shlex.split(command) for command, _ in commands()]
+    group: Any = typer.main.get_command(cli.app)
+    with group.make_context("prototokens", [], resilient_parsing=True) as context:
+        assert {words[1] for words in found} == set(group.list_commands(context))
+        for words in found:
+            group.get_command(context, words[1]).make_context(words[1], words[2:], parent=context)
+
+
+def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear reader, nothing here is shifted.")
+    errors = 0
+    for command, quoted in commands():
+        if command.endswith(" demo"):  # its sentences are longer than a tiny model's positions
+            continue
+        code, out, err = run(command)
+        expected = [line for line in quoted if line.startswith("error: ")]
+        errors += len(expected)
+        if expected:
+            assert (code, out, len(err)) == (2, "", 1), command
+            assert fnmatchcase(err[0], expected[0].replace("[", "[[]").replace("...", "*")), (expected[0], err[0])
+        else:
+            assert code in (0, 1), (command, err)
+            if "--json" in command:
+                json.loads(out)
+    assert errors == README.read_text().count("\nerror: ") >= 4
+
+
+def test_json_fields_of_the_readme_are_the_ones_printed(run: Run) -> None:
+    table = {named(command)[0]: set(named(fields)) for command, fields in rows(README, "command")}
+    assert set(table) == {"fit", "decode", "inspect", "models"}
+    calls = {"fit": "fit ab -o file", "decode": "decode file", "inspect": "inspect file", "models": "models"}
+    for name, call in calls.items():
+        record = json.loads(run(f"prototokens {call} --json")[1])
+        assert set(record) == table[name] - ({"name", "note"} if name == "models" else set())
+    assert set(record["models"][0]) == {"name", "note"}
+
+
+def preset_row(config: FitConfig) -> list[str]:
+    """The README's row about a preset."""
+    assert not isinstance(config.arrangement, str)
+    adamw, stop = config.optimiser, config.stop
+    start = f"`{config.start}`" + (f", perturbation {config.perturbation:g}" if config.perturbation else "")
+    rate = f"lr {adamw.lr:g}" + (" × std of the embeddings" if adamw.relative else "")
+    rate += f", annealed below {adamw.anneal_below_nats:g} nats" if adamw.anneal_below_nats else ""
+    rate += f", weight decay {adamw.weight_decay:g}" if adamw.weight_decay else ""
+    end = f"exact, margin above {stop.margin:g}" if stop.margin else "exact"
+    assert (adamw.betas, stop.accuracy) == ((0.9, 0.9), 1)
+    return [f"`{config.preset}`", f"`{config.arrangement.name}`", start, rate, f"{end}; at most {stop.max_steps} steps"]
+
+
+def test_presets_of_the_readme_are_the_library_s() -> None:
+    assert rows(README, "preset") == [preset_row(config) for config in PRESETS.values()]
+    assert f"a lead of only {preset().stop.margin:g} logits" in README.read_text()
+
+
+def spelt_out(name: str) -> tuple[str, int, int]:
+    arrangement = ARRANGEMENTS[name]
+    layout = arrangement.layout(4)
+    return " ".join(("e", "m", *arrangement.fixed)[s] for s in layout.slots), layout.first, len(layout.slots)
+
+
+def test_arrangements_are_spelt_out_as_the_library_lays_them_out() -> None:
+    in_method = [(named(row[0])[0], *row[1:]) for row in rows(METHOD, "arrangement")]
+    assert in_method == [(name, *map(str, spelt_out(name))) for name in ARRANGEMENTS]
+    in_readme = [(named(row[0])[0], row[1]) for row in rows(README, "arrangement")]
+    assert in_readme == [(name, spelt_out(name)[0]) for name in ARRANGEMENTS]
+
+
+def test_sources_of_the_readme_are_the_library_s() -> None:
+    sentence = re.search(r"exact number of tokens from (.*?), or a\sfile", README.read_text(), re.DOTALL)
+    assert sentence
+    assert set(named(sentence[1])) == set(SOURCES)
+
+
+def test_fields_of_the_file_are_those_of_the_method_page(tmp_path: Path) -> None:
+    lm = family("llama")
+    path = save(tmp_path / "file", fit(lm, lm.encode("ab"), preset("paper", stop=prototokens.Stop(max_steps=0))).tokens)
+    with safe_open(path, framework="pt") as file:
+        (key,), header = file.metadata(), json.loads(next(iter(file.metadata().values())))
+    assert f"`{key}`" in METHOD.read_text()
+    described = {named(row[0])[0]: set(named(row[1])) for row in rows(METHOD, "field")}
+
+    def keys(value: Any) -> set[str]:
+        # `versions` maps libraries to versions, so that its keys are no fields.
+        nested = [v for k, v in value.items() if isinstance(v, dict) and k != "versions"]
+        return set(value).union(*map(keys, nested))
+
+    assert set().union(described, *described.values()) == keys(header)
+
+
+def test_stop_reasons_and_starts_are_named_on_the_method_page() -> None:
+    reasons = {named(row[0])[0] for row in rows(METHOD, "stop_reason")}
+    documented = re.search(r"stop_reason: (.*?)\n\s*\"\"\"", prototokens.FitResult.__doc__ + '\n"""', re.DOTALL)
+    assert documented
+    assert reasons == set(re.findall(r'"(\w+)"', documented[1]))
+    for start in prototokens.recipes.STARTS:
+        assert f'"{start}"' in METHOD.read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in slugs, f"{page.name} links to {target}"
+
+
+def test_targets_of_make_in_the_pages_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        code = "\n".join([*re.findall(r"`([^`]+)`", page.read_text()), *blocks(page, ""), *blocks(page, "console")])
+        assert set(re.findall(r"^(?:\$ )?make ([a-z-]+)", code, re.MULTILINE)) <= targets, page.name
+
+
+def imports(module: Path) -> set[str]:
+    """The modules of the package that one imports, at the top or in functions, but for types alone."""
+
+    def found(node: ast.AST) -> set[str]:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return set()
+        own = {str(node.module)} if isinstance(node, ast.ImportFrom) and node.level else set()
+        return own.union(*map(found, ast.iter_child_nodes(node)))
+
+    return found(ast.parse(module.read_text()))
+
+
+def test_imports_point_the_way_that_contributing_says() -> None:
+    columns = [re.findall(r"\w+", column) for column in blocks(ROOT / "CONTRIBUTING.md", "")[1].split("←")]
+    modules = {path.stem: path for path in (ROOT / "src" / "prototokens").glob("*.py") if path.stem != "__init__"}
+    assert sorted(name for column in columns for name in column) == sorted(modules)
+    left: set[str] = set()
+    for column in columns:
+        for name in column:
+            assert imports(modules[name]) <= left, f"{name} imports what does not stand to its left"
+        left.update(column)
+
+
+def test_the_page_on_the_command_line_is_generated() -> None:
+    made = subprocess.run(
+        [sys.executable, "-m", "typer", "prototokens.cli", "utils", "docs", "--name", "prototokens"],
+        capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )  # fmt: skip
+    assert (ROOT / "docs" / "cli.md").read_text().strip() == made.stdout.strip(), "run: make docs"
+
+
+def test_the_example_runs(
+    few_steps: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prototokens, "load_lm", load_lm)
+    build("llama").save_pretrained(tmp_path / "tiny")
+    tokenizer().save_pretrained(tmp_path / "tiny")
+    monkeypatch.setattr(sys, "argv", ["own_model.py", str(tmp_path / "tiny")])
+    capsys.readouterr()
+    runpy.run_path(str(ROOT / "examples" / "own_model.py"), run_name="__main__")
+    first, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\d+% of 36 tokens after 5 steps, ended by: steps", first)

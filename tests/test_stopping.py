@@ -64,7 +64,6 @@ def test_one_evaluation_more_than_steps(llama: FrozenLM) -> None:
     assert single.accuracy_history[-1] == 1
 
 
-@pytest.mark.xfail(reason="reported: a text that is done while others go on is counted one step too many")
 def test_one_evaluation_more_than_steps_in_a_batch(llama: FrozenLM) -> None:
     for result in fit_batch(llama, batch(llama, "aa", "Zq", "no"), ONE):
         assert result.steps == len(result.loss_history) - 1

@@ -44,6 +44,13 @@ class Arrangement:
     first_read: Literal["head", "body"] = "head"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "head", tuple(self.head))
+        object.__setattr__(self, "body", tuple(self.body))
+        for name, choices in (("tiling", ("cycle", "blocks")), ("first_read", ("head", "body"))):
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"arrangement {self.name!r}: {name} is {getattr(self, name)!r}; it must be one of {choices}"
+                )
         if not self.body:
             raise InputError(f"arrangement {self.name!r}: the body needs at least one symbol")
         if self.first_read == "head" and not self.head:
@@ -125,7 +132,8 @@ class Layout:
 @lru_cache(maxsize=64)
 def _on_device(slots: tuple[int, ...], device: torch.device) -> Tensor:
     # Kept, since a copy to a GPU in every step of a fit would stop its queue.
-    return torch.tensor(slots, device=device)
+    with torch.inference_mode(False):
+        return torch.tensor(slots, device=device)
 
 
 ARRANGEMENTS: dict[str, Arrangement] = {

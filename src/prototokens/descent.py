@@ -203,6 +203,7 @@ class Descent:
         self._seconds: list[float | None] = [None] * texts
         self._select(torch.arange(len(self.text_of)))
 
+    @torch.enable_grad()
     def run(
         self,
         progress: Callable[[FitProgress], None] | None = None,
@@ -221,7 +222,7 @@ class Descent:
             if should_stop and should_stop():
                 interrupted = True
                 break
-            self._step(logits, scores)
+            self._step(logits, scores, staying)
             if len(staying) < len(self.active):
                 self._drop_to(staying)
         return self._outcomes("interrupted" if interrupted else "steps")
@@ -236,7 +237,7 @@ class Descent:
         self._forward += self._positions
         return logits, scores
 
-    def _step(self, logits: Tensor, scores: Scores) -> None:
+    def _step(self, logits: Tensor, scores: Scores, staying: Tensor) -> None:
         banks = [bank for bank in (self.e, self.m) if bank.trained]
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
@@ -246,7 +247,7 @@ class Descent:
             if gradient is not None:  # at T = 1 an arrangement may hold no m at all
                 bank.step(gradient * share, self.config.optimiser, row_lr.to(gradient.device))
         self._backward += self._positions
-        for text in self._texts_active:
+        for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
 
     def _learning_rates(self, loss: Tensor) -> Tensor:
@@ -279,7 +280,6 @@ class Descent:
         self._active_there = active.to(self.lm.output_device)
         texts = self.text_of[active]
         self._positions = torch.bincount(texts, minlength=len(self._steps)) * len(self.layout.slots)
-        self._texts_active = sorted(set(texts.tolist()))
 
     def _progress(self, step: int) -> FitProgress:
         loss, accuracy = (t.view(-1, self.config.restarts) for t in self.board.means())

@@ -15,7 +15,7 @@ from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
 from .recipes import FitConfig, preset
-from .starts import start_vectors
+from .starts import start_name, start_vectors
 from .tokens import ProtoTokens, Provenance, hash_ids, library_versions
 
 
@@ -115,8 +115,9 @@ def fit_batch(
 
     Minimises over e and m the sum over i of -log P(t_i | input), all T outputs read in one forward pass of the
     frozen model (eq. 1). Every evaluation is scored before it is stepped from, and the best-scored vectors are kept:
-    highest token accuracy, then lowest loss, or largest margin once all tokens are right. What is drawn for a text
-    does not depend on the rest of the batch; rounding does, so long runs part ways.
+    those that met the stopping rule first, or else those of the highest token accuracy, then of the lowest loss (of
+    the largest margin once all tokens are right). What is drawn for a text does not depend on the rest of the batch;
+    rounding does, so long runs part ways.
 
     Args:
         lm: the frozen model.
@@ -180,6 +181,10 @@ def descend(
 def _check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
     if target_ids.ndim != 2 or target_ids.numel() == 0:
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be (B, T) with at least one token")
+    if target_ids.dtype != torch.int64:
+        raise InputError(f"target_ids is {target_ids.dtype}; it must be torch.int64")
+    if target_ids.min() < 0 or target_ids.max() >= lm.vocabulary:
+        raise InputError(f"target_ids must be from 0 to {lm.vocabulary - 1}, the model's vocabulary")
     needed, bound = len(layout.slots), lm.max_positions
     if bound is not None and needed > bound:
         raise InputError(
@@ -246,9 +251,10 @@ def _result(lm: FrozenLM, found: Descended, target_ids: Tensor, config: FitConfi
     inputs_embeds = layout.inputs_embeds(outcome.e.unsqueeze(0), outcome.m.unsqueeze(0), fixed)
     logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
     target = target_ids.to(logits.device)
-    right = logits.argmax(-1) == target
+    margins = logit_margins(logits, target)
+    right = (logits.argmax(-1) == target) & ~margins.isnan()
     accuracy = right.float().mean().item()
-    margin = logit_margins(logits, target).amin().item()
+    margin = margins.amin().item()
     loss = torch.nn.functional.cross_entropy(logits, target).item()
     provenance = Provenance(
         model=lm.identity,
@@ -258,6 +264,7 @@ def _result(lm: FrozenLM, found: Descended, target_ids: Tensor, config: FitConfi
         loss=loss,
         dtype=str(lm.dtype).removeprefix("torch."),
         preset=config.preset,
+        start=start_name(lm, config),
         seed=config.seed,
         versions=library_versions(),
     )

@@ -1,7 +1,8 @@
-"""FrozenLM: a causal language model and its tokenizer, frozen. The network is touched here only."""
+"""FrozenLM: a causal language model and its tokenizer, frozen. Every fit and decode touches the network here only."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -10,6 +11,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from .errors import InputError
@@ -81,6 +83,11 @@ class FrozenLM:
         return self.embed(torch.zeros(1, dtype=torch.long)).shape[-1]
 
     @cached_property
+    def vocabulary(self) -> int:
+        """V, the number of rows of the input embeddings: ids are below it."""
+        return next(self.embedding.parameters()).shape[0]
+
+    @cached_property
     def max_positions(self) -> int | None:
         """The number of input positions that the model was built for, or None where there is no bound."""
         config: Any = getattr(self.model, "config", None)
@@ -90,7 +97,11 @@ class FrozenLM:
     @cached_property
     def embedding_statistics(self) -> EmbeddingStatistics:
         """Mean and spread of the embedding module's outputs over the whole vocabulary."""
-        rows = next(self.embedding.parameters()).shape[0]
+        with torch.inference_mode(False), torch.no_grad():  # what is kept must serve later fits
+            return self._embedding_statistics()
+
+    def _embedding_statistics(self) -> EmbeddingStatistics:
+        rows = self.vocabulary
         chunks = [
             torch.arange(i, min(i + _EMBEDDING_ROWS_AT_ONCE, rows)) for i in range(0, rows, _EMBEDDING_ROWS_AT_ONCE)
         ]
@@ -167,15 +178,15 @@ class FrozenLM:
     @torch.no_grad()
     def generate(self, inputs_embeds: Tensor, count: int) -> Tensor:
         """Greedy generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count)."""
-        return self.model.generate(  # type: ignore[operator]
-            inputs_embeds=inputs_embeds.to(self.device, self.dtype),
-            attention_mask=torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=self.device),
-            max_new_tokens=count,
-            min_new_tokens=count,
-            do_sample=False,
-            use_cache=True,
-            pad_token_id=0,
-        )
+        from transformers import GenerationConfig
+
+        # A shallow copy shares the weights. Its blank settings keep the checkpoint's own (penalties, EOS ids) out.
+        model: Any = copy.copy(self.model)
+        model.generation_config = GenerationConfig()
+        inputs = inputs_embeds.to(self.device, self.dtype)
+        mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=self.device)
+        greedy = GenerationConfig(max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0)
+        return model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=greedy)
 
 
 def load_lm(
@@ -210,16 +221,30 @@ def load_lm(
     own_code = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, **own_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, device_map=device_map, use_safetensors=True, **own_code
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            **own_code,
         )
-        if device is not None:
-            model = model.to(torch.device(device))  # type: ignore[arg-type]
-    except (ValueError, OSError, RuntimeError, ImportError, KeyError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
             reason = "it needs its repository's own code; allow that with --trust-remote-code if you trust it"
         raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
+    model, loading = loaded
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"{name}: its files lack weights that the model needs: {missing}")
+    if device is not None:
+        try:
+            model = model.to(torch.device(device))
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(
+                f"device {str(device)!r} cannot be used here: {' '.join(str(error).split())[:200]}"
+            ) from None
     identity = Identity(source.name, source.revision, source.fingerprint, hash_vocabulary(tokenizer))
     return FrozenLM(model, tokenizer, identity)
 
@@ -249,4 +274,5 @@ def _hash_state(model: nn.Module) -> str:
 @lru_cache(maxsize=64)
 def _index(positions: range, device: torch.device) -> Tensor:
     # Kept, since a copy to a GPU in every step of a fit would stop its queue.
-    return torch.tensor(positions, device=device)
+    with torch.inference_mode(False):
+        return torch.tensor(positions, device=device)

@@ -47,7 +47,7 @@ class AdamW:
         _check("betas[0]", self.betas[0], low=0, high=0.999999)
         _check("betas[1]", self.betas[1], low=0, high=0.999999)
         _check("weight_decay", self.weight_decay, low=0)
-        _check("eps", self.eps, low=0)
+        _check("eps", self.eps, low=0, open_low=True)
         _check("anneal_below_nats", self.anneal_below_nats, low=0)
 
 
@@ -62,7 +62,7 @@ class Stop:
             lose tokens on another kernel or batch size.
         patience: stop a restart whose loss has not fallen by one percent within that many steps; None: never.
         check_every: how many steps pass between two looks at whether a row is done. Each look waits for the
-            device: 1 on a CPU, more on a GPU. The vectors kept are the same.
+            device: 1 on a CPU, more on a GPU. What is kept is the first evaluation that met the rule in any case.
     """
 
     max_steps: int = 5000
@@ -94,7 +94,8 @@ class FitConfig:
             text, so that it does not depend on what else is in the batch.
         optimiser: settings of AdamW.
         stop: when a text is done.
-        restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all.
+        restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
+            differ by their perturbation only, so that without one they are all the same (but for `"normal"`).
         seed: what the random draws are made from.
         preset: name under which the recipe is recorded.
     """
@@ -111,6 +112,8 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
+        if self.restarts > 1 and self.perturbation == 0 and self.start != "normal":
+            raise InputError(f"restarts is {self.restarts} and perturbation 0: they would all be the same")
         if not isinstance(self.start, Starter) and self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(STARTS)}")
         _check("e_tokens", self.e_tokens, low=1)

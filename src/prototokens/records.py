@@ -45,7 +45,10 @@ def write_record(
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {"format": FORMAT_VERSION, "kind": kind, "record": dict(record), "checksum": _checksum(held, record)}
     with new_file(path, overwrite=overwrite) as temporary:
-        save_file(held, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(held, temporary, metadata={_KEY: json.dumps(header)})
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path}: cannot be written ({error})") from None
     return Path(path)
 
 

@@ -16,7 +16,8 @@ class ScoreBoard:
 
     A *row* is one text in one restart; an *attempt* is what must be right together: a row, or, where texts share a
     vector, all rows of a group in one restart. An attempt scores the mean token accuracy of its rows; equal
-    accuracies are told apart by the lowest mean loss, and exact ones by the largest margin.
+    accuracies are told apart by the lowest mean loss, and exact ones by the largest margin. The first evaluation that
+    meets the stopping rule is kept before all others.
 
     Args:
         attempt_of: attempt of each row, int64, (R,).
@@ -33,6 +34,7 @@ class ScoreBoard:
         self._tie = torch.full((attempts,), -torch.inf, device=device)
         self._low = torch.full((attempts,), torch.inf, device=device)
         self._low_step = torch.zeros(attempts, dtype=torch.long, device=device)
+        self._met_step = torch.full((attempts,), -1, device=device)
         self._history: list[Tensor] = []
 
     @torch.no_grad()
@@ -73,6 +75,7 @@ class ScoreBoard:
         self._low_step = torch.where(falls, step, self._low_step)
         self._state = torch.where(evaluated & ~finite, NONFINITE, self._state)
         self._state = torch.where(evaluated & met & finite, MET, self._state)
+        self._met_step = torch.where(evaluated & met & finite, step, self._met_step)
         if self.stop.patience is not None:
             stuck = (self._state == RUNNING) & (step - self._low_step >= self.stop.patience)
             self._state = torch.where(evaluated & stuck, PLATEAU, self._state)
@@ -82,10 +85,11 @@ class ScoreBoard:
         """State of every attempt. Waits for the device."""
         return self._state.tolist()
 
-    def ranking(self) -> list[tuple[bool, float, float]]:
-        """What attempts are compared by: done, accuracy, then margin or minus the loss. Waits for the device."""
-        columns = torch.stack([(self._state == MET).float(), self._accuracy, self._tie]).cpu().T
-        return [(bool(a), b, c) for a, b, c in columns.tolist()]
+    def ranking(self) -> list[tuple[float, float, float]]:
+        """What attempts are compared by: done and how early, accuracy, margin or minus loss. Waits for the device."""
+        done = torch.where(self._state == MET, 1 / (1.0 + self._met_step), 0.0)
+        columns = torch.stack([done, self._accuracy, self._tie]).cpu().T
+        return [(a, b, c) for a, b, c in columns.tolist()]
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Lowest loss and highest accuracy of every attempt so far, each (A,)."""

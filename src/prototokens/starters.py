@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -45,6 +46,11 @@ class Starter:
             tensor = getattr(self, name)
             if tensor.ndim != 1 or tensor.dtype != torch.float32 or not tensor.isfinite().all():
                 raise InputError(f"a starter's {name} must be finite float32, (D,); it is {tuple(tensor.shape)}")
+
+    @property
+    def name(self) -> str:
+        """A short name that tells learned starts apart: `learned-` and the beginning of a hash of the vectors."""
+        return f"learned-{hashlib.sha256(torch.cat([self.e, self.m]).numpy().tobytes()).hexdigest()[:12]}"
 
     def check(self, model: Identity, arrangement: Arrangement) -> None:
         """Refuse another model or arrangement, and say which ones this start is for."""

@@ -56,6 +56,14 @@ def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
     return shipped_starter(lm.identity, arrangement) if config.start == "auto" else None
 
 
+def start_name(lm: FrozenLM, config: FitConfig) -> str:
+    """The start that a recipe means for this model, in a word for the record."""
+    starter = learned_start(lm, config)
+    if starter is not None:
+        return starter.name
+    return "text-e" if config.start == "auto" else str(config.start)
+
+
 def _generator(seed: int, restart: int, target_ids: Tensor) -> torch.Generator:
     key = hashlib.sha256(f"{seed} {restart} {hash_ids(target_ids)}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)

@@ -24,7 +24,7 @@ class Identity:
 
     Attributes:
         name: Hub id, alias or path that loads it.
-        revision: the Hub revision, if one was asked for.
+        revision: the Hub commit, or None for a model that is not from the Hub.
         fingerprint: SHA-256 over all source weights; does not depend on the dtype they are loaded in.
         tokenizer_hash: SHA-256 over the vocabulary.
     """
@@ -47,6 +47,7 @@ class Provenance:
         loss: mean cross-entropy in that evaluation, in nats per token.
         dtype: the dtype that the model was loaded in, e.g. `"float32"`.
         preset: name of the recipe, or None.
+        start: where the fit began: a kind of start, or the name of a learned one.
         seed: the seed of the fit.
         versions: versions of the libraries at work.
     """
@@ -58,6 +59,7 @@ class Provenance:
     loss: float
     dtype: str
     preset: str | None
+    start: str
     seed: int
     versions: dict[str, str]
 
@@ -83,6 +85,8 @@ class ProtoTokens:
     fixed: Tensor = field(default_factory=lambda: torch.empty(0, 0))
 
     def __post_init__(self) -> None:
+        if self.e.ndim != 2 or self.m.ndim != 1:
+            raise InputError(f"e is {tuple(self.e.shape)} and m {tuple(self.m.shape)}; they must be (K, D) and (D,)")
         if self.fixed.numel() == 0:
             object.__setattr__(self, "fixed", self.m.new_empty(0, self.m.shape[-1]))
         width = self.m.shape[-1]

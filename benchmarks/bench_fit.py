@@ -1,0 +1,134 @@
+"""The price of a fit: positions passed forward and backward until a text is exact, for the recipes side by side.
+
+Texts: chunks of speeches that nothing was trained on, half of them before 1919 and half of 2026, at every seed. A text
+that is not exact within the budget counts with all that was spent on it, and is named. Rows already in the file are not
+run again; a batch of texts is the unit of work, since its shape changes trajectories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from interleaved import circumstances, print_json
+from prototokens import FrozenLM, fit_batch, load_lm, preset
+from prototokens.starts import learned_start
+from prototokens.texts import sample
+
+ROWS = Path(__file__).parent / "rows" / "fit.jsonl"
+SOURCES = ("old", "recent")
+
+
+def texts(lm: FrozenLM, tokens: int, per_source: int) -> torch.Tensor:
+    return torch.cat([sample(source, lm, tokens, per_source, seed=7, split="test") for source in SOURCES])
+
+
+def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, budget: int, per_source: int) -> list[dict[str, Any]]:
+    """One batch: every text at one seed."""
+    config = preset(recipe, seed=seed)
+    config = replace(config, stop=replace(config.stop, max_steps=budget))
+    results = fit_batch(lm, texts(lm, tokens, per_source), config)
+    starter = learned_start(lm, config)
+    return [
+        {
+            "recipe": recipe,
+            "tokens": tokens,
+            "seed": seed,
+            "budget": budget,
+            "text": number,
+            "source": SOURCES[number // per_source],
+            "start": config.start if starter is None else f"learned, {starter.training['step']} steps",
+            "exact": result.exact,
+            "token_accuracy": result.token_accuracy,
+            "min_margin": result.min_margin,
+            "steps": result.steps,
+            "work": result.token_positions + result.backward_positions,
+            "seconds": result.seconds,
+            "curve": _rises(result.accuracy_history.tolist()),
+            **circumstances(),
+        }
+        for number, result in enumerate(results)
+    ]
+
+
+def _rises(history: list[float]) -> list[tuple[int, float]]:
+    """The steps at which the best accuracy so far rises, each with that accuracy."""
+    rises: list[tuple[int, float]] = []
+    for step, accuracy in enumerate(history):
+        if not rises or accuracy > rises[-1][1]:
+            rises.append((step, round(accuracy, 4)))
+    return rises
+
+
+def load_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    lines = []
+    for tokens in sorted({r["tokens"] for r in rows}):
+        for recipe in ("paper", "tuned", "fast"):
+            own = [r for r in rows if (r["tokens"], r["recipe"]) == (tokens, recipe)]
+            if own:
+                lines.append(
+                    {
+                        "tokens": tokens,
+                        "recipe": recipe,
+                        "pairs": len(own),
+                        "exact": sum(r["exact"] for r in own),
+                        "exact_within_150": sum(r["exact"] and r["steps"] <= 150 for r in own),
+                        "exact_within_500": sum(r["exact"] and r["steps"] <= 500 for r in own),
+                        "median_steps": statistics.median(r["steps"] for r in own),
+                        "median_work": statistics.median(r["work"] for r in own),
+                        "budget": max(r["budget"] for r in own),
+                    }
+                )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--recipes", default="fast,tuned,paper")
+    parser.add_argument("--lengths", default="16,32", help="tokens, comma-separated")
+    parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--budget", type=int, default=2500, help="steps")
+    parser.add_argument("--per-source", type=int, default=4, help="texts from each of: old recent")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are kept")
+    parser.add_argument("--quick", action="store_true", help="the default recipe at 16 tokens and seed 0, four texts")
+    options = parser.parse_args()
+    if options.quick:
+        options.recipes, options.lengths, options.seeds, options.per_source = "fast", "16", "0", 2
+        options.budget, options.rows = 150, Path("/dev/null")
+    rows = load_rows(options.rows)
+    done = {(r["recipe"], r["tokens"], r["seed"]) for r in rows}
+    lm: FrozenLM | None = None
+    for tokens in map(int, options.lengths.split(",")):
+        for recipe in options.recipes.split(","):
+            for seed in map(int, options.seeds.split(",")):
+                if (recipe, tokens, seed) in done:
+                    continue
+                lm = lm or load_lm(options.model)
+                new = run(lm, recipe, tokens, seed, options.budget, options.per_source)
+                rows += new
+                options.rows.parent.mkdir(exist_ok=True)
+                with options.rows.open("a") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in new)
+                print(f"{recipe} at {tokens} tokens, seed {seed}: {sum(r['exact'] for r in new)} of {len(new)} exact")
+    lines = summary(rows)
+    for line in lines:
+        print("  ".join(f"{k} {v}" for k, v in line.items()))
+    for row in rows:
+        if not row["exact"]:
+            print("not exact: {recipe}, {tokens} tokens, text {text} ({source}), seed {seed}".format(**row))
+    print_json(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -148,6 +148,8 @@ def test_a_share_of_right_tokens_meets_that_share(tokens: int) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=12),
        st.sampled_from([1.0, 2 / 3, 1 / 3]), st.sampled_from([0.0, 2.0]))  # fmt: skip
+@example([(3, 1, 1), (3, 9, 2)], 1.0, 2.0)  # exact ones compare by margin
+@example([(2, 1, 1), (2, 9, 3)], 2 / 3, 2.0)  # the one that meets the rule is kept, even if its loss is higher
 def test_the_best_is_kept_until_the_attempt_is_met(history: list, accuracy: float, margin: float) -> None:
     board, best, met = board_of(0, accuracy=accuracy, margin=margin), (-1.0, -math.inf), False
     for step, (right, loss, lead) in enumerate(history):
@@ -161,6 +163,13 @@ def test_the_best_is_kept_until_the_attempt_is_met(history: list, accuracy: floa
     losses, accuracies = board.histories()
     assert losses[:, 0].tolist() == [loss for _, loss, _ in history]
     assert torch.allclose(accuracies[:, 0], torch.tensor([right / 3 for right, _, _ in history]))
+
+
+def test_a_margin_of_zero_is_not_right() -> None:
+    board = board_of(0)
+    update(board, 0, (torch.tensor([0.0, 1.0]), 1.0))
+    assert board.histories()[1].item() == 0.5
+    assert board.status() == [RUNNING]
 
 
 def test_an_attempt_is_met_when_all_its_rows_are() -> None:

@@ -189,6 +189,15 @@ def test_the_first_restart_done_ranks_first_then_accuracy_then_loss() -> None:
     assert sorted(range(4), key=lambda a: ranking[a], reverse=True) == [0, 1, 2, 3]
 
 
+def test_the_first_restart_done_stays_the_first() -> None:
+    board = board_of(0, 1)
+    update(board, 0, (margins(1, 2), 1.0), (margins(1, 2), 1.0))
+    update(board, 1, (margins(2, 2), 1.0), (margins(1, 2), 1.0))
+    update(board, 2, (margins(2, 2), 1.0), (margins(2, 2, 9), 0.1))
+    assert board.status() == [MET, MET]
+    assert board.ranking()[0] > board.ranking()[1]
+
+
 @pytest.mark.parametrize("patience", [1, 3])
 def test_a_loss_that_stands_still_is_a_plateau(patience: int) -> None:
     board = board_of(0, 1, patience=patience)

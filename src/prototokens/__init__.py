@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-import torch
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

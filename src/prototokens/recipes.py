@@ -8,7 +8,6 @@ from typing import Any
 from .arrangements import Arrangement, arrangement_named
 from .errors import InputError
 from .starters import Starter
-from .lm import FrozenLM as _F
 
 STARTS = ("auto", "normal", "text-e", "text-m")
 

@@ -327,7 +327,7 @@ def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
     for made in ("random", "generated"):
         with pytest.raises(InputError, match=f"'{made}' is made to order"):
             documents(made)
-    assert list(SOURCES) == ["random", "old", "recent", "generated", "pg19", "fanfics"]
+    assert list(SOURCES) == ["random", "speeches", "old", "recent", "generated", "pg19", "fanfics"]
 
 
 def test_a_short_text_says_how_long_it_is(lm: Any, prose: Path) -> None:

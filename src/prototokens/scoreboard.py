@@ -32,7 +32,8 @@ class ScoreBoard:
         self._state = torch.full((attempts,), RUNNING, device=device)
         self._accuracy = torch.full((attempts,), -1.0, device=device)
         self._tie = torch.full((attempts,), -torch.inf, device=device)
-        self._low = torch.full((attempts,), torch.inf, device=device)
+        self._lowest = torch.full((attempts,), torch.inf, device=device)
+        self._low = self._lowest  # the loss that the plateau is measured from
         self._low_step = torch.zeros(attempts, dtype=torch.long, device=device)
         self._met_step = torch.full((attempts,), -1, device=device)
         self._history: list[Tensor] = []
@@ -70,6 +71,7 @@ class ScoreBoard:
         self._accuracy = torch.where(improved, accuracy, self._accuracy)
         self._tie = torch.where(improved, tie, self._tie)
 
+        self._lowest = torch.where(evaluated & finite, torch.minimum(mean_loss, self._lowest), self._lowest)
         falls = evaluated & (mean_loss < _PLATEAU_RATIO * self._low)
         self._low = torch.where(falls, mean_loss, self._low)
         self._low_step = torch.where(falls, step, self._low_step)
@@ -93,7 +95,7 @@ class ScoreBoard:
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Lowest loss and highest accuracy of every attempt so far, each (A,)."""
-        return self._low, self._accuracy
+        return self._lowest, self._accuracy.clamp(min=0)
 
     def histories(self) -> tuple[Tensor, Tensor]:
         """Loss and accuracy of every row at every evaluation, NaN where it was not evaluated: each (steps, R)."""

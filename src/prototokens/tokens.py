@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -165,4 +166,7 @@ def load(path: str | os.PathLike[str]) -> ProtoTokens:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that shape a result."""
-    return {name: version(name) for name in ("prototokens", "torch", "transformers")}
+    return {name: _version(name) for name in ("prototokens", "torch", "transformers")}
+
+
+_version = cache(version)  # looking one up reads files

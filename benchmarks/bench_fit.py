@@ -41,6 +41,7 @@ def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, budget: int, per_sour
             "tokens": tokens,
             "seed": seed,
             "budget": budget,
+            "per_source": per_source,
             "text": number,
             "source": SOURCES[number // per_source],
             "start": config.start if starter is None else f"learned, {starter.training['step']} steps",
@@ -107,6 +108,7 @@ def main() -> None:
         options.recipes, options.lengths, options.seeds, options.per_source = "fast", "16", "0", 2
         options.budget, options.rows = 150, Path("/dev/null")
     rows = load_rows(options.rows)
+    rows = [r for r in rows if (r["budget"], r["per_source"]) == (options.budget, options.per_source)]
     done = {(r["recipe"], r["tokens"], r["seed"]) for r in rows}
     lm: FrozenLM | None = None
     for tokens in map(int, options.lengths.split(",")):

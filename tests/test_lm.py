@@ -69,7 +69,7 @@ def test_the_families_are_tiny_and_complete(lm: FrozenLM) -> None:
     assert len(FAMILIES) == 8
     assert lm.width == WIDTH
     assert lm.max_positions == (None if "Mamba" in type(lm.model).__name__ else 64)
-    assert lm.output_device == lm.device == torch.device("cpu")
+    assert lm.device == torch.device("cpu")
 
 
 def test_embeddings_are_the_modules_outputs(lm: FrozenLM) -> None:
@@ -283,7 +283,7 @@ def test_a_model_can_be_put_on_a_device(folder: Path, llama: FrozenLM, options: 
     if "device_map" in options:
         pytest.importorskip("accelerate")
     loaded = load_lm(str(folder), **options)
-    assert loaded.device.type == loaded.output_device.type == "cpu"
+    assert loaded.device.type == "cpu"
     ids = llama.encode("abc")
     assert torch.equal(loaded.next_token_logits(ids), llama.next_token_logits(ids))
 
@@ -393,3 +393,45 @@ def test_code_of_the_repository_is_not_run(copy: Path) -> None:
         f"{copy}: cannot be loaded as a causal LM: it needs its repository's own code; "
         "allow that with --trust-remote-code if you trust it"
     )
+
+
+# Models that accelerate moves about
+
+
+def test_a_model_may_lie_outside_memory(tmp_path: Path) -> None:
+    from accelerate import cpu_offload
+
+    with pytest.raises(InputError, match="give FrozenLM an identity"):
+        FrozenLM(cpu_offload(build("llama"), execution_device="cpu"), tokenizer())
+    identity = family("llama").identity
+    lm = FrozenLM(cpu_offload(build("llama"), execution_device="cpu"), tokenizer(), identity)
+    assert lm.device.type == "cpu"
+    ids = lm.encode("abc")
+    assert torch.equal(lm.next_token_logits(ids), family("llama").next_token_logits(ids))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_spread_model_is_not_told_positions_by_index(name: str) -> None:
+    """An index would have to lie where the last layer does, which only the model knows."""
+    lm, seen = FrozenLM(build(name), tokenizer()), []
+    lm.model.hf_device_map = {"first": 0, "last": 1}
+    lm.model.register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append(kwargs.get("logits_to_keep")), with_kwargs=True
+    )
+    inputs_embeds = random_inputs(2, 6, seed=3)
+    for read in (range(2, 5), range(1, 6), range(6)):
+        assert torch.equal(lm.logits(inputs_embeds, read), family(name).logits(inputs_embeds, read)) or torch.allclose(
+            lm.logits(inputs_embeds, read), family(name).logits(inputs_embeds, read), atol=1e-5
+        )
+    assert all(kept is None or isinstance(kept, int) for kept in seen)
+
+
+def test_an_input_longer_than_the_positions_is_refused(llama: FrozenLM) -> None:
+    with pytest.raises(InputError, match="65 input positions are asked for"):
+        llama.next_token_logits(torch.zeros(65, dtype=torch.long))
+
+
+def test_weights_that_lie_there_twice_count_once(copy: Path) -> None:
+    before = load_lm(str(copy)).identity.fingerprint
+    (copy / "consolidated.safetensors").write_bytes((copy / "model.safetensors").read_bytes())
+    assert load_lm(str(copy)).identity.fingerprint == before

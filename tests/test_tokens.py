@@ -102,7 +102,20 @@ def test_where_nothing_can_be_written_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         save(tmp_path / "file" / "a", some())
     with pytest.raises(InputError, match="cannot be written"):
-        save(tmp_path / ("n" * 250), some())
+        save(tmp_path / ("n" * 300), some())
+    with pytest.raises(InputError, match="is no ordinary file"):
+        save("/dev/null", some(), overwrite=True)
+    with pytest.raises(InputError, match="cannot be written"):
+        save("/proc/a", some())
+
+
+def test_a_link_is_followed_and_a_long_name_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "target").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    save(tmp_path / "link", some(), overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert same(load(tmp_path / "target"), some())
+    assert same(load(save(tmp_path / ("n" * 250), some())), some())
 
 
 @pytest.mark.parametrize("before", [b"precious", None])
@@ -214,8 +227,8 @@ def test_a_file_may_be_made_by_hand(tmp_path: Path) -> None:
         (lambda h, t: h.update(record=[]), "damaged: its metadata cannot be read"),
         (lambda h, t: h.update(kind="a learned start"), "holds a learned start, not proto-tokens"),
         (lambda h, t: h["record"].pop("length"), r"its record cannot be read \(KeyError\('length'\)\)"),
-        (lambda h, t: h["record"].update(length=0), "length 0 with 1 e-tokens: both must be at least 1"),
-        (lambda h, t: h["record"].update(length="7"), "its record cannot be read"),
+        (lambda h, t: h["record"].update(length=0), "length 0 with 1 e-tokens: both must be numbers from 1"),
+        (lambda h, t: h["record"].update(length="7"), "length '7' with 1 e-tokens"),
         (lambda h, t: h["record"].update(arrangement={}), "its record cannot be read"),
         (lambda h, t: h["record"]["arrangement"].update(body=[]), "the body needs at least one symbol"),
         (lambda h, t: h["record"]["provenance"].update(extra=1), "its record cannot be read"),
@@ -276,8 +289,8 @@ def test_kinds_do_not_mix(tmp_path: Path) -> None:
 def test_values_that_decode_to_nothing_are_refused() -> None:
     for change, message in (
         ({"e": torch.full((1, 4), math.nan)}, "e holds values that are not finite"),
-        ({"length": 0}, "length 0 with 1 e-tokens: both must be at least 1"),
-        ({"e": torch.empty(0, 4)}, "length 7 with 0 e-tokens: both must be at least 1"),
+        ({"length": 0}, "length 0 with 1 e-tokens: both must be numbers from 1"),
+        ({"e": torch.empty(0, 4)}, "length 7 with 0 e-tokens: both must be numbers from 1"),
         ({"e": torch.ones(1, 4).double()}, "e is (1, 4) torch.float64; it must be (1, 4) torch.float32"),
         ({"arrangement": ARRANGEMENTS["bos,e,m*n"]}, "fixed is (0, 4) torch.float32; it must be (1, 4) torch.float32"),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -61,7 +62,11 @@ def fit_command(
         typer.Option(help="auto, normal, text-e, text-m, or a file of a learned start; default: the preset's."),
     ] = None,
     arrangement: Annotated[
-        str | None, typer.Option(help="How e and m fill the input, e.g. 'e,m*n'; default: the preset's.")
+        str | None,
+        typer.Option(
+            help="How e and m fill the input: e*n  e*n/2,m*n/2  (e,m)*n/2  e,m*n  e,m*(n-1)  m,e,m*(n-1)  "
+            "bos,e,m*(n-1)  bos,e,m*n; default: the preset's."
+        ),
     ] = None,
     e_tokens: Annotated[int, typer.Option(help="How many e-tokens.")] = 1,
     restarts: Annotated[int, typer.Option(help="Starts fitted side by side; the best is kept.")] = 1,
@@ -131,7 +136,11 @@ def decode_command(
     tokens = load(file)
     needed = tokens.provenance.model
     name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
-    lm = load_model(name, revision, dtype, device, device_map, trust_remote_code)
+    try:
+        lm = load_model(name, revision, dtype, device, device_map, trust_remote_code)
+    except InputError as error:
+        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if model is None else ""
+        raise InputError(f"{error}{remedy}") from None
     decoded = decode(lm, tokens)
     if as_json:
         print_json(
@@ -199,11 +208,41 @@ def models_command(as_json: Json = False) -> int:
 def demo_command(
     model: Model = "smollm2-135m",
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the files.")] = Path("demo-output"),
+    as_json: Json = False,
 ) -> int:
-    """Fit three sentences, decode them in one pass, and time that beside greedy generation."""
-    from .demo import run_demo
+    """Fit three sentences, decode them in one pass, and time that beside greedy generation.
 
-    return run_demo(load_model(model, None, "auto", None, None, False), output, show_progress)
+    Exit code 0: all sentences came back exactly. 1: not all did, within three minutes of fitting.
+    """
+    from .demo import print_demo, run_demo
+
+    lm = load_model(model, None, "auto", None, None, False)
+    if not as_json:
+        print(f"Fitting three sentences on {lm.identity.name} ...", flush=True)
+    with show_progress() as show:
+        record = run_demo(lm, output, show)
+    if as_json:
+        print_json(record)
+    else:
+        print_demo(record)
+    return 0 if all(s["exact"] for s in record["sentences"]) else 1
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(version("prototokens"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Text in two vectors: a frozen language model writes it back in one forward pass."""
 
 
 def main() -> None:
@@ -211,6 +250,9 @@ def main() -> None:
     # The program's own output is what its users read; the libraries' bars and hints are not.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # any text can come back, whatever the terminal is set to
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         sys.stdout.flush()
@@ -221,9 +263,9 @@ def main() -> None:
         code = _complain(error.format_message() + where)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered can go nowhere else
+        code = 0 if isinstance(error, BrokenPipeError) else _complain(f"output cannot be written ({error.strerror})")
     if code == 130:
         print("interrupted", file=sys.stderr)
     sys.exit(code)

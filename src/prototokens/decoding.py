@@ -69,6 +69,11 @@ def decode(
         return []
     for one in batch:
         check_model(lm, one)
+        needed = one.length  # every arrangement needs at least this many positions
+        if lm.max_positions is not None and needed > lm.max_positions:
+            raise InputError(
+                f"these proto-tokens hold {needed} tokens, and {lm.identity.name} has {lm.max_positions} positions"
+            )
     began = time.perf_counter()
     inputs = [one.inputs_embeds() for one in batch]
     longest = max(x.shape[1] for x in inputs)

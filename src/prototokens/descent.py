@@ -14,6 +14,8 @@ from .lm import FrozenLM
 from .recipes import AdamW, FitConfig
 from .scoreboard import MET, NONFINITE, RUNNING, ScoreBoard
 
+_CHECK_EVERY_ON_A_GPU = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Scores:
@@ -194,8 +196,8 @@ class Descent:
         self.group_of = group_of.tolist()
         attempt_of = group_of[self.text_of] * restarts + torch.arange(restarts).repeat(texts)  # (R,)
         self.attempt_of = attempt_of.tolist()
-        self.board = ScoreBoard(attempt_of.to(lm.output_device), config.stop)
-        self.target_ids = target_ids.to(lm.output_device)
+        self.board = ScoreBoard(attempt_of.to(lm.device), config.stop)
+        self.target_ids = target_ids.to(lm.device)
         self._began = time.perf_counter()
         self._forward = torch.zeros(texts, dtype=torch.long)
         self._backward = torch.zeros(texts, dtype=torch.long)
@@ -203,6 +205,7 @@ class Descent:
         self._seconds: list[float | None] = [None] * texts
         self._select(torch.arange(len(self.text_of)))
 
+    @torch.inference_mode(False)
     @torch.enable_grad()
     def run(
         self,
@@ -211,11 +214,13 @@ class Descent:
     ) -> list[Outcome]:
         """Descend until every group is done, the budget is spent, or `should_stop` says so."""
         stop, interrupted = self.config.stop, False
+        check_every = stop.check_every or (1 if self.lm.device.type == "cpu" else _CHECK_EVERY_ON_A_GPU)
         for step in range(stop.max_steps + 1):
             logits, scores = self._measure(step)
             last = step == stop.max_steps
-            staying = self._staying(step) if last or step % stop.check_every == 0 else self.active
-            if progress and (last or step % stop.check_every == 0):
+            look = last or step % check_every == 0
+            staying = self._staying(step) if look else self.active
+            if progress and look:
                 progress(self._progress(step))
             if last or len(staying) == 0:
                 break
@@ -233,7 +238,7 @@ class Descent:
         scores = cross_entropy(logits.detach(), self.target_ids)
         improved = self.board.update(self._active_there, scores.loss, scores.margin, step)
         for bank in (self.e, self.m):
-            bank.remember(improved.to(bank.values.device))
+            bank.remember(improved)
         self._forward += self._positions
         return logits, scores
 
@@ -242,10 +247,9 @@ class Descent:
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
         row_lr = self._learning_rates(scores.loss.mean(-1))
-        gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient, allow_unused=True)
+        gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient)
         for bank, gradient in zip(banks, gradients, strict=True):
-            if gradient is not None:  # at T = 1 an arrangement may hold no m at all
-                bank.step(gradient * share, self.config.optimiser, row_lr.to(gradient.device))
+            bank.step(gradient * share, self.config.optimiser, row_lr)
         self._backward += self._positions
         for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
@@ -271,13 +275,13 @@ class Descent:
     def _drop_to(self, staying: Tensor) -> None:
         kept = torch.isin(self.active, staying).nonzero().squeeze(1)  # positions among the active rows
         for bank in (self.e, self.m):
-            bank.keep(kept.to(bank.values.device))
-        self.target_ids = self.target_ids[kept.to(self.target_ids.device)]
+            bank.keep(kept.to(self.lm.device))
+        self.target_ids = self.target_ids[kept.to(self.lm.device)]
         self._select(staying)
 
     def _select(self, active: Tensor) -> None:
         self.active = active
-        self._active_there = active.to(self.lm.output_device)
+        self._active_there = active.to(self.lm.device)
         texts = self.text_of[active]
         self._positions = torch.bincount(texts, minlength=len(self._steps)) * len(self.layout.slots)
 

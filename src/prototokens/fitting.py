@@ -187,9 +187,10 @@ def _check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
         raise InputError(f"target_ids must be from 0 to {lm.vocabulary - 1}, the model's vocabulary")
     needed, bound = len(layout.slots), lm.max_positions
     if bound is not None and needed > bound:
+        most = bound - needed + layout.length
+        remedy = f"shorten it to {most} tokens" if most > 0 else "use fewer e-tokens"
         raise InputError(
-            f"a text of {layout.length} tokens needs {needed} positions, and {lm.identity.name} has {bound}; "
-            f"shorten it to {bound - needed + layout.length} tokens"
+            f"a text of {layout.length} tokens needs {needed} positions, and {lm.identity.name} has {bound}; {remedy}"
         )
 
 

@@ -66,16 +66,16 @@ class FrozenLM:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where inputs go: the device of the input embeddings."""
-        device = next(self.embedding.parameters()).device
-        return self.model.device if device.type == "meta" else device  # type: ignore[return-value]
+        """Where inputs go and logits come out: the device of the input embeddings.
 
-    @cached_property
-    def output_device(self) -> torch.device:
-        """Where logits come out; differs from `device` under a `device_map` over several devices."""
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        weight = getattr(head, "weight", None)
-        return self.device if weight is None or weight.device.type == "meta" else weight.device
+        A model that accelerate spreads over devices brings its outputs back to where its inputs were; embeddings that
+        it offloads lie on no device, and run where their hook says.
+        """
+        device = next(self.embedding.parameters()).device
+        if device.type == "meta":
+            hook = getattr(self.embedding, "_hf_hook", None)
+            return torch.device(getattr(hook, "execution_device", None) or "cpu")
+        return device
 
     @cached_property
     def width(self) -> int:
@@ -157,16 +157,37 @@ class FrozenLM:
             read: the T input positions whose outputs are wanted.
 
         Returns:
-            (B, T, V), float32, on `output_device`.
+            (B, T, V), float32, on `device`.
+
+        Raises:
+            InputError: the input is longer than the model's positions.
         """
-        whole = len(read) == inputs_embeds.shape[1]
-        positions = _index(read, self.output_device)
-        options = {} if whole or not self._keeps_logits else {"logits_to_keep": positions}
+        length = inputs_embeds.shape[1]
+        if self.max_positions is not None and length > self.max_positions:
+            raise InputError(
+                f"{length} input positions are asked for, and {self.identity.name} has {self.max_positions}"
+            )
+        options = {"logits_to_keep": self._kept(read, length)} if self._keeps_logits and len(read) < length else {}
         inputs = inputs_embeds.to(self.device, self.dtype)
         logits = self.model(inputs_embeds=inputs, use_cache=False, **options).logits
         if logits.shape[1] != len(read):
-            logits = logits[:, positions.to(logits.device)]
-        return logits.float()  # (B, T, V)
+            keeps_tail = self._keeps_logits and self._spread
+            tail = range(read.start - length, read.stop - length)  # counted from the end, whatever was left out before
+            logits = logits[:, _index(tail if keeps_tail else read, logits.device)]
+        return logits.to(self.device).float()  # (B, T, V)
+
+    @cached_property
+    def _spread(self) -> bool:
+        """Whether the weights lie on several devices."""
+        return len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
+
+    def _kept(self, read: range, length: int) -> int | Tensor:
+        """What tells the model which outputs to make logits of.
+
+        Positions by index leave the hidden states in one piece, which the head multiplies faster than a slice; but an
+        index on another device than they are is refused, so that a spread model makes those of all the last positions.
+        """
+        return length - read.start if self._spread else _index(read, self.device)
 
     @torch.no_grad()
     def next_token_logits(self, ids: Tensor) -> Tensor:
@@ -229,7 +250,7 @@ def load_lm(
             output_loading_info=True,
             **own_code,
         )
-    except (ValueError, OSError, RuntimeError, ImportError, KeyError, SafetensorError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
             reason = "it needs its repository's own code; allow that with --trust-remote-code if you trust it"
@@ -264,6 +285,8 @@ def hash_vocabulary(tokenizer: Any) -> str:
 
 
 def _hash_state(model: nn.Module) -> str:
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise InputError("weights that are offloaded cannot be hashed: give FrozenLM an identity, or use load_lm")
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

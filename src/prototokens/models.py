@@ -53,10 +53,14 @@ def find_source(name: str, revision: str | None = None) -> Source:
         raise InputError(f"revision {revision!r} is for Hub ids; {name!r} has none")
     if name == BUILT_IN:
         return _from_gguf(built_in_file(), BUILT_IN)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    try:
+        path = Path(name).expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise InputError(f"unknown model {name[:80]!r}: {error}") from None
+    if is_folder:
         return _from_folder(path.resolve(), str(path.resolve()), None)
-    if path.is_file():
+    if is_file:
         if path.suffix != ".gguf":
             raise InputError(f"{name}: a model is a folder, a .gguf file, a Hub id or {BUILT_IN!r}")
         return _from_gguf(path.resolve(), str(path.resolve()))
@@ -121,10 +125,27 @@ def _sha256(path: Path) -> str:
 def _from_folder(folder: Path, name: str, revision: str | None) -> Source:
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: holds no model (there is no config.json)")
-    weights = sorted(folder.glob("*.safetensors"))
+    weights = _weight_files(folder, name)
     if not weights:
         raise InputError(f"{name}: holds no .safetensors weights; pickled weights are never read")
     return Source(name, revision, folder, fingerprint(weights))
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    """The files that transformers loads: a folder may hold the same weights a second time, in other files."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        files = [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{name}: its {index.name} cannot be read") from None
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise InputError(f"{name}: lacks {missing[0]}, which its {index.name} names")
+    return files
 
 
 def _from_hub(name: str, revision: str | None) -> Source:
@@ -148,7 +169,8 @@ def _from_hub(name: str, revision: str | None) -> Source:
     except RepositoryNotFoundError:
         raise InputError(f"unknown model {name!r}: neither here nor on the Hub; {choices}") from None
     except Exception as error:  # the Hub client raises its HTTP library's errors, which change with its versions
-        reason = f"the Hub could not be reached ({type(error).__name__})"
+        offline = type(error).__name__ == "LocalEntryNotFoundError"
+        reason = "the Hub cannot be reached" if offline else f"the Hub cannot be reached ({type(error).__name__})"
         raise InputError(f"unknown model {name!r}: not on this machine, and {reason}; {choices}") from None
     return _from_folder(folder, name, folder.name)
 

@@ -44,6 +44,8 @@ class AdamW:
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
+        if len(self.betas) != 2:
+            raise InputError(f"betas is {self.betas}; it must be two numbers")
         _check("betas[0]", self.betas[0], low=0, high=0.999999)
         _check("betas[1]", self.betas[1], low=0, high=0.999999)
         _check("weight_decay", self.weight_decay, low=0)
@@ -62,21 +64,22 @@ class Stop:
             lose tokens on another kernel or batch size.
         patience: stop a restart whose loss has not fallen by one percent within that many steps; None: never.
         check_every: how many steps pass between two looks at whether a row is done. Each look waits for the
-            device: 1 on a CPU, more on a GPU. What is kept is the first evaluation that met the rule in any case.
+            device; None means 1 on a CPU and 16 elsewhere. What is kept is the first
+            evaluation that met the rule in any case.
     """
 
     max_steps: int = 5000
     accuracy: float = 1.0
     margin: float = 0.0
     patience: int | None = None
-    check_every: int = 1
+    check_every: int | None = None
 
     def __post_init__(self) -> None:
         _check("max_steps", self.max_steps, low=0)
         _check("accuracy", self.accuracy, low=0, high=1, open_low=True)
         _check("margin", self.margin, low=0)
         _check("patience", 1 if self.patience is None else self.patience, low=1)
-        _check("check_every", self.check_every, low=1)
+        _check("check_every", 1 if self.check_every is None else self.check_every, low=1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .errors import InputError
 
 FORMAT_VERSION = 1
 _KEY = "prototokens"
+_TEMPORARY = ".prototokens-"
 
 
 def write_record(
@@ -59,7 +60,7 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
         InputError: there is no such file, it is damaged, of another kind or a newer format, or not of this project.
     """
     path = Path(path)
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
@@ -70,7 +71,7 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except InputError:
         raise
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from None
     version = header.get("format") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -91,23 +92,29 @@ def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         InputError: it is a folder, exists already, or lies in a folder that is missing or read-only.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path}: exists already; choose another name, or overwrite it (--force)")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path}: cannot be written (permission denied)")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder")
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path}: is no ordinary file")
+        if path.exists() and not overwrite:
+            raise InputError(f"{path}: exists already; choose another name, or overwrite it (--force)")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        # Permissions do not tell all (a read-only or virtual file system): try.
+        with tempfile.NamedTemporaryFile(dir=path.resolve().parent, prefix=_TEMPORARY):
+            pass
+    except OSError as error:
+        raise InputError(f"{str(path)[:200]}: cannot be written ({error.strerror})") from None
 
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
-    path = Path(path)
     check_new_file(path, overwrite=overwrite)
+    path = Path(path).resolve()  # what a link leads to is written, the link stays
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     os.close(handle)
@@ -117,6 +124,13 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # e.g. a name that is too long
+        return False
 
 
 def _checksum(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:

@@ -41,7 +41,8 @@ def load_model(
     from .lm import load_lm, quiet_libraries
 
     quiet_libraries()
-    print(f"loading {name}", file=sys.stderr)
+    if sys.stderr.isatty():
+        print(f"loading {name}", file=sys.stderr)
     return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
 
 
@@ -53,7 +54,7 @@ def read_text(text: str | None, file: Path | None) -> str:
         assert text is not None
         raw, where = os.fsencode(text), "the argument"
     elif file is None:
-        raw, where = sys.stdin.buffer.read(), "stdin"
+        raw, where = b"" if sys.stdin is None else sys.stdin.buffer.read(), "stdin"
     else:
         try:
             raw, where = file.read_bytes(), str(file)

@@ -97,8 +97,8 @@ class ProtoTokens:
                 raise InputError(f"{name} is {tuple(tensor.shape)} {tensor.dtype}; it must be {shape} torch.float32")
             if not tensor.isfinite().all():
                 raise InputError(f"{name} holds values that are not finite; these vectors decode to nothing")
-        if self.length < 1 or self.e.shape[0] < 1:
-            raise InputError(f"length {self.length} with {self.e.shape[0]} e-tokens: both must be at least 1")
+        if type(self.length) is not int or self.length < 1 or self.e.shape[0] < 1:
+            raise InputError(f"length {self.length!r} with {self.e.shape[0]} e-tokens: both must be numbers from 1")
 
     @property
     def _fixed_shape(self) -> tuple[int, int]:

@@ -1,0 +1,113 @@
+"""Learned starts: training goes on where it stopped, and a start serves its model and arrangement only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from families import family
+from prototokens import ARRANGEMENTS, FrozenLM, InputError, Stop, fit, load, preset, save
+from prototokens.starter_training import StarterConfig, StarterProgress, train_starter
+from prototokens.starters import Starter, load_starter, save_starter
+from prototokens.starts import start_vectors
+
+CONFIG = StarterConfig(lengths=(2, 3), batch_tokens=12, inner_steps=4, steps=6)
+
+
+def draw(length: int, count: int, seed: int) -> Tensor:
+    return torch.randint(97, 123, (count, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[tuple[Starter, StarterProgress]]:
+    steps: list[tuple[Starter, StarterProgress]] = []
+    train_starter(family("llama"), draw, CONFIG, keep=lambda s, p: steps.append((s, p)))
+    return steps
+
+
+def same(a: Starter, b: Starter) -> bool:
+    vectors = torch.equal(a.e, b.e) and torch.equal(a.m, b.m)
+    return vectors and (a.arrangement, a.model, a.training) == (b.arrangement, b.model, b.training)
+
+
+def test_training_goes_on_where_it_stopped_and_ends_the_same(kept, tmp_path: Path) -> None:
+    path = save_starter(tmp_path / "start", kept[2][0])
+    ended = train_starter(family("llama"), draw, CONFIG, resume=load_starter(path))
+    assert same(ended, kept[-1][0])
+
+
+def test_a_finished_training_is_left_as_it_is(kept) -> None:
+    assert train_starter(family("llama"), draw, CONFIG, resume=kept[-1][0]) is kept[-1][0]
+
+
+def test_training_lowers_the_loss_that_short_fits_reach(kept) -> None:
+    long = replace(CONFIG, steps=30, lengths=(3,))
+    losses: list[float] = []
+    train_starter(family("llama"), draw, long, keep=lambda _, p: losses.append(p.last_loss))
+    assert sum(losses[-10:]) < sum(losses[:10])
+
+
+def test_work_is_counted(kept) -> None:
+    expected = 0
+    for _, progress in kept:
+        rows, positions = CONFIG.batch_tokens // progress.length, progress.length + 1
+        expected += rows * positions * (CONFIG.inner_steps + 1)
+        assert progress.token_positions == expected
+    assert kept[-1][1].backward_positions == expected * CONFIG.inner_steps // (CONFIG.inner_steps + 1)
+
+
+def test_other_settings_are_refused(kept) -> None:
+    with pytest.raises(InputError, match="trained with other settings"):
+        train_starter(family("llama"), draw, replace(CONFIG, seed=1), resume=kept[2][0])
+
+
+def test_a_fit_begins_at_the_learned_start_and_says_so(kept, llama: FrozenLM, tmp_path: Path) -> None:
+    starter, ids = kept[-1][0], llama.encode("abc")
+    config = preset(start=starter, perturbation=0.0, stop=Stop(max_steps=0))
+    e, m = start_vectors(llama, ids, config, 0)
+    assert torch.allclose(e[0], llama.embed(ids).mean(0) + starter.e)
+    assert torch.equal(m, starter.m)
+    tokens = load(save(tmp_path / "fit", fit(llama, ids, config).tokens))
+    assert tokens.provenance.start == starter.name
+    assert starter.name.startswith("learned-")
+
+
+def test_another_model_or_arrangement_is_refused(kept, llama: FrozenLM) -> None:
+    starter = kept[0][0]
+    other = family("gpt2")
+    with pytest.raises(InputError, match="this learned start belongs to"):
+        fit(other, other.encode("ab"), preset(start=starter))
+    with pytest.raises(InputError, match=r"is for 'm,e,m\*\(n-1\)', not for 'e,m\*n'"):
+        fit(llama, llama.encode("ab"), preset(start=starter, arrangement="e,m*n"))
+
+
+def test_save_and_load_is_the_identity_and_damage_is_refused(kept, tmp_path: Path) -> None:
+    path = save_starter(tmp_path / "start", kept[0][0])
+    assert same(load_starter(path), kept[0][0])
+    with pytest.raises(InputError, match="holds a learned start, not proto-tokens"):
+        load(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="damaged"):
+        load_starter(path)
+
+
+def test_shipped_starts_are_whole_and_serve_the_default() -> None:
+    from prototokens.starters import _shipped
+
+    for starter in _shipped():
+        assert starter.arrangement == ARRANGEMENTS["m,e,m*(n-1)"]
+        assert starter.training["config"]["source"] == "speeches"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"lengths": ()}, "lengths are"), ({"lengths": (0,)}, "lengths are"), ({"steps": 0}, "both must be at least 1")],
+)
+def test_settings_have_bounds(change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        StarterConfig(**change)

@@ -153,8 +153,9 @@ def test_the_model_is_left_as_it_was(lm: FrozenLM) -> None:
 
 
 def test_a_fit_may_run_where_gradients_are_off(llama: FrozenLM) -> None:
-    with torch.no_grad():
-        assert fit(llama, llama.encode("no"), RECIPE).exact
+    for off in (torch.no_grad(), torch.inference_mode()):
+        with off:
+            assert fit(llama, llama.encode("no"), RECIPE).exact
 
 
 def test_a_model_in_training_is_frozen_first() -> None:

@@ -54,11 +54,14 @@ def test_text_is_likelier_than_random_tokens(lm: FrozenLM) -> None:
     assert 20 < nats[0] < 60 < nats[1]
 
 
-def test_the_papers_recipe_learns_but_misses_the_first_token(lm: FrozenLM) -> None:
-    ids = lm.encode(SENTENCE)[:4].unsqueeze(0)
-    result = fit_batch(lm, ids, preset("paper", stop=Stop(max_steps=120)))[0]
-    assert result.loss_history[-1] < result.loss_history[0] / 2
-    assert token_accuracy(decode(lm, result.tokens).ids, ids[0]) == result.token_accuracy
+def test_the_learned_start_is_what_fits_begin_from(lm: FrozenLM) -> None:
+    ids = torch.stack([lm.encode(SENTENCE)[:8], lm.encode(SENTENCE)[-8:]])
+    results = fit_batch(lm, ids, preset(stop=Stop(max_steps=60, margin=0.01)))
+    assert all(r.exact and r.tokens.provenance.start.startswith("learned-") for r in results)
+    for r, target_ids in zip(results, ids, strict=True):
+        assert token_accuracy(decode(lm, r.tokens).ids, target_ids) == 1
+    mean = fit_batch(lm, ids, preset("tuned", stop=Stop(max_steps=0)))
+    assert all(r.tokens.provenance.start == "text-e" for r in mean)
 
 
 def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:

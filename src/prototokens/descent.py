@@ -205,8 +205,6 @@ class Descent:
         self._seconds: list[float | None] = [None] * texts
         self._select(torch.arange(len(self.text_of)))
 
-    @torch.inference_mode(False)
-    @torch.enable_grad()
     def run(
         self,
         progress: Callable[[FitProgress], None] | None = None,

@@ -156,6 +156,8 @@ class Descended:
     outcomes: list[Outcome]
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def descend(
     lm: FrozenLM,
     target_ids: Tensor,

@@ -132,3 +132,8 @@ def test_revision_and_vocabulary_count_too(llama: FrozenLM) -> None:
         decode(llama, of(name="far/away", revision="v2", fingerprint="ffff"))
     with pytest.raises(InputError, match="belong to near/by with another tokenizer vocabulary"):
         decode(llama, of(name="near/by", tokenizer_hash="ffff"))
+
+
+def test_an_input_longer_than_the_positions_is_refused(llama: FrozenLM) -> None:
+    with pytest.raises(InputError, match="65 input positions are asked for"):
+        llama.next_token_logits(torch.zeros(65, dtype=torch.long))

@@ -358,3 +358,10 @@ def test_the_record_says_what_made_it(llama: FrozenLM) -> None:
     assert (made.start, tokens.length) == ("normal", 2)
     assert fit(llama, llama.encode("a"), preset(stop=Stop(max_steps=0))).tokens.provenance.start == "text-e"
     assert tokens.arrangement == ARRANGEMENTS["e,m*(n-1)"]
+
+
+def test_every_family_gives_four_tokens_back_from_a_file(lm: FrozenLM, tmp_path: Path) -> None:
+    result = fit(lm, lm.encode("tree"), RECIPE)
+    assert result.exact
+    decoded = decode(lm, load(save(tmp_path / "tree", result.tokens)))
+    assert (decoded.text, decoded.exact) == ("tree", True)

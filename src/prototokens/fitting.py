@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -226,15 +227,19 @@ def _banks(lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig
     attempt_of = (group_of[:, None] * restarts + torch.arange(restarts)).flatten().to(lm.device)
     text_of = torch.arange(texts, device=lm.device).repeat_interleave(restarts)
 
+    @cache
+    def starts(is_shared: bool) -> list[tuple[Tensor, Tensor]]:
+        return [start_vectors(lm, ids, config, r) for ids, r in (shared if is_shared else own)]
+
     def bank(which: int, name: str, held: Tensor | None, shape: tuple[int, ...]) -> Bank:
         if held is not None:
             many = held.ndim > len(shape)
             held = _checked(name, held, (texts, *shape) if many else shape).to(lm.device)
             values = held.reshape(texts if many else 1, -1, lm.width)
             return Bank(values, text_of if many else torch.zeros_like(text_of), trained=False)
-        owners, of = (shared, attempt_of) if given.share == name else (own, row_of)
-        values = torch.stack([start_vectors(lm, ids, config, r)[which] for ids, r in owners])
-        return Bank(values.reshape(len(owners), -1, lm.width), of, trained=True)
+        is_shared = given.share == name
+        values = torch.stack([start[which] for start in starts(is_shared)])
+        return Bank(values.reshape(len(values), -1, lm.width), attempt_of if is_shared else row_of, trained=True)
 
     return bank(0, "e", given.e, (config.e_tokens, lm.width)), bank(1, "m", given.m, (lm.width,))
 

@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prototokens import ARRANGEMENTS, Arrangement, FitConfig, Given, InputError, Stop, decode, fit
+from families import AnalyticLM, family, tokenizer
+from prototokens import ARRANGEMENTS, Arrangement, FitConfig, FrozenLM, Given, InputError, Stop, decode, fit
 from prototokens.arrangements import arrangement_named
 
 # Written by hand: inputs for T = 1, 2, 3, 4 with one e-token, then with two; the outputs in brackets are read.
@@ -178,3 +180,23 @@ def test_an_unknown_name_lists_the_valid_ones() -> None:
     with pytest.raises(InputError, match="unknown arrangement 'e,n'; choose one of: ") as error:
         arrangement_named("e,n")
     assert all(name in str(error.value) for name in ARRANGEMENTS)
+
+
+def test_bos_is_the_tokenizers_then_the_models_then_eos_then_id_0() -> None:
+    lm = family("llama")
+    assert torch.equal(lm.fixed_vector("bos"), lm.embed(torch.tensor(256)))
+
+    def with_ids(config: dict, tokens: dict) -> FrozenLM:
+        model = AnalyticLM()
+        model.config = SimpleNamespace(**config)
+        return FrozenLM(model, SimpleNamespace(get_vocab=tokenizer().get_vocab, **tokens))
+
+    for config, tokens, expected in (
+        ({"bos_token_id": 5}, {"bos_token_id": 4, "eos_token_id": 6}, 4),
+        ({"bos_token_id": 5}, {"bos_token_id": None, "eos_token_id": 6}, 5),
+        ({"bos_token_id": None}, {"bos_token_id": None, "eos_token_id": 6}, 6),
+        ({}, {}, 0),
+    ):
+        assert with_ids(config, tokens).fixed_vector("bos").argmax() == expected
+    with pytest.raises(InputError, match="the arrangement holds a fixed vector 'x': give its value in Given"):
+        lm.fixed_vector("x")

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from families import FAMILIES, SPECIAL, VOCABULARY, WIDTH, AnalyticLM, build, family, tokenizer
+from families import FAMILIES, SPECIAL, VOCABULARY, WIDTH, build, family, tokenizer
 from prototokens import FrozenLM, InputError, fit, load_lm, models, preset
 from prototokens import lm as lm_module
 from prototokens.arrangements import ARRANGEMENTS, _on_device
@@ -190,29 +190,6 @@ def test_a_fit_may_follow_inference_mode() -> None:
         lm.logits(inputs_embeds, layout.read_positions())
         assert lm.embedding_statistics.std > 0
     assert fit(lm, lm.encode("abc"), preset(stop=Stop(max_steps=1))).steps == 1
-
-
-# Fixed vectors
-
-
-def test_bos_is_the_tokenizers_then_the_models_then_eos_then_id_0() -> None:
-    lm = family("llama")
-    assert torch.equal(lm.fixed_vector("bos"), lm.embed(torch.tensor(256)))
-
-    def with_ids(config: dict, tokens: dict) -> FrozenLM:
-        model = AnalyticLM()
-        model.config = SimpleNamespace(**config)
-        return FrozenLM(model, SimpleNamespace(get_vocab=tokenizer().get_vocab, **tokens))
-
-    for config, tokens, expected in (
-        ({"bos_token_id": 5}, {"bos_token_id": 4, "eos_token_id": 6}, 4),
-        ({"bos_token_id": 5}, {"bos_token_id": None, "eos_token_id": 6}, 5),
-        ({"bos_token_id": None}, {"bos_token_id": None, "eos_token_id": 6}, 6),
-        ({}, {}, 0),
-    ):
-        assert with_ids(config, tokens).fixed_vector("bos").argmax() == expected
-    with pytest.raises(InputError, match="the arrangement holds a fixed vector 'x': give its value in Given"):
-        lm.fixed_vector("x")
 
 
 # Identity and loading

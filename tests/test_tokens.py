@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prototokens import ARRANGEMENTS, Arrangement, InputError, ProtoTokens, load, records, save
+from prototokens import ARRANGEMENTS, Arrangement, InputError, ProtoTokens, files, load, records, save
 from prototokens.records import read_record, write_record
 from prototokens.tokens import Identity, Provenance, hash_ids
 
@@ -79,7 +79,7 @@ def test_the_name_is_taken_as_given(tmp_path: Path, name: str) -> None:
     assert path == tmp_path / name
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert same(load(str(path)), some())
-    assert os.stat(path).st_mode & 0o777 == 0o666 & ~records._umask()
+    assert os.stat(path).st_mode & 0o777 == 0o666 & ~files._umask()
 
 
 def test_a_file_that_is_there_is_kept_unless_told_otherwise(tmp_path: Path) -> None:

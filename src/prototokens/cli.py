@@ -89,7 +89,7 @@ def fit_command(
 
     Example: prototokens fit "The only way to have a friend is to be one." -o friend.safetensors
     """
-    from .records import check_new_file
+    from .files import check_new_file
     from .tokens import hash_ids, save
 
     content = read_text(text, file)

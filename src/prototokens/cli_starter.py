@@ -47,7 +47,7 @@ def train_command(
 
     Example: prototokens starter train --model ./my-model -o my-model.starter
     """
-    from .records import check_new_file
+    from .files import check_new_file
     from .starter_training import StarterConfig, train_starter
     from .starters import load_starter, save_starter
     from .texts import sample

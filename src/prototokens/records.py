@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import InputError
+from .files import new_file
 
 FORMAT_VERSION = 1
 _KEY = "prototokens"
-_TEMPORARY = ".prototokens-"
 
 
 def write_record(
@@ -85,47 +83,6 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
     return tensors, header["record"]
 
 
-def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a path that cannot be written, before the work whose result it is to hold.
-
-    Raises:
-        InputError: it is a folder, exists already, or lies in a folder that is missing or read-only.
-    """
-    path = Path(path)
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder")
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path}: is no ordinary file")
-        if path.exists() and not overwrite:
-            raise InputError(f"{path}: exists already; choose another name, or overwrite it (--force)")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
-        # Permissions do not tell all (a read-only or virtual file system): try.
-        with tempfile.NamedTemporaryFile(dir=path.resolve().parent, prefix=_TEMPORARY):
-            pass
-    except OSError as error:
-        raise InputError(f"{str(path)[:200]}: cannot be written ({error.strerror})") from None
-
-
-@contextmanager
-def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
-    check_new_file(path, overwrite=overwrite)
-    path = Path(path).resolve()  # what a link leads to is written, the link stays
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_TEMPORARY)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    os.close(handle)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
@@ -140,9 +97,3 @@ def _checksum(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

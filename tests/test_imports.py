@@ -17,19 +17,21 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 80
 # A file may import what stands in a line above its own.
 ORDER = (
     "errors",
-    "arrangements files metrics models documents published",
+    "arrangements files metrics models documents published storage efforts",
     "records",
-    "tokens texts",
-    "lm starters",
-    "decoding recipes",
-    "starts scoreboard",
+    "tokens texts journal",
+    "lm starters archive",
+    "decoding recipes stretches chunks",
+    "starts scoreboard unpacking",
     "descent",
     "fitting",
-    "archive capacity geometry encoder cramming starter_training",
+    "chunk_fits capacity geometry encoder cramming starter_training",
+    "assembly",
+    "packing",
     "study",
     "report",
     "demo terminal",
-    "cli_starter",
+    "cli_archive cli_starter cli_study",
     "cli",
 )
 RANK = {room: rank for rank, line in enumerate(ORDER) for room in line.split()}

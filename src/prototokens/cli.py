@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_archive import archive_app
 from .cli_starter import starter_app
+from .cli_study import study_app
 from .errors import InputError
 from .terminal import (
     Device,
@@ -43,7 +45,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(archive_app)
 app.add_typer(starter_app)
+app.add_typer(study_app)
 
 
 @app.command("fit")

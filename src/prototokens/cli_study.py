@@ -1,0 +1,215 @@
+"""The commands around studies: run, status, export, merge."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .errors import InputError
+from .study import STUDIES
+from .terminal import Device, DeviceMap, Dtype, Revision, TrustRemoteCode, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .lm import FrozenLM
+    from .study.running import StudyProgress
+    from .study.scales import Scale
+    from .study.work import Runner
+
+study_app = typer.Typer(
+    name="study", help="The paper's tables and figures on any model, resumable.", no_args_is_help=False
+)
+
+_RESUMES = "The same command goes on where it was stopped."
+_EXIT_CODES = "Exit code 0: every cell has a result, solved or not. 1: some failed; the export tells why."
+
+StoreFile = Annotated[Path, typer.Option("--store", help="The SQLite file of results; vectors go beside it.")]
+
+
+def run_command(
+    context: typer.Context,
+    store: Annotated[
+        Path | None, typer.Option(help="The SQLite file of results, made if it is not there; vectors go beside it.")
+    ] = None,
+    scale: Annotated[str, typer.Option(help="smoke, laptop or paper.")] = "laptop",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file; may be given several times. "
+            "Default: the built-in one, at the paper's scale the paper's six.",
+            metavar="MODEL",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List batches with time and memory; run nothing, load no weights.")
+    ] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
+    old: Annotated[
+        str | None, typer.Option(help="Where old prose comes from: old, pg19 or a file; default: the scale's.")
+    ] = None,
+    recent: Annotated[
+        str | None, typer.Option(help="Where recent prose comes from: recent, fanfics or a file; default: the scale's.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run on Ray: local, or a cluster's address.", metavar="local|ADDRESS")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers, each with a model; default: all that fit.")] = None,
+    gpus: Annotated[float, typer.Option(help="GPUs of each Ray worker.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads, with Ray of each worker; default: torch's.")] = None,
+    revision: Revision = None,
+    dtype: Dtype = "auto",
+    device: Device = None,
+    device_map: DeviceMap = None,
+    trust_remote_code: TrustRemoteCode = False,
+) -> int:
+    """Run one study, or all; the text below stands in their help."""
+    from .study.scales import scale_named
+
+    assert context.info_name is not None
+    names = list(STUDIES) if context.info_name == "all" else [context.info_name]
+    size = scale_named(scale).with_corpora(old=old, recent=recent)
+    models = model or list(size.models)
+    for option, value in (("--workers", workers), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{option} is {value}; it must be at least 1")
+    if dry_run:
+        return _dry_run(names, size, models, revision)
+    if store is None:
+        raise InputError("say where to keep results: --store FILE")
+    if ray is None and (workers is not None or gpus):
+        raise InputError("--workers and --gpus are for Ray: give --ray local or --ray ADDRESS")
+    options = (revision, dtype, device or ("cuda" if gpus and not device_map else None), device_map, trust_remote_code)
+    failed = 0
+    from .study.store import Store
+
+    with Store.open(store, write=True) as opened:
+        for name in models:
+            runner = _runner(_Loader(name, options), ray, workers, gpus, threads)
+            for study in names:
+                from .study.running import run_study
+
+                end = run_study(
+                    opened, runner, study, size, retry_failed=retry_failed, progress=_progress(f"{study} on {name}")
+                )
+                print(f"{study} on {name}: {end.done} of {end.cells} cells done, {end.failed} failed", flush=True)
+                failed += end.failed
+    return 1 if failed else 0
+
+
+for _name, _line in {**STUDIES, "all": "All studies, one after another."}.items():
+    study_app.command(_name, help=f"{_line}\n\n{_RESUMES}\n\n{_EXIT_CODES}")(run_command)
+
+
+@study_app.command("status")
+def status_command(store: StoreFile) -> int:
+    """Show how many cells of each study are done, failed, and left. Loads no model."""
+    from .study.store import Store
+
+    with Store.open(store) as opened:
+        counts = opened.counts()
+    print(f"{'study':14}{'model':28}{'scale':10}{'done':>6}{'failed':>8}{'left':>6}")
+    for c in counts:
+        print(f"{c['study']:14}{c['model']:28}{c['scale']:10}{c['done']:>6}{c['failed']:>8}{c['planned']:>6}")
+    return 0
+
+
+@study_app.command("export")
+def export_command(
+    store: StoreFile,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write a Parquet file.")] = None,
+    study: Annotated[str | None, typer.Option(help="One study only.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> int:
+    """Write the rows of finished and failed cells to a table, the key first. Loads no model."""
+    from .study.export import write_csv, write_parquet
+    from .study.store import Store
+
+    if csv is None and parquet is None:
+        raise InputError("say where to: --csv FILE or --parquet FILE")
+    if study is not None and study not in STUDIES:
+        raise InputError(f"unknown study {study!r}; choose one of: {' '.join(STUDIES)}")
+    with Store.open(store) as opened:
+        rows = opened.rows(study)
+    if csv is not None:
+        write_csv(csv, rows, overwrite=force)
+    if parquet is not None:
+        write_parquet(parquet, rows, overwrite=force)
+    print(f"{len(rows)} rows")
+    return 0
+
+
+@study_app.command("merge")
+def merge_command(
+    others: Annotated[list[Path], typer.Argument(help="Stores to take over from; they stay as they are.")],
+    store: StoreFile,
+) -> int:
+    """Take what other stores have finished into one. Loads no model."""
+    from .study.store import Store
+
+    with Store.open(store, write=True) as opened:
+        for path in others:
+            if path.exists() and store.exists() and path.samefile(store):
+                raise InputError(f"{path}: a store cannot be merged into itself")
+            with Store.open(path) as other:
+                print(f"{opened.merge(other)} cells from {path}")
+    return 0
+
+
+class _Loader:
+    """Loads the model of a study in whichever process it is called; it can be pickled."""
+
+    def __init__(self, name: str, options: tuple[str | None, str, str | None, str | None, bool]) -> None:
+        self.name, self.options = name, options
+
+    def __call__(self) -> FrozenLM:
+        return load_model(self.name, *self.options)
+
+
+def _runner(load: _Loader, ray: str | None, workers: int | None, gpus: float, threads: int | None) -> Runner:
+    if ray is None:
+        import torch
+
+        from .study.inprocess import InProcess
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        return InProcess(load)
+    from .study.ray_runner import RayRunner
+
+    return RayRunner(load, address=None if ray == "local" else ray, workers=workers, gpus=gpus, threads=threads)
+
+
+def _dry_run(names: list[str], scale: Scale, models: list[str], revision: str | None) -> int:
+    from .study import study_module
+    from .study.estimates import duration, size_of, table
+
+    for model in models:
+        size = size_of(model, revision)
+        for name in names:
+            lines, total = table(study_module(name).lay_out(scale.name), size, scale.name)
+            print("\n".join(lines))
+            print(f"{name} on {model}: at most {duration(total.seconds)}, {total.gigabytes:.1f} GB\n")
+    return 0
+
+
+def _progress(label: str) -> Callable[[StudyProgress], None]:
+    """A line on stderr whenever a batch is written."""
+    import time
+
+    began, first = time.monotonic(), -1
+
+    def show(p: StudyProgress) -> None:
+        nonlocal first
+        ended = p.done + p.failed
+        if first < 0:
+            first = ended
+        took = time.monotonic() - began
+        left = f", about {took / (ended - first) * (p.cells - ended):.0f} s left" if ended > first else ""
+        print(f"{label}: {ended} of {p.cells} cells{left}  {p.label}".rstrip(), file=sys.stderr, flush=True)
+
+    return show

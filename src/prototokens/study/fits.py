@@ -1,0 +1,68 @@
+"""What the studies take from fits: recipes by name, and a fit's columns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arrangements import Arrangement
+from ..fitting import FitResult
+from ..lm import FrozenLM
+from ..metrics import h_lm_nats
+from ..recipes import FitConfig, preset
+from .cells import Settings
+from .work import Measurement
+
+
+def recipe(settings: Settings, **changes: Any) -> FitConfig:
+    """The recipe that a cell names, with its seed and step budget, and some fields changed."""
+    config = preset(settings["recipe"], seed=settings["seed"], **changes)
+    return replace(config, stop=replace(config.stop, max_steps=settings["max_steps"]))
+
+
+def recipe_hash(name: str) -> str:
+    """Eight digits that change when the recipe of that name does."""
+    config = asdict(preset(name))
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def arrangement_name(config: FitConfig) -> str:
+    """Name of a recipe's arrangement."""
+    assert isinstance(config.arrangement, Arrangement)  # the recipe sees to it
+    return config.arrangement.name
+
+
+@torch.no_grad()
+def information_nats(lm: FrozenLM, target_ids: Tensor) -> list[float]:
+    """H_LM of each text (B, T), in nats, one text at a time: what else is asked for must not round it."""
+    return [h_lm_nats(lm.next_token_logits(ids), ids.to(lm.device)).item() for ids in target_ids]
+
+
+def fit_columns(result: FitResult) -> dict[str, Any]:
+    """The columns of a fit."""
+    return {
+        "token_accuracy": result.token_accuracy,
+        "exact": int(result.exact),
+        "steps": result.steps,
+        "stop_reason": result.stop_reason,
+        "min_margin": result.min_margin,
+        "loss_nats": result.loss,
+        "token_positions": result.token_positions,
+        "backward_positions": result.backward_positions,
+        "seconds": result.seconds,
+        "start": result.tokens.provenance.start,
+    }
+
+
+def measured(lm: FrozenLM, target_ids: Tensor, results: list[FitResult]) -> list[Measurement]:
+    """Fits as measurements, vectors kept, with the H_LM of their texts."""
+    nats = information_nats(lm, target_ids)
+    return [
+        Measurement({**fit_columns(result), "h_lm_nats": h}, result.tokens)
+        for result, h in zip(results, nats, strict=True)
+    ]

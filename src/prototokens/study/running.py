@@ -1,0 +1,173 @@
+"""Running a study: texts are drawn, cells get their keys, runners do what is left, one writer keeps it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..tokens import hash_ids, save
+from . import study_module
+from .cells import Batch, BoundCell, cell_keys
+from .fits import recipe_hash
+from .scales import Scale
+from .store import DONE, FAILED, Store
+from .work import Done, Measurement, Runner, describe, draw_texts, measure, one
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """How far a run has come.
+
+    Attributes:
+        label: the batch that was written last.
+        cells: cells in all.
+        done: cells that have a result.
+        failed: cells that failed.
+    """
+
+    label: str
+    cells: int
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """A batch whose cells know their texts."""
+
+    label: str
+    cells: list[BoundCell]
+    job: dict[str, Any]
+
+
+def run_study(
+    store: Store,
+    runner: Runner,
+    study: str,
+    scale: Scale,
+    *,
+    retry_failed: bool = False,
+    progress: Callable[[StudyProgress], None] | None = None,
+) -> StudyProgress:
+    """Measure every cell of a study that the store does not hold yet.
+
+    Batches are run whole, in the composition that the grid gives them, also where some of their cells are done
+    already; what is done is never written again. Each cell is written in a transaction of its own, its vectors
+    before it. So the same call finishes what was killed at any point.
+
+    Args:
+        store: where results are kept, open to write.
+        runner: has the model.
+        study: name of the study.
+        scale: how large, and on which texts.
+        retry_failed: measure failed cells again.
+        progress: called whenever a batch is written, and once before the first.
+
+    Returns:
+        The last progress.
+
+    Raises:
+        InputError: the model or a text source cannot be had, or the store cannot be written.
+    """
+    card = one(runner, describe, None)
+    batches = study_module(study).lay_out(scale.name)
+    texts = {source: _texts(store, runner, card, scale, source) for source in _sources(batches)}
+    bound = [_bind(batch, number, card, scale, texts) for number, batch in enumerate(batches)]
+    store.plan(cell for batch in bound for cell in batch.cells)
+    finished = {DONE} if retry_failed else {DONE, FAILED}
+    status = store.status_of(cell.key for batch in bound for cell in batch.cells)
+    left = [batch for batch in bound if any(status[cell.key] not in finished for cell in batch.cells)]
+
+    def report(label: str) -> StudyProgress:
+        states = list(status.values())
+        state = StudyProgress(label, len(states), states.count(DONE), states.count(FAILED))
+        if progress:
+            progress(state)
+        return state
+
+    last = report("")
+    for done in runner.run(measure, [batch.job for batch in left]):
+        batch = left[done.number]
+        for cell, state in _write(store, batch, done, card["origin"], status, finished):
+            status[cell.key] = state
+        last = report(batch.label)
+    return last
+
+
+def _sources(batches: Sequence[Batch]) -> list[str]:
+    return sorted({settings["source"] for batch in batches for settings in batch.cells})
+
+
+def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, source: str) -> list[list[int]]:
+    """The texts of one kind at full length, drawn once for a store: generated ones depend on the device."""
+    corpus, count = scale.corpora[source], scale.counts[source]
+    positions = card["max_positions"]
+    length = scale.tokens if positions is None else min(scale.tokens, positions - scale.context_tokens)
+    if length < 1:
+        raise InputError(
+            f"{card['name']} has {positions} positions; the scale {scale.name} needs more than "
+            f"{scale.context_tokens}: choose a smaller scale"
+        )
+    key = f"{card['origin']['fingerprint']} {source} {corpus} {count} x {length} after {scale.context_tokens}"
+    if Path(corpus).is_file():
+        key += f" {_file_hash(corpus)}"
+    kept = store.texts(key)
+    if kept is None:
+        job = {"source": corpus, "tokens": length, "count": count, "context_tokens": scale.context_tokens}
+        kept = one(runner, draw_texts, job)
+        store.keep_texts(key, kept)
+    return kept
+
+
+def _file_hash(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _bind(batch: Batch, number: int, card: dict[str, Any], scale: Scale, texts: dict[str, list[list[int]]]) -> _Bound:
+    origin = card["origin"]
+    ids = [texts[own["source"]][own["text"]][: own["tokens"]] for own in batch.cells]
+    hashes = [hash_ids(torch.tensor(own)) for own in ids]
+    settings = [own | {"recipe_hash": recipe_hash(own["recipe"])} for own in batch.cells]
+    keys = cell_keys(batch.study, origin["fingerprint"], origin["dtype"], settings, hashes)
+    name = f"{batch.study} {scale.name} {origin['fingerprint'][:12]} {number:04d} {batch.label}"
+    cells = []
+    for position, (key, own, text_hash) in enumerate(zip(keys, settings, hashes, strict=True)):
+        columns = {
+            "model": _short(card["name"]),
+            **own,
+            "corpus": _short(scale.corpora[own["source"]]),
+            "text_hash": text_hash,
+        }
+        cells.append(BoundCell(key, batch.study, name, position, columns))
+    return _Bound(batch.label, cells, {"study": batch.study, "cells": list(batch.cells), "ids": ids})
+
+
+def _short(name: str) -> str:
+    """A model's or corpus's name without the path of its folder or file, which tells about a machine."""
+    return Path(name).name if Path(name).exists() else name
+
+
+def _write(
+    store: Store, batch: _Bound, done: Done, origin: dict[str, Any], status: dict[str, str], finished: set[str]
+) -> Iterator[tuple[BoundCell, str]]:
+    """Write those cells of a batch that have no result yet."""
+    found: list[Measurement] | None = done.value
+    for cell in batch.cells:
+        if status[cell.key] in finished:
+            continue
+        if found is None:
+            store.fail(cell.key, done.error or "", origin)
+            yield cell, FAILED
+            continue
+        measured = found[cell.position]
+        if measured.vectors is not None:
+            store.vectors.mkdir(exist_ok=True)
+            save(store.vectors_path(cell.key), measured.vectors, overwrite=True)
+        store.finish(cell.key, measured.columns, origin)
+        yield cell, DONE

@@ -1,0 +1,284 @@
+"""Store: one SQLite file that holds every cell of a study, and a folder of vectors beside it. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from ..errors import InputError
+from ..files import new_file
+from .cells import BoundCell, finite
+
+FORMAT_VERSION = 1
+PLANNED, DONE, FAILED = "planned", "done", "failed"
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS texts (key TEXT PRIMARY KEY, ids TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (
+    key TEXT PRIMARY KEY,
+    study TEXT NOT NULL,
+    batch TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('planned', 'done', 'failed')),
+    settings TEXT NOT NULL,
+    result TEXT,
+    error TEXT,
+    provenance TEXT,
+    finished TEXT,
+    seconds REAL
+);
+"""
+_COLUMNS = "key, study, batch, position, status, settings, result, error, provenance, finished, seconds"
+_ORDER = "ORDER BY study, batch, position, key"
+
+
+class Store:
+    """Cells of studies, each written in one transaction. Open with `Store.open`; a context manager.
+
+    Killed at any moment, a store holds every cell that was finished, whole, and no other.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path = path
+        self._connection = connection
+        self._lock = lock
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, write: bool = False) -> Store:
+        """Open a store: to read, or to write, which makes it if it is not there and locks out other writers.
+
+        Raises:
+            InputError: there is no such store, it is none, it is of a newer format, it cannot be written, or
+                another process is writing to it.
+        """
+        path = Path(path)
+        if not write and not path.is_file():
+            raise InputError(f"{path}: no such store; a study makes it: prototokens study NAME --store {path}")
+        if write and not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+        lock = _lock(path) if write else None
+        try:
+            mode = "rwc" if write else "rw"
+            connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode={mode}", uri=True, isolation_level=None)
+            try:
+                _check_format(connection, path, write)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException as error:
+            if lock:
+                lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise InputError(f"{path}: not a store of studies, or it cannot be opened ({error})") from None
+            raise
+        return cls(path, connection, lock)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file and let others write."""
+        self._connection.close()
+        if self._lock:
+            self._lock.release()
+
+    @property
+    def vectors(self) -> Path:
+        """The folder of vectors, one file per cell that has some."""
+        return self.path.with_name(self.path.name + ".vectors")
+
+    def vectors_path(self, key: str) -> Path:
+        """Where the vectors of a cell lie."""
+        return self.vectors / f"{key}.safetensors"
+
+    def plan(self, cells: Iterable[BoundCell]) -> None:
+        """Enter cells that are to be measured; those that are there already stay as they are."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO cells (key, study, batch, position, status, settings) VALUES (?, ?, ?, ?, ?, ?)",
+                [(c.key, c.study, c.batch, c.position, PLANNED, _dump(c.settings)) for c in cells],
+            )
+
+    def status_of(self, keys: Iterable[str]) -> dict[str, str]:
+        """Status by key of those cells that are known."""
+        known = dict(self._connection.execute("SELECT key, status FROM cells"))
+        return {key: known[key] for key in keys if key in known}
+
+    def finish(self, key: str, result: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+        """Write a cell's result; vectors must be on disk by now. A cell that is done stays as it is."""
+        self._write(key, DONE, result, None, provenance)
+
+    def fail(self, key: str, error: str, provenance: Mapping[str, Any]) -> None:
+        """Record that a cell could not be measured, and why. A cell that is done stays as it is."""
+        self._write(key, FAILED, None, error, provenance)
+
+    def rows(self, study: str | None = None) -> list[dict[str, Any]]:
+        """One flat dict per finished or failed cell, in the order of the grids.
+
+        The key comes first, then study, scale and model, the other settings, the results, status and error, and
+        what made the row: the weights, dtype, device, threads and versions of libraries.
+        """
+        found = self._connection.execute(
+            f"SELECT {_COLUMNS} FROM cells WHERE status != ? AND (? IS NULL OR study = ?) {_ORDER}",
+            (PLANNED, study, study),
+        )
+        return [_flat(*row) for row in found]
+
+    def counts(self) -> list[dict[str, Any]]:
+        """How many cells of each study, model and scale are done, failed and still planned."""
+        found: dict[tuple[str, str, str], dict[str, int]] = {}
+        for name, status, settings in self._connection.execute(f"SELECT study, status, settings FROM cells {_ORDER}"):
+            own = json.loads(settings)
+            tally = found.setdefault((name, own["model"], own["scale"]), {DONE: 0, FAILED: 0, PLANNED: 0})
+            tally[status] += 1
+        return [{"study": s, "model": m, "scale": c, **tally} for (s, m, c), tally in sorted(found.items())]
+
+    def texts(self, key: str) -> list[list[int]] | None:
+        """Ids of texts that were kept under a key, or None."""
+        row = self._connection.execute("SELECT ids FROM texts WHERE key = ?", (key,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def keep_texts(self, key: str, ids: list[list[int]]) -> None:
+        """Keep the ids of drawn texts: a study that goes on elsewhere goes on with the same texts."""
+        with self._transaction() as connection:
+            connection.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (key, json.dumps(ids)))
+
+    def merge(self, other: Store) -> int:
+        """Take over what another store has finished and this one has not; returns how many cells that were.
+
+        A result beats a failure, a failure beats a plan, and of two results this store's own stays.
+        """
+        own = dict(self._connection.execute("SELECT key, status FROM cells"))
+        rank, taken = {None: 0, PLANNED: 1, FAILED: 2, DONE: 3}, 0
+        for row in other._connection.execute(f"SELECT {_COLUMNS} FROM cells {_ORDER}").fetchall():
+            key, status = row[0], row[4]
+            if rank[status] <= rank[own.get(key)]:
+                continue
+            if status == DONE:
+                _copy(other.vectors_path(key), self.vectors_path(key))
+            with self._transaction() as connection:
+                connection.execute(f"INSERT OR REPLACE INTO cells ({_COLUMNS}) VALUES ({', '.join('?' * 11)})", row)
+            taken += status != PLANNED
+        for key, ids in other._connection.execute("SELECT key, ids FROM texts").fetchall():
+            self.keep_texts(key, json.loads(ids))
+        return taken
+
+    def _write(
+        self,
+        key: str,
+        status: str,
+        result: Mapping[str, Any] | None,
+        error: str | None,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        columns = None if result is None else finite(result)
+        seconds = None if columns is None else columns.get("seconds")
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE cells SET status = ?, result = ?, error = ?, provenance = ?, finished = ?, seconds = ? "
+                "WHERE key = ? AND status != ?",
+                (
+                    status,
+                    None if columns is None else _dump(columns),
+                    error,
+                    _dump(provenance),
+                    now,
+                    seconds,
+                    key,
+                    DONE,
+                ),
+            )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):  # a full disk, a file system that went away
+                raise InputError(f"{self.path}: cannot be written ({error})") from None
+            raise
+
+
+def _lock(path: Path) -> FileLock:
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"{path}: another process is writing to it; wait, or choose another store") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    return lock
+
+
+def _check_format(connection: sqlite3.Connection, path: Path, write: bool) -> None:
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if write and not tables:
+        connection.executescript(
+            f"BEGIN; {_SCHEMA} INSERT OR IGNORE INTO meta VALUES ('format', '{FORMAT_VERSION}'); COMMIT;"
+        )
+        tables = {"meta", "cells", "texts"}
+    if not {"meta", "cells", "texts"} <= tables:
+        raise InputError(f"{path}: not a store of studies")
+    (version,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("0",)
+    if int(version) > FORMAT_VERSION:
+        raise InputError(f"{path}: format {version} is newer than {FORMAT_VERSION}; update prototokens")
+
+
+def _flat(
+    key: str,
+    study: str,
+    batch: str,
+    position: int,
+    status: str,
+    settings: str,
+    result: str | None,
+    error: str | None,
+    provenance: str | None,
+    finished: str,
+    _: float | None,
+) -> dict[str, Any]:
+    own, origin = json.loads(settings), json.loads(provenance or "{}")
+    versions = origin.pop("versions", {})
+    return {
+        "key": key,
+        "study": study,
+        "scale": own.pop("scale"),
+        "model": own.pop("model"),
+        "batch_name": batch,
+        **own,
+        **json.loads(result or "{}"),
+        "status": status,
+        "error": error,
+        **origin,
+        **versions,
+        "finished": finished,
+    }
+
+
+def _dump(value: Mapping[str, Any]) -> str:
+    return json.dumps(dict(value), allow_nan=False)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_file() and not target.exists():
+        target.parent.mkdir(exist_ok=True)
+        with new_file(target, overwrite=False) as temporary:
+            shutil.copyfile(source, temporary)

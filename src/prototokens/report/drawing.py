@@ -1,0 +1,114 @@
+"""Drawing with matplotlib: one style, readable on light and dark paper; SVG for the page, SVG and PNG files.
+
+The same figure gives the same bytes: no dates, no random ids. Matplotlib is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..errors import InputError
+
+INK = "#20242a"
+"""Colour of lines and letters; in the page it becomes the text's own colour, whatever the reader's theme."""
+
+PALETTE = ("#2f7dc0", "#cf6a1d", "#23916a", "#946bd0", "#cc4458", "#85801f")
+"""Colours of series: each stands out against white and against the page's dark ground."""
+
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+_STYLE: Any = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": INK,
+    "axes.grid": True,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 10,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters everywhere
+    "font.size": 9,
+    "grid.alpha": 0.15,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "lines.markersize": 5,
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "text.parse_math": False,  # a name with dollars is a name
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The style of every figure, to draw and to write within; a user's own settings play no part.
+
+    Raises:
+        InputError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise InputError("a report needs matplotlib; install it with: pip install 'prototokens[report]'") from error
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A new figure and its axes, row by row; inches. Legends go below: `legend_below`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
+
+
+def legend_below(figure: Any, axes: list[Any], columns: int) -> None:
+    """One legend for all axes, below them, each name once."""
+    named = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
+
+
+def octaves(axis: Any, lengths: list[int]) -> None:
+    """A logarithmic axis of text lengths, with those lengths as its ticks where there is room."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    kept: list[int] = []
+    for length in sorted(set(lengths)):
+        if not kept or length >= 1.6 * kept[-1]:
+            kept.append(length)
+    axis.set_ticks(kept, [str(length) for length in kept])
+    axis.set_ticks([], minor=True)
+
+
+def to_svg(figure: Any, name: str) -> str:
+    """A figure as SVG to stand in a page: no prolog, ids of its own, ink in the colour of the text around it."""
+    text = _write(figure, "svg", name).decode()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = text.replace("*{stroke", f".{name} *{{stroke").replace("<svg ", f'<svg class="{name}" ', 1)
+    return text.replace(INK, "currentColor")
+
+
+def to_file(figure: Any, kind: str, name: str) -> bytes:
+    """A figure as the bytes of a file of its own, on white: `svg` or `png`."""
+    return _write(figure, kind, name, facecolor="white")
+
+
+def _write(figure: Any, kind: str, name: str, **options: Any) -> bytes:
+    import matplotlib
+
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None, "Title": name} if kind == "svg" else {"Software": None, "Title": name}
+    with style(), matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format=kind, metadata=metadata, dpi=72 if kind == "svg" else 160, **options)
+    return out.getvalue()

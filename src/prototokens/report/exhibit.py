@@ -1,0 +1,134 @@
+"""What a table or a figure of the report is, how a table is laid out, and how it is written as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .summary import Row, Summary
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a table.
+
+    Attributes:
+        row: what stands at the head of its row, one text for each of the table's `row_heads`.
+        group: who the number is of: a model and its conditions, or a paper.
+        column: what stands above its column, within the group.
+        summary: the number, its spread and its count.
+        decimals: how many decimals are worth showing.
+        published: it is a paper's, not the store's.
+    """
+
+    row: tuple[str, ...]
+    group: str
+    column: str
+    summary: Summary
+    decimals: int = 3
+    published: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        name: a word for files and links, e.g. `table-1`.
+        title: as a heading.
+        caption: what is in a cell, over what, with units.
+        study: whose rows it is made of.
+        row_heads: headings of the columns that name a row.
+        make: the rows of the study that are done -> the table's numbers, published ones included, in reading order.
+        comparable: the paper has rows of the same kind, so that what was not measured of them is worth naming.
+    """
+
+    name: str
+    title: str
+    caption: str
+    study: str
+    row_heads: tuple[str, ...]
+    make: Callable[[Sequence[Row]], list[Entry]]
+    comparable: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the report.
+
+    Attributes:
+        name: a word for files and links, e.g. `figure-1`.
+        title: as a heading.
+        caption: what is drawn, with units.
+        study: whose rows it is made of.
+        draw: the rows of the study that are done -> a matplotlib figure; None where they hold nothing to draw.
+        tell: the same rows -> what the figure shows, in words, for readers who do not see it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    study: str
+    draw: Callable[[Sequence[Row]], Any]
+    tell: Callable[[Sequence[Row]], str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table laid out: rows and columns in the order in which their entries came.
+
+    Attributes:
+        groups: (group, published, number of its columns), from left to right.
+        columns: (group, column), from left to right.
+        rows: (row head, one entry or None for each column).
+    """
+
+    groups: list[tuple[str, bool, int]]
+    columns: list[tuple[str, str]]
+    rows: list[tuple[tuple[str, ...], list[Entry | None]]]
+
+
+def lay_out(entries: Sequence[Entry]) -> Grid:
+    """Rows, columns and groups of columns of a table's numbers."""
+    published = {
+        group: all(entry.published for entry in entries if entry.group == group)
+        for group in dict.fromkeys(entry.group for entry in entries)
+    }
+    columns = [
+        (group, column)
+        for group in published
+        for column in dict.fromkeys(entry.column for entry in entries if entry.group == group)
+    ]
+    cells = {(entry.row, entry.group, entry.column): entry for entry in entries}
+    assert len(cells) == len(entries), "two numbers for one cell"
+    heads = dict.fromkeys(entry.row for entry in entries)
+    return Grid(
+        groups=[(group, published[group], sum(g == group for g, _ in columns)) for group in published],
+        columns=columns,
+        rows=[(head, [cells.get((head, *column)) for column in columns]) for head in heads],
+    )
+
+
+def to_csv(table: Table, entries: Sequence[Entry]) -> str:
+    """A table as CSV, one line for each number, unrounded.
+
+    Columns: `numbers` (measured or published), the table's row heads, `of`, `column`, `value`, `sd`, `low`, `high` (a
+    share's 95 % interval) and `n`; what does not apply is empty.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["numbers", *table.row_heads, "of", "column", "value", "sd", "low", "high", "n"])
+    for entry in entries:
+        s = entry.summary
+        numbers = "published" if entry.published else "measured"
+        writer.writerow([numbers, *entry.row, entry.group, entry.column, s.value, s.sd, *(s.interval or ("", "")), s.n])
+    return out.getvalue()
+
+
+def unmeasured(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
+    """Rows of a table that hold published numbers only."""
+    measured = {entry.row for entry in entries if not entry.published}
+    return list(dict.fromkeys(entry.row for entry in entries if entry.published and entry.row not in measured))

@@ -1,0 +1,125 @@
+"""Every table and figure of the report, in its order. To add one, add it here (see CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+from .. import published
+from . import comparisons, figures, tables
+from .exhibit import Figure, Table
+
+EXHIBITS: tuple[Table | Figure, ...] = (
+    Table(
+        "table-1",
+        "Table 1: arrangements",
+        "Token accuracy by arrangement of e and m and by length N in tokens: mean and standard deviation over texts "
+        "and seeds. The paper's: the same 50 PG-19 texts.",
+        "arrangements",
+        ("arrangement",),
+        tables.arrangements,
+    ),
+    Table(
+        "table-2",
+        "Table 2: sharing a vector",
+        "Mean token accuracy where the texts of a group share e or m. Best seed: of each group the seed with the "
+        "highest mean, then mean and standard deviation over groups. Average: over groups and seeds. The paper's: "
+        f"{published.TABLE_2_TEXTS} PG-19 texts, {published.TABLE_2_SEEDS} seeds.",
+        "sharing",
+        ("shared", "seeds"),
+        tables.sharing,
+    ),
+    Table(
+        "table-3",
+        "Table 3: capacity",
+        "The longest text that comes back. Best: over texts and seeds, at token accuracy 0.99 (one-step paper). Mean: "
+        "the longest length at which the mean accuracy over texts and seeds is 0.99 (cramming paper), of the lengths "
+        "measured for every text. Over texts: of each text the longest length over seeds, and the H_LM of that prefix; "
+        "0 for a text that never came back. n counts texts and seeds, or texts.",
+        "capacity",
+        ("source", "m", "quantity"),
+        tables.capacity,
+    ),
+    Table(
+        "table-3-search",
+        "Capacity by search",
+        "The longest prefix at token accuracy 0.99 that growing a text while it holds, or bisecting its length, finds: "
+        "over texts and seeds. The paper has no such table.",
+        "capacity",
+        ("source", "m", "method"),
+        tables.searched_capacity,
+    ),
+    Figure(
+        "figure-1",
+        "Figure 1: capacity",
+        "Table 3 drawn, ours in colour beside the paper's six models: left the best length in tokens, right H_LM in "
+        "nats. Logarithmic axes. What did not reach any length is left out.",
+        "capacity",
+        figures.draw_capacity,
+        figures.tell_capacity,
+    ),
+    Figure(
+        "figure-1-accuracy",
+        "Figure 1 in detail: accuracy by length",
+        "Mean token accuracy over texts and seeds against length, with the standard deviation as bars.",
+        "capacity",
+        figures.draw_accuracy,
+        figures.tell_accuracy,
+    ),
+    Figure(
+        "figure-3",
+        "Figure 3: information in one step and autoregressively",
+        "H_LM of what comes back, in nats, each text a point, with equally many vectors. The paper finds in one step, "
+        f"relative to autoregressive cramming, {published.H_LM_SHARE['natural']} on natural text and "
+        f"{published.H_LM_SHARE['random']} on random words.",
+        "information",
+        figures.draw_information,
+        figures.tell_information,
+    ),
+    Table(
+        "table-figure-3",
+        "Figure 3 in numbers",
+        "What comes back in one step and autoregressively, means and standard deviations over texts and seeds; the "
+        "ratio is that of the sums over texts that both were run on. Cramming paper: tokens at mean accuracy 0.99.",
+        "information",
+        ("source", "vectors", "method"),
+        comparisons.information,
+    ),
+    Figure(
+        "figure-4",
+        "Figure 4: throughput",
+        "Tokens a second of decoding, verified output only, mean and standard deviation. Fitting is left out, as in "
+        f"the paper, which finds one-step decoding {published.SPEED_UP} times as fast on average.",
+        "throughput",
+        figures.draw_throughput,
+        figures.tell_throughput,
+    ),
+    Table(
+        "table-figure-4",
+        "Figure 4 in numbers",
+        "Tokens a second by length N, mean and standard deviation over verified outputs, and how many times as many "
+        "that is as autoregressive decoding with a KV cache.",
+        "throughput",
+        ("decoding",),
+        comparisons.throughput,
+        comparable=False,
+    ),
+    Table(
+        "table-4",
+        "Table 4: the cost of fitting",
+        "Seconds, steps and work (positions passed forward and backward) of a fit by length N, mean and standard "
+        "deviation over texts and seeds, exact or not; and the share of fits that came out exact, with its 95 % "
+        "interval. The paper's seconds are of one A100 or H100.",
+        "cost",
+        ("model", "recipe", "quantity"),
+        tables.cost,
+        comparable=False,
+    ),
+    Table(
+        "quality",
+        "Quality of reconstruction",
+        "Scores of one-step reconstruction, autoregressive cramming and other parallel decoding on the same texts with "
+        "the same budget: means and standard deviations over texts and seeds; the share that is exact with its 95 % "
+        "interval. BLEU and chrF run from 0 to 100. Accuracies count the first token. The paper has no such table.",
+        "quality",
+        ("source", "tokens", "method"),
+        comparisons.quality,
+    ),
+)

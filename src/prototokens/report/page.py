@@ -1,0 +1,170 @@
+"""The page: one HTML file with its style and figures inside, no script, and nothing to fetch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+from .. import published
+from ..errors import InputError
+from ..files import check_new_file, new_file
+from ..study import STUDIES
+from .coverage import PROVENANCE_HEADS, coverage, provenance
+from .drawing import style, to_file, to_svg
+from .exhibit import Entry, Figure, Table, lay_out, to_csv, unmeasured
+from .exhibits import EXHIBITS
+from .summary import Row
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report in memory.
+
+    Attributes:
+        page: HTML.
+        figures: file name -> bytes, an SVG and a PNG for each figure that there is something to draw of.
+        tables: file name -> CSV, one for each table.
+        missing: sentences on studies that are not complete.
+    """
+
+    page: str
+    figures: dict[str, bytes]
+    tables: dict[str, str]
+    missing: tuple[str, ...]
+
+
+def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) -> Report:
+    """Make the report of a store's rows. The same rows, in any order, give the same bytes.
+
+    Args:
+        rows: done and failed cells, as `Store.rows` gives them.
+        counts: how many cells of each study are still planned, as `Store.counts` gives them.
+
+    Raises:
+        InputError: what draws or lays out is not installed.
+    """
+    rows = sorted(rows, key=lambda row: str(row["key"]))
+    covered = coverage(rows, counts, tuple(STUDIES))
+    state = {c.study: c for c in covered}
+    sections: list[dict[str, Any]] = []
+    drawings: dict[str, bytes] = {}
+    csvs: dict[str, str] = {}
+    for exhibit in EXHIBITS:
+        done = [row for row in rows if row["study"] == exhibit.study and row["status"] == "done"]
+        if isinstance(exhibit, Table):
+            entries = exhibit.make(done)
+            csvs[f"{exhibit.name}.csv"] = to_csv(exhibit, entries)
+            content = _table(exhibit, entries, bool(done))
+        else:
+            svg, files = _draw(exhibit, done)
+            drawings |= files
+            content = {"svg": svg, "words": exhibit.tell(done)}
+        sections.append({"exhibit": exhibit, "state": state[exhibit.study], **content})
+    page = _render(
+        sections=sections,
+        covered=covered,
+        models=sorted({f"{row['model']} ({row['scale']})" for row in rows if row["status"] == "done"}),
+        provenance_heads=PROVENANCE_HEADS,
+        provenance=provenance(rows),
+        sources=(published.ONE_STEP, published.CRAMMING),
+    )
+    return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in covered if not c.complete))
+
+
+def write_report(
+    report: Report,
+    output: str | os.PathLike[str],
+    *,
+    figures: str | os.PathLike[str] | None = None,
+    tables: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Write a report's page, and its figures and tables as files into folders that are made where they are missing.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: a file exists (and `overwrite` is not set) or cannot be written; then none is written.
+    """
+    contents = {Path(output): report.page.encode()}
+    for folder, found in ((figures, report.figures), (tables, report.tables)):
+        if folder is not None:
+            _make_folder(Path(folder))
+            for name, content in found.items():
+                contents[Path(folder) / name] = content.encode() if isinstance(content, str) else content
+    for path in contents:
+        check_new_file(path, overwrite=overwrite)
+    for path, content in contents.items():
+        with new_file(path, overwrite=overwrite) as temporary:
+            Path(temporary).write_bytes(content)
+    return list(contents)
+
+
+def number(value: float, decimals: int) -> str:
+    """A number with so many decimals, or more where they would hide that it is not 0, or not quite 1."""
+    text = f"{value:,.{decimals}f}"
+    if value and not float(text.replace(",", "")):
+        return f"{value:.2g}"
+    if value < 1 and decimals and float(text.replace(",", "")) == 1:
+        return f"{value:.6f}".rstrip("0")
+    return text
+
+
+def _table(table: Table, entries: list[Entry], measured: bool) -> dict[str, Any]:
+    grid = lay_out(entries)
+    heads = [head for head, _ in grid.rows]
+    return {
+        "grid": grid,
+        "spans": [[_span(heads, r, i) for i in range(len(table.row_heads))] for r in range(len(heads))],
+        "unmeasured": unmeasured(entries) if measured and table.comparable else [],
+    }
+
+
+def _span(heads: list[tuple[str, ...]], row: int, column: int) -> int:
+    """Over how many rows a head reaches that begins at this row; 0 if it began above."""
+    prefix = heads[row][: column + 1]
+    if row and heads[row - 1][: column + 1] == prefix:
+        return 0
+    span = 1
+    while row + span < len(heads) and heads[row + span][: column + 1] == prefix:
+        span += 1
+    return span
+
+
+def _draw(figure: Figure, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
+    """A figure as SVG for the page, and as files; nothing where there is nothing to draw."""
+    with style():
+        drawing = figure.draw(rows)
+    if drawing is None:
+        return "", {}
+    kinds = ("svg", "png")
+    return to_svg(drawing, figure.name), {
+        f"{figure.name}.{kind}": to_file(drawing, kind, figure.name) for kind in kinds
+    }
+
+
+def _render(**values: Any) -> str:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise InputError("a report needs jinja2; install it with: pip install 'prototokens[report]'") from error
+    room = package_files("prototokens.report")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    environment.tests["table"] = lambda exhibit: isinstance(exhibit, Table)
+    template = environment.from_string((room / "page.html.jinja").read_text("utf-8"))
+    return template.render(css=(room / "page.css").read_text("utf-8"), **values)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path}: this folder cannot be made ({error.strerror})") from None

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from families import ONE, RECIPE, WIDTH, batch, budget, counted, same_vectors
 from prototokens import AdamW, FitConfig, FrozenLM, Given, InputError, decode, fit, fit_batch
+from prototokens.starts import perturbations
 
 TEXTS = ("ab", "Zq", "aa")
 
@@ -211,3 +212,43 @@ def test_what_does_not_fit_the_texts_is_refused(llama: FrozenLM, given: dict[str
 def test_a_fixed_vector_of_another_width_is_refused(llama: FrozenLM) -> None:
     with pytest.raises(InputError, match=rf"fixed\['bos'\] is \(5,\); it must be \({WIDTH},\)"):
         fit(llama, llama.encode("a"), FitConfig("bos,e,m*n"), Given(fixed={"bos": torch.zeros(5)}))
+
+
+@pytest.mark.parametrize("share", [None, "e", "m"])
+def test_a_given_start_is_where_the_descent_begins(llama: FrozenLM, share: str | None) -> None:
+    ids, config = batch(llama, "ab", "cd", "ef"), budget(replace(ONE, perturbation=0.0), max_steps=0)
+    draw = torch.Generator().manual_seed(1)
+    e = torch.randn(2 if share == "e" else 3, 1, llama.width, generator=draw)
+    m = torch.randn(2 if share == "m" else 3, llama.width, generator=draw)
+    groups = None if share is None else torch.tensor([0, 1, 0])
+    of = {name: [0, 1, 0] if share == name else [0, 1, 2] for name in "em"}
+    given = Given(e_start=e, m_start=m, share=share, groups=groups)
+    for number, result in enumerate(fit_batch(llama, ids, config, given)):
+        assert torch.equal(result.tokens.e, e[of["e"][number]])
+        assert torch.equal(result.tokens.m, m[of["m"][number]])
+    for result in fit_batch(llama, ids, config, Given(e_start=e[0], m_start=m[0], share=share, groups=groups)):
+        assert torch.equal(result.tokens.e, e[0])
+        assert torch.equal(result.tokens.m, m[0])
+
+
+def test_restarts_from_a_given_start_differ_by_their_perturbation(llama: FrozenLM) -> None:
+    ids = batch(llama, "ab")
+    config = budget(replace(ONE, restarts=3, perturbation=0.1), max_steps=0)
+    e = torch.zeros(1, llama.width)
+    found = fit_batch(llama, ids, config, Given(e_start=e, m_start=e[0]))[0].tokens
+    expected = 0.1 * llama.embedding_statistics.std
+    assert found.e.std().item() == pytest.approx(expected, rel=0.4)
+    kept = [perturbations(llama, ids[0], config, r) for r in range(3)]
+    assert any(torch.equal(found.e, noise_e) and torch.equal(found.m, noise_m) for noise_e, noise_m in kept)
+
+
+def test_a_given_start_is_refused_where_it_does_not_fit(llama: FrozenLM) -> None:
+    with pytest.raises(InputError, match="m is given and held fixed: it has no start"):
+        Given(m=torch.zeros(llama.width), m_start=torch.zeros(llama.width))
+    for given, message in (
+        (Given(e_start=torch.zeros(2, 1, llama.width)), r"e_start is \(2, 1, 48\); it must be \(3, 1, 48\)"),
+        (Given(m_start=torch.zeros(7)), r"m_start is \(7,\); it must be \(48,\)"),
+        (Given(m_start=torch.full((llama.width,), float("nan"))), "m_start holds values that are not finite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit_batch(llama, batch(llama, "ab", "cd", "ef"), ONE, given)

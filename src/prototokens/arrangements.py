@@ -119,7 +119,7 @@ class Layout:
     length: int
 
     def inputs_embeds(self, e: Tensor, m: Tensor, fixed: Tensor) -> Tensor:
-        """Set the vectors in their places: e (B, K, D), m (B, D), fixed (F, D) -> (B, L, D)."""
+        """Set the vectors in their places: e (B, K, D), m (B, D), fixed (F, D) or (B, F, D) -> (B, L, D)."""
         rows = fixed.to(e).expand(e.shape[0], -1, -1)  # (B, F, D)
         vectors = torch.cat([e, m.unsqueeze(1), rows], dim=1)  # (B, K+1+F, D)
         return vectors[:, _on_device(self.slots, e.device)]  # (B, L, D)

@@ -169,7 +169,7 @@ class Descent:
     Args:
         lm: the frozen model.
         layout: the arrangement for this length.
-        fixed: fixed vectors, (F, D).
+        fixed: fixed vectors, (F, D), or each row's own, (R, F, D).
         target_ids: every row's target, (R, T): text by text, and for each its restarts.
         e: bank of e-tokens, S = K.
         m: bank of m-tokens, S = 1.
@@ -275,6 +275,8 @@ class Descent:
         for bank in (self.e, self.m):
             bank.keep(kept.to(self.lm.device))
         self.target_ids = self.target_ids[kept.to(self.lm.device)]
+        if self.fixed.ndim == 3:
+            self.fixed = self.fixed[kept.to(self.lm.device)]
         self._select(staying)
 
     def _select(self, active: Tensor) -> None:

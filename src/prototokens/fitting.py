@@ -16,7 +16,7 @@ from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
 from .recipes import FitConfig, preset
-from .starts import start_name, start_vectors
+from .starts import perturbations, start_name, start_vectors
 from .tokens import ProtoTokens, Provenance, hash_ids, library_versions
 
 
@@ -66,6 +66,9 @@ class Given:
     Attributes:
         e: e-tokens held fixed, (K, D) for all texts or (B, K, D).
         m: m-token held fixed, (D,) for all texts or (B, D).
+        e_start: where the descent of e begins instead of at the recipe's start, (K, D) for all texts or (B, K, D); for
+            an e that groups share, (K, D) or one per group. The recipe's perturbation is added.
+        m_start: the same for m, (D,), (B, D), or one per group.
         share: `"e"` or `"m"`: texts of one group have that vector in common.
         groups: group number of each text, int64, (B,); one group if None.
         fixed: values of the arrangement's fixed vectors by name, each (D,), where the model's own are not meant.
@@ -73,6 +76,8 @@ class Given:
 
     e: Tensor | None = None
     m: Tensor | None = None
+    e_start: Tensor | None = None
+    m_start: Tensor | None = None
     share: Literal["e", "m"] | None = None
     groups: Tensor | None = None
     fixed: Mapping[str, Tensor] | None = None
@@ -84,6 +89,9 @@ class Given:
             raise InputError("both e and m are given: there is nothing to fit")
         if self.share is not None and getattr(self, self.share) is not None:
             raise InputError(f"{self.share} is given and held fixed: it cannot be shared and trained too")
+        for name in ("e", "m"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_start") is not None:
+                raise InputError(f"{name} is given and held fixed: it has no start")
         if self.groups is not None and self.share is None:
             raise InputError("groups say which texts share a vector: name it with share='e' or share='m'")
 
@@ -172,7 +180,7 @@ def descend(
     given = given or Given()
     arrangement = arrangement_named(config.arrangement)
     layout = arrangement.layout(target_ids.shape[-1], config.e_tokens)
-    _check_texts(lm, target_ids, layout)
+    check_texts(lm, target_ids, layout)
     fixed = _fixed_vectors(lm, arrangement, given)
     group_of = _groups(given, len(target_ids))
     e, m = _banks(lm, target_ids, group_of, config, given)
@@ -181,7 +189,12 @@ def descend(
     return Descended(layout, fixed, outcomes)
 
 
-def _check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
+def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
+    """Refuse texts that the model or a layout has no room for.
+
+    Raises:
+        InputError: `target_ids` is not int64 ids of the model's vocabulary, (B, T), or needs too many positions.
+    """
     if target_ids.ndim != 2 or target_ids.numel() == 0:
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be (B, T) with at least one token")
     if target_ids.dtype != torch.int64:
@@ -221,27 +234,32 @@ def _groups(given: Given, texts: int) -> Tensor:
 
 def _banks(lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig, given: Given) -> tuple[Bank, Bank]:
     texts, restarts = len(target_ids), config.restarts
-    own = [(ids, r) for ids in target_ids for r in range(restarts)]
-    shared = [(target_ids[group_of == g], r) for g in group_of.unique() for r in range(restarts)]
     row_of = torch.arange(texts * restarts, device=lm.device)
     attempt_of = (group_of[:, None] * restarts + torch.arange(restarts)).flatten().to(lm.device)
     text_of = torch.arange(texts, device=lm.device).repeat_interleave(restarts)
 
     @cache
-    def starts(is_shared: bool) -> list[tuple[Tensor, Tensor]]:
-        return [start_vectors(lm, ids, config, r) for ids, r in (shared if is_shared else own)]
+    def starts(is_shared: bool, perturbed_only: bool) -> list[tuple[Tensor, Tensor]]:
+        sharing = [target_ids[group_of == g] for g in group_of.unique()] if is_shared else target_ids
+        draw = perturbations if perturbed_only else start_vectors
+        return [draw(lm, ids, config, r) for ids in sharing for r in range(restarts)]
 
-    def bank(which: int, name: str, held: Tensor | None, shape: tuple[int, ...]) -> Bank:
+    def bank(which: int, name: str, held: Tensor | None, begin: Tensor | None, shape: tuple[int, ...]) -> Bank:
         if held is not None:
             many = held.ndim > len(shape)
             held = _checked(name, held, (texts, *shape) if many else shape).to(lm.device)
             values = held.reshape(texts if many else 1, -1, lm.width)
             return Bank(values, text_of if many else torch.zeros_like(text_of), trained=False)
         is_shared = given.share == name
-        values = torch.stack([start[which] for start in starts(is_shared)])
+        values = torch.stack([start[which] for start in starts(is_shared, begin is not None)])
+        if begin is not None:
+            count = len(values) // restarts
+            begin = _checked(f"{name}_start", begin, (count, *shape) if begin.ndim > len(shape) else shape)
+            values += begin.to(lm.device).expand(count, *shape).repeat_interleave(restarts, 0)
         return Bank(values.reshape(len(values), -1, lm.width), attempt_of if is_shared else row_of, trained=True)
 
-    return bank(0, "e", given.e, (config.e_tokens, lm.width)), bank(1, "m", given.m, (lm.width,))
+    e_shape, m_shape = (config.e_tokens, lm.width), (lm.width,)
+    return bank(0, "e", given.e, given.e_start, e_shape), bank(1, "m", given.m, given.m_start, m_shape)
 
 
 def _checked(name: str, vectors: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -26,9 +26,8 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
     Returns:
         e (K, D) and m (D,), float32, on the model's device.
     """
-    shape = (config.e_tokens + 1, lm.width)
-    noise = torch.randn(shape, generator=_generator(config.seed, restart, target_ids)).to(lm.device)  # (K+1, D)
     if config.start == "normal":
+        noise = _noise(lm, target_ids, config, restart)
         return noise[:-1], noise[-1]
     statistics = lm.embedding_statistics
     text_mean = lm.embed(target_ids).flatten(0, -2).mean(0)  # (D,)
@@ -39,8 +38,14 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
         e, m = statistics.mean, text_mean
     else:
         e, m = text_mean, statistics.mean
-    noise = noise * (config.perturbation * statistics.std)
-    return e + noise[:-1], m + noise[-1]
+    e_noise, m_noise = perturbations(lm, target_ids, config, restart)
+    return e + e_noise, m + m_noise
+
+
+def perturbations(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> tuple[Tensor, Tensor]:
+    """What a recipe adds to a start of e, (K, D), and of m, (D,), float32; arguments as in `start_vectors`."""
+    noise = _noise(lm, target_ids, config, restart) * (config.perturbation * lm.embedding_statistics.std)
+    return noise[:-1], noise[-1]
 
 
 def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
@@ -62,6 +67,12 @@ def start_name(lm: FrozenLM, config: FitConfig) -> str:
     if starter is not None:
         return starter.name
     return "text-e" if config.start == "auto" else str(config.start)
+
+
+def _noise(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> Tensor:
+    """Draws from N(0, 1) for the K e-tokens and m, (K+1, D)."""
+    generator = _generator(config.seed, restart, target_ids)
+    return torch.randn(config.e_tokens + 1, lm.width, generator=generator).to(lm.device)
 
 
 def _generator(seed: int, restart: int, target_ids: Tensor) -> torch.Generator:

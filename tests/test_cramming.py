@@ -1,0 +1,145 @@
+"""Cramming: the loss it descends, the scores it reports, and the parallel decoding that reads the same vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from families import FAMILIES, ONE, family
+from prototokens import FrozenLM, InputError, Stop, preset
+from prototokens.cramming import CRAMMING, CrammingResult, cram, cram_batch, reconstruct
+from prototokens.jacobi import jacobi_decode
+
+SHORT = replace(CRAMMING, stop=Stop(max_steps=300, margin=0.01))
+
+
+@pytest.fixture(scope="module")
+def llama() -> FrozenLM:
+    return family("llama")
+
+
+@pytest.fixture(scope="module")
+def crammed(llama: FrozenLM) -> CrammingResult:
+    return cram(llama, llama.encode("abcd"), SHORT)
+
+
+def teacher_forced(lm: FrozenLM, memory: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Logits of t_1 ... t_T when the true tokens stand before them, written out."""
+    inputs = torch.cat([memory, lm.embed(ids)])[None]
+    with torch.no_grad():
+        logits = lm.model(inputs_embeds=inputs, use_cache=False).logits[0].float()
+    return logits[len(memory) - 1 : -1]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_short_text_is_generated_from_one_vector(name: str) -> None:
+    lm = family(name)
+    result = cram(lm, lm.encode("qz"), replace(SHORT, restarts=4))
+    assert result.exact
+    assert result.stop_reason == "accuracy"
+    assert result.memory.shape == (1, lm.width)
+    assert lm.decode(reconstruct(lm, result.memory[None], 2)[0]) == "qz"
+
+
+def test_the_first_token_is_scored_like_every_other(llama: FrozenLM) -> None:
+    ids = llama.encode("abcd")
+    begin = cram(llama, ids, replace(SHORT, stop=Stop(max_steps=0)))
+    logits = teacher_forced(llama, begin.memory, ids)
+    assert begin.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item(), rel=1e-5)
+    assert begin.loss_history[0].item() == pytest.approx(begin.loss, rel=1e-5)
+    assert begin.teacher_forced_accuracy == (logits.argmax(-1) == ids).float().mean()
+
+
+def test_the_scores_are_those_of_the_vectors_that_are_returned(llama: FrozenLM, crammed: CrammingResult) -> None:
+    ids = llama.encode("abcd")
+    logits = teacher_forced(llama, crammed.memory, ids)
+    assert crammed.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item(), rel=1e-5)
+    assert crammed.teacher_forced_accuracy == (logits.argmax(-1) == ids).float().mean()
+    assert crammed.exact == (crammed.greedy_accuracy == 1) == (crammed.greedy_prefix == len(ids))
+
+
+def test_generation_is_the_argmax_token_by_token(llama: FrozenLM) -> None:
+    memory = torch.randn(2, llama.width, generator=torch.Generator().manual_seed(3)) * 0.3
+    given = memory
+    found = []
+    for _ in range(6):
+        with torch.no_grad():
+            found.append(int(llama.model(inputs_embeds=given[None], use_cache=False).logits[0, -1].argmax()))
+        given = torch.cat([given, llama.embed(torch.tensor(found[-1:]))])
+    assert reconstruct(llama, memory[None], 6)[0].tolist() == found
+
+
+def test_a_result_that_is_not_reached_reports_both_accuracies(llama: FrozenLM) -> None:
+    result = cram(llama, llama.encode("a text that three steps cannot hold"), replace(SHORT, stop=Stop(max_steps=3)))
+    assert result.stop_reason == "steps"
+    assert not result.exact
+    assert result.greedy_prefix <= result.greedy_accuracy * len(result.greedy_ids)
+    assert (result.greedy_ids[: result.greedy_prefix] == llama.encode("a text that three steps cannot hold")[
+        : result.greedy_prefix]).all()  # fmt: skip
+
+
+def test_a_batch_is_the_loop_over_its_texts(llama: FrozenLM) -> None:
+    ids = torch.stack([llama.encode("abc"), llama.encode("xyz")])
+    few = replace(SHORT, stop=Stop(max_steps=4, margin=float("inf")))
+    for together, text in zip(cram_batch(llama, ids, few), ids, strict=True):
+        alone = cram(llama, text, few)
+        torch.testing.assert_close(together.loss_history, alone.loss_history, rtol=1e-3, atol=1e-4)
+        assert together.token_positions == alone.token_positions
+
+
+def test_rows_that_leave_the_batch_take_their_own_texts_along(llama: FrozenLM) -> None:
+    """Texts that are done at different steps: what is left must still see its own true tokens."""
+    ids = torch.stack([llama.encode(t) for t in ("aaa", "abc", "zq!")])
+    together = cram_batch(llama, ids, replace(SHORT, restarts=2))
+    assert len({r.steps for r in together}) > 1
+    assert all(r.exact for r in together)
+
+
+def test_several_vectors_and_a_given_start(llama: FrozenLM, crammed: CrammingResult) -> None:
+    ids = llama.encode("abcd")
+    two = cram(llama, ids, replace(SHORT, e_tokens=2, stop=Stop(max_steps=0)))
+    assert two.memory.shape == (2, llama.width)
+    again = cram(llama, ids, replace(SHORT, stop=Stop(max_steps=0)), crammed.memory[None])
+    assert torch.equal(again.memory, crammed.memory)
+    with pytest.raises(InputError, match=r"memory_start is \(1, 48\); it must be \(1, 1, 48\)"):
+        cram(llama, ids, SHORT, crammed.memory)
+
+
+def test_the_published_recipe_and_the_ones_that_are_not_for_cramming(llama: FrozenLM) -> None:
+    short = Stop(max_steps=2)
+    assert cram(llama, llama.encode("ab"), preset("paper", stop=short)).steps == 2
+    text_e = cram(llama, llama.encode("ab"), replace(ONE, start="text-e", stop=short))
+    auto = cram(llama, llama.encode("ab"), replace(ONE, start="auto", stop=short))
+    assert torch.equal(auto.memory, text_e.memory)
+    with pytest.raises(InputError, match="cram takes one text"):
+        cram(llama, torch.zeros(1, 2, dtype=torch.long))
+    with pytest.raises(InputError, match="at least one token"):
+        cram(llama, torch.zeros(0, dtype=torch.long))
+    with pytest.raises(InputError, match="needs 66 positions, and LlamaForCausalLM has 64"):
+        cram(llama, torch.zeros(66, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_jacobi_decoding_ends_at_the_greedy_generation(name: str) -> None:
+    lm = family(name)
+    memory = torch.randn(1, lm.width, generator=torch.Generator().manual_seed(5)) * 0.3
+    greedy = reconstruct(lm, memory[None], 8)[0]
+    full = jacobi_decode(lm, memory, 8)
+    assert full.converged
+    assert full.passes <= 9
+    assert full.ids.tolist() == greedy.tolist()
+    for passes in range(1, full.passes):
+        partial = jacobi_decode(lm, memory, 8, max_passes=passes)
+        assert (partial.passes, partial.converged) == (passes, False)
+        assert partial.ids[:passes].tolist() == greedy[:passes].tolist()
+
+
+def test_jacobi_refuses_bad_lengths(llama: FrozenLM, crammed: CrammingResult) -> None:
+    one = jacobi_decode(llama, crammed.memory, 1)
+    assert (one.passes, one.converged, one.ids.tolist()) == (1, True, crammed.greedy_ids[:1].tolist())
+    with pytest.raises(InputError, match="length is 0; it must be at least 1"):
+        jacobi_decode(llama, crammed.memory, 0)
+    with pytest.raises(InputError, match="max_passes is 0"):
+        jacobi_decode(llama, crammed.memory, 4, max_passes=0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..fitting import fit_batch
 from ..lm import FrozenLM
-from .cells import Batch, Settings, cell_settings
+from .cells import Batch, Settings, cell_settings, chunked
 from .fits import measured, recipe
 from .work import Measurement
 
@@ -31,6 +31,7 @@ class Grid:
         seeds: how many.
         recipe: `tuned` is the same for all arrangements; `fast` has a learned start for one of them.
         max_steps: step budget of a fit.
+        rows: texts fitted side by side.
     """
 
     lengths: tuple[int, ...]
@@ -38,32 +39,34 @@ class Grid:
     seeds: int
     recipe: str
     max_steps: int
+    rows: int
 
 
 GRIDS = {
-    "smoke": Grid((1, 4), 2, 1, "tuned", 12),
-    "laptop": Grid((1, 2, 4, 16), 8, 1, "tuned", 200),
-    "paper": Grid((1, 2, 4, 256), 50, 1, "paper", 5000),
+    "smoke": Grid((1, 4), 2, 1, "tuned", 12, 2),
+    "laptop": Grid((1, 2, 4, 16), 8, 1, "tuned", 200, 8),
+    "paper": Grid((1, 2, 4, 256), 50, 1, "paper", 5000, 25),
 }
 
 
 def lay_out(scale: str) -> list[Batch]:
-    """One batch per length, arrangement and seed, with all texts."""
+    """One batch per length, arrangement, seed and run of texts."""
     grid = GRIDS[scale]
     return [
         Batch(
             study="arrangements",
-            label=f"{name} at {tokens}",
+            label=f"{name} at {tokens}, seed {seed}, from text {texts[0]}",
             cells=tuple(
                 cell_settings(scale, "old", text, tokens, seed, grid.recipe, grid.max_steps, arrangement=name)
-                for text in range(grid.texts)
+                for text in texts
             ),
             steps=grid.max_steps,
-            positions=grid.texts * (tokens + 1),
+            positions=len(texts) * (tokens + 1),
         )
         for tokens in grid.lengths
         for name in NAMES
         for seed in range(grid.seeds)
+        for texts in chunked(range(grid.texts), grid.rows)
     ]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement
+from ..cramming import CRAMMING, CrammingResult
 from ..fitting import FitResult
 from ..lm import FrozenLM
 from ..metrics import h_lm_nats
@@ -21,20 +21,18 @@ from .work import Measurement
 
 def recipe(settings: Settings, **changes: Any) -> FitConfig:
     """The recipe that a cell names, with its seed and step budget, and some fields changed."""
-    config = preset(settings["recipe"], seed=settings["seed"], **changes)
+    config = replace(_named(settings["recipe"]), seed=settings["seed"], **changes)
     return replace(config, stop=replace(config.stop, max_steps=settings["max_steps"]))
 
 
 def recipe_hash(name: str) -> str:
     """Eight digits that change when the recipe of that name does."""
-    config = asdict(preset(name))
+    config = asdict(_named(name))
     return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
-def arrangement_name(config: FitConfig) -> str:
-    """Name of a recipe's arrangement."""
-    assert isinstance(config.arrangement, Arrangement)  # the recipe sees to it
-    return config.arrangement.name
+def _named(name: str) -> FitConfig:
+    return CRAMMING if name == "cramming" else preset(name)
 
 
 @torch.no_grad()
@@ -66,3 +64,20 @@ def measured(lm: FrozenLM, target_ids: Tensor, results: list[FitResult]) -> list
         Measurement({**fit_columns(result), "h_lm_nats": h}, result.tokens)
         for result, h in zip(results, nats, strict=True)
     ]
+
+
+def cramming_columns(result: CrammingResult) -> dict[str, Any]:
+    """The columns of an autoregressive fit; its accuracy is that of greedy generation, the first token included."""
+    return {
+        "token_accuracy": result.greedy_accuracy,
+        "greedy_accuracy": result.greedy_accuracy,
+        "teacher_forced_accuracy": result.teacher_forced_accuracy,
+        "exact": int(result.exact),
+        "steps": result.steps,
+        "stop_reason": result.stop_reason,
+        "min_margin": result.min_margin,
+        "loss_nats": result.loss,
+        "token_positions": result.token_positions,
+        "backward_positions": result.backward_positions,
+        "seconds": result.seconds,
+    }

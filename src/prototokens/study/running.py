@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..records import write_record
 from ..tokens import hash_ids, save
 from . import study_module
 from .cells import Batch, BoundCell, cell_keys
@@ -166,8 +167,18 @@ def _write(
             yield cell, FAILED
             continue
         measured = found[cell.position]
-        if measured.vectors is not None:
-            store.vectors.mkdir(exist_ok=True)
-            save(store.vectors_path(cell.key), measured.vectors, overwrite=True)
+        _keep_vectors(store, cell, measured)
         store.finish(cell.key, measured.columns, origin)
         yield cell, DONE
+
+
+def _keep_vectors(store: Store, cell: BoundCell, measured: Measurement) -> None:
+    if measured.vectors is None:
+        return
+    store.vectors.mkdir(exist_ok=True)
+    path = store.vectors_path(cell.key)
+    if isinstance(measured.vectors, torch.Tensor):
+        record = {"key": cell.key, "settings": cell.settings}
+        write_record(path, "[mem] vectors", {"memory": measured.vectors}, record, overwrite=True)
+    else:
+        save(path, measured.vectors, overwrite=True)

@@ -53,7 +53,7 @@ SCALES = {
     scale.name: scale
     for scale in (
         Scale("smoke", 24, 16, {"random": 2, "old": 4, "recent": 2, "generated": 2}, _BUNDLED, _BUILT_IN),
-        Scale("laptop", 64, 64, {"random": 4, "old": 16, "recent": 4, "generated": 4}, _BUNDLED, _BUILT_IN),
+        Scale("laptop", 96, 64, {"random": 4, "old": 16, "recent": 4, "generated": 4}, _BUNDLED, _BUILT_IN),
         Scale(
             "paper",
             1448,

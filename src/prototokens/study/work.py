@@ -10,6 +10,8 @@ from ..errors import InputError
 from . import study_module
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..lm import FrozenLM
     from ..tokens import ProtoTokens
 
@@ -23,11 +25,12 @@ class Measurement:
 
     Attributes:
         columns: results by column name, JSON scalars.
-        vectors: the proto-tokens that were scored, where there are some to keep.
+        vectors: what was scored: proto-tokens, or (K, D) [mem] vectors of the autoregressive baseline; None where there
+            is nothing to keep.
     """
 
     columns: dict[str, Any]
-    vectors: ProtoTokens | None = None
+    vectors: ProtoTokens | Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

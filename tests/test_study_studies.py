@@ -1,0 +1,309 @@
+"""Every study: its grid fits its scale, and it runs end to end on a tiny model, the same rows every time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from families import analytic, family
+from prototokens import FitConfig, decode, fit_batch, load, preset
+from prototokens.capacity import prefix_h_lm_nats
+from prototokens.cramming import CRAMMING, reconstruct
+from prototokens.records import read_record
+from prototokens.study import STUDIES, capacity, fits, quality, study_module, throughput
+from prototokens.study.estimates import ModelSize, estimate
+from prototokens.study.inprocess import InProcess
+from prototokens.study.running import run_study
+from prototokens.study.scales import SCALES
+from prototokens.study.store import Store
+
+TIMED = {"seconds", "finished", "tokens_per_second"}
+FIT = {"token_accuracy", "exact", "steps", "stop_reason", "min_margin", "loss_nats", "token_positions",
+       "backward_positions", "seconds", "h_lm_nats"}  # fmt: skip
+COMMON = {"key", "study", "scale", "model", "recipe", "source", "text", "text_hash", "seed", "tokens", "max_steps",
+          "status", "error", "fingerprint", "dtype", "device", "threads", "prototokens", "torch",
+          "transformers"}  # fmt: skip
+SEARCH = {"capacity_tokens", "work", "steps", "stop_reason", "seconds"}
+OWN: dict[str, dict[Any, set[str]]] = {
+    "arrangements": {None: FIT | {"arrangement"}},
+    "sharing": {None: FIT | {"shared", "group_size", "group"}},
+    "capacity": {
+        "grid": FIT | {"m_shared"},
+        "growth": SEARCH | {"m_shared", "capacity_h_lm_nats"},
+        "bisection": SEARCH | {"m_shared", "capacity_h_lm_nats"},
+    },
+    "information": {
+        "one-step": SEARCH | {"vectors", "h_lm_nats"},
+        "autoregressive": SEARCH | {"vectors", "h_lm_nats"},
+    },
+    "throughput": {m: {"batch", "repeats", "exact", "tokens_per_second"} for m in throughput.METHODS},
+    "cost": {None: FIT | {"work"}},
+    "quality": {
+        method: FIT | {"correct_prefix", "bleu", "rouge_l", "chrf", "passes", "work"} | extra
+        for method, extra in {
+            "one-step": set(),
+            "one-vector": set(),
+            "autoregressive": {"teacher_forced_accuracy", "greedy_accuracy"},
+            "jacobi": {"teacher_forced_accuracy", "greedy_accuracy"},
+        }.items()
+    },
+}
+"""What a row holds, by study and method."""
+
+
+def run(path: Path, study: str, name: str = "llama") -> list[dict[str, Any]]:
+    with Store.open(path, write=True) as store:
+        end = run_study(store, InProcess(lambda: family(name)), study, SCALES["smoke"])
+        found = store.rows()
+    assert end.failed == 0, [row["error"] for row in found]
+    assert end.done == end.cells == len(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
+    """Every study's rows at the smallest scale, each in a store of its own."""
+    folder = tmp_path_factory.mktemp("studies")
+    return {study: (folder / study, run(folder / study, study)) for study in STUDIES}
+
+
+def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in found]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_rows_hold_what_the_report_reads(done, study):
+    found = done[study][1]
+    assert {row.get("method") for row in found} == set(OWN[study])
+    for row in found:
+        assert COMMON | OWN[study][row.get("method")] <= set(row)
+        assert row["status"] == "done"
+        assert row["error"] is None
+        assert 0 <= row.get("token_accuracy", 0) <= 1
+        assert row.get("capacity_tokens", 0) <= row["tokens"]
+        if row.get("token_accuracy") is not None:
+            assert (row["token_accuracy"] == 1) == bool(row["exact"])
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_stopped_at_any_batch_and_run_again_the_rows_are_the_same(done, study, tmp_path, monkeypatch):
+    class Stop(BaseException):
+        pass
+
+    def stop(*_: Any) -> Any:
+        raise Stop
+
+    path, module = tmp_path / "store", study_module(study)
+    batches = len(module.lay_out("smoke"))
+    original = module.run
+    for at in sorted({1, batches // 2, batches - 1} - {0}):
+        calls = iter([original] * at + [stop])
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "run", lambda *a, calls=calls: next(calls, stop)(*a))
+            with Store.open(path, write=True) as store:
+                try:
+                    run_study(store, InProcess(lambda: family("llama")), study, SCALES["smoke"])
+                except Stop:
+                    continue
+    assert untimed(run(path, study)) == untimed(done[study][1])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("study", STUDIES)
+def test_grids_fit_the_texts_of_their_scale_and_name_each_cell_once(study, scale):
+    batches, texts = study_module(study).lay_out(scale), SCALES[scale]
+    seen = set()
+    for batch in batches:
+        assert batch.cells
+        assert batch.steps >= 1
+        assert batch.positions >= len(batch.cells) / 3
+        for settings in batch.cells:
+            assert settings["scale"] == scale
+            assert settings["text"] < texts.counts[settings["source"]]
+            assert 1 <= settings["tokens"] <= texts.tokens
+            assert settings["max_steps"] >= 1
+            assert fits.recipe_hash(settings["recipe"])
+            cell = tuple(sorted(settings.items()))
+            assert cell not in seen
+            seen.add(cell)
+        shapes = {(s["tokens"], s["seed"], s["max_steps"]) for s in batch.cells}
+        assert len(shapes) == 1, "a batch is one fit"
+    assert batches == study_module(study).lay_out(scale)
+
+
+def test_a_laptop_study_ends_within_ninety_minutes_and_smoke_within_ten_in_all():
+    size = ModelSize(135e6, 49152, 576, 30, 4)
+    total = {scale: {study: sum(estimate(b, size, scale).seconds for b in study_module(study).lay_out(scale))
+                     for study in STUDIES} for scale in ("smoke", "laptop")}  # fmt: skip
+    assert sum(total["smoke"].values()) < 600
+    assert max(total["laptop"].values()) < 90 * 60
+
+
+def test_the_paper_s_cells_are_its_own():
+    sharing = [s for b in study_module("sharing").lay_out("paper") for s in b.cells]
+    assert {(s["shared"], s["group_size"], s["seed"]) for s in sharing} == {
+        (v, g, seed) for v in "em" for g in (1, 16, 256) for seed in range(10)
+    }
+    assert {s["tokens"] for s in sharing} == {256}
+    table = [s for b in study_module("arrangements").lay_out("paper") for s in b.cells]
+    assert {s["tokens"] for s in table} == {1, 2, 4, 256}
+    assert {s["text"] for s in table} == set(range(50))
+    grid = [s for b in study_module("capacity").lay_out("paper") for s in b.cells if s["method"] == "grid"]
+    assert sorted({s["tokens"] for s in grid}) == [4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724,
+                                                   1024, 1448]  # fmt: skip
+    assert {s["source"] for s in grid} == {"random", "old", "recent", "generated"}
+    assert {s["recipe"] for s in grid + sharing + table} == {"paper"}
+    for study in ("sharing", "capacity"):
+        for batch in study_module(study).lay_out("paper"):
+            groups = [(s.get("group_size"), s.get("group")) for s in batch.cells]
+            assert all(size is None or groups.count((size, g)) == size for size, g in groups), "groups are whole"
+
+
+def test_vectors_of_a_row_score_what_it_says(done):
+    lm = family("llama")
+    for study in ("sharing", "quality", "throughput"):
+        path, found = done[study]
+        with Store.open(path) as store:
+            for row in found:
+                file = store.vectors_path(row["key"])
+                if row.get("method") in ("autoregressive", "jacobi"):
+                    if study == "quality":
+                        memory = read_record(file, "[mem] vectors")[0]["memory"]
+                        assert memory.shape == (1, lm.width)
+                        if row["method"] == "autoregressive":
+                            ids = reconstruct(lm, memory.unsqueeze(0), row["tokens"])[0]
+                            assert row["exact"] == int(fits_text(ids, row))
+                elif row.get("method") != "one-step-batched":
+                    assert decode(lm, load(file)).exact == bool(row["exact"])
+
+
+def fits_text(ids: torch.Tensor, row: dict[str, Any]) -> bool:
+    from prototokens.tokens import hash_ids
+
+    return hash_ids(ids) == row["text_hash"]
+
+
+def test_a_group_shares_its_vector_and_a_group_of_one_has_its_own(done):
+    path, found = done["sharing"]
+    with Store.open(path) as store:
+        for shared in "em":
+            for size in (1, 2):
+                held = [
+                    load(store.vectors_path(r["key"]))
+                    for r in found
+                    if (r["shared"], r["group_size"]) == (shared, size)
+                ]
+                own = "m" if shared == "e" else "e"
+                assert torch.equal(getattr(held[0], shared), getattr(held[1], shared)) == (size == 2)
+                assert not torch.equal(getattr(held[0], own), getattr(held[1], own))
+
+
+def test_tables_of_texts_that_any_model_holds_are_full(tmp_path):
+    """On the analytic model, whose output at a place is its input there, e alone holds texts of one repeated token."""
+    lm = analytic()
+    cells = [s | {"tokens": 5} for s in capacity_cells("grid")]
+    same = torch.full((len(cells), 5), 7)
+    for measurement in capacity.run(lm, [s | {"max_steps": 60} for s in cells], same):
+        assert measurement.columns["exact"] == 1
+    for method in ("growth", "bisection"):
+        for m_shared in (0, 1):
+            cells = [s | {"m_shared": m_shared, "max_steps": 60, "work_limit": 10**6} for s in capacity_cells(method)]
+            for measurement in capacity.run(lm, cells, torch.full((len(cells), 9), 7)):
+                expected = 9 if method == "growth" else 8  # of the paper's lengths
+                assert measurement.columns["capacity_tokens"] == expected
+                assert measurement.columns["capacity_h_lm_nats"] == pytest.approx(
+                    prefix_h_lm_nats(lm, torch.full((9,), 7), expected)
+                )
+
+
+def capacity_cells(method: str) -> list[dict[str, Any]]:
+    batches = capacity.lay_out("smoke")
+    return list(next(b for b in batches if b.cells[0]["method"] == method).cells)
+
+
+def test_only_verified_output_has_a_throughput(done):
+    lm, length = family("llama"), 2
+    ids = torch.tensor([[5, 6], [7, 8]])
+    cells = [
+        s | {"tokens": length, "max_steps": steps} for steps in (200,) for s in throughput.lay_out("smoke")[0].cells
+    ]
+    measured = throughput.run(lm, cells, ids.repeat(3, 1))
+    by_method = {m: measured[2 * i : 2 * i + 2] for i, m in enumerate(throughput.METHODS)}
+    for found in by_method.values():
+        for measurement in found:
+            rate = measurement.columns["tokens_per_second"]
+            assert (rate is not None) == bool(measurement.columns["exact"])
+    for one in by_method["one-step"]:
+        if one.columns["exact"]:
+            assert one.columns["tokens_per_second"] == pytest.approx(length / one.columns["seconds"])
+    batched = by_method["one-step-batched"]
+    right = sum(m.columns["exact"] for m in batched)
+    assert right, "the tiny model solves two tokens"
+    for one in batched:
+        if one.columns["exact"]:
+            assert one.columns["tokens_per_second"] == pytest.approx(right * length / one.columns["seconds"])
+    hopeless = throughput.run(lm, [s | {"max_steps": 0} for s in cells], ids.repeat(3, 1))
+    assert any(m.columns["tokens_per_second"] is None for m in hopeless)
+
+
+def test_jacobi_of_a_row_reads_the_vector_that_generation_reads(done):
+    found = done["quality"][1]
+    both = {m: {r["text_hash"]: r for r in found if r["method"] == m} for m in ("autoregressive", "jacobi")}
+    assert set(both["autoregressive"]) == set(both["jacobi"])
+    for text, generated in both["autoregressive"].items():
+        iterated = both["jacobi"][text]
+        for column in ("loss_nats", "steps", "teacher_forced_accuracy", "work"):
+            assert iterated[column] == generated[column]
+        assert 1 <= iterated["passes"] <= iterated["tokens"] + 1
+        assert generated["passes"] == generated["tokens"]
+
+
+def test_one_vector_is_the_arrangement_of_e_alone(done):
+    path, found = done["quality"]
+    with Store.open(path) as store:
+        for row in found:
+            if row["method"] == "one-vector":
+                assert load(store.vectors_path(row["key"])).arrangement.name == "e*n"
+
+
+def test_what_comes_back_exactly_has_full_marks():
+    lm = family("llama")
+    ids = lm.encode("the same words again")
+    scores = quality._likeness(lm, ids, ids)
+    assert scores == {
+        "token_accuracy": 1,
+        "exact": 1,
+        "correct_prefix": len(ids),
+        "bleu": pytest.approx(100),
+        "rouge_l": 1,
+        "chrf": pytest.approx(100),
+    }
+
+
+def test_recipes_are_the_presets_with_the_cell_s_budget():
+    settings = {"recipe": "fast", "seed": 3, "max_steps": 7}
+    config = fits.recipe(settings)
+    base = preset("fast", seed=3)
+    assert config == replace(base, stop=replace(base.stop, max_steps=7))
+    crammed = fits.recipe({"recipe": "cramming", "seed": 3, "max_steps": 7})
+    assert isinstance(crammed, FitConfig)
+    assert crammed.optimiser == CRAMMING.optimiser
+    assert len({fits.recipe_hash(name) for name in ("fast", "tuned", "paper", "cramming")}) == 4
+
+
+def test_a_cell_is_the_fit_that_the_library_makes(done):
+    lm, (path, found) = family("llama"), done["cost"]
+    row = next(r for r in found if r["recipe"] == "fast")
+    with Store.open(path) as store:
+        saved = load(store.vectors_path(row["key"]))
+        key = next(k for (k,) in store._connection.execute("SELECT key FROM texts"))
+        ids = torch.tensor(store.texts(key))[row["text"], : row["tokens"]]
+    base = preset("fast", seed=row["seed"])
+    (again,) = fit_batch(lm, ids.unsqueeze(0), replace(base, stop=replace(base.stop, max_steps=row["max_steps"])))
+    assert torch.equal(again.tokens.e, saved.e)
+    assert torch.equal(again.tokens.m, saved.m)
+    assert again.loss == row["loss_nats"]

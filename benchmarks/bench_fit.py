@@ -1,8 +1,9 @@
 """The price of a fit: positions passed forward and backward until a text is exact, for the recipes side by side.
 
-Texts: chunks of speeches that nothing was trained on, half of them before 1919 and half of 2026, at every seed. A text
-that is not exact within the budget counts with all that was spent on it, and is named. Rows already in the file are not
-run again; a batch of texts is the unit of work, since its shape changes trajectories.
+Texts: chunks of speeches that nothing was trained on, half of them before 1919 and half of 2026, at every seed (or of
+other sources, which are summed up apart). A text that is not exact within the budget counts with all that was spent on
+it, and is named. Rows already in the file are not run again; a batch of texts is the unit of work, since its shape
+changes trajectories.
 """
 
 from __future__ import annotations
@@ -17,36 +18,46 @@ from typing import Any
 import torch
 
 from interleaved import circumstances, print_json
-from prototokens import FrozenLM, fit_batch, load_lm, preset
+from prototokens import FrozenLM, decode, fit_batch, load_lm, preset
+from prototokens.metrics import correct_prefix
 from prototokens.starts import learned_start
 from prototokens.texts import sample
 
 ROWS = Path(__file__).parent / "rows" / "fit.jsonl"
-SOURCES = ("old", "recent")
+SOURCES = "old,recent"
+RECIPES = ("paper", "tuned", "fast")
+DRAWN_AT = {32: 128}  # texts of 32 tokens are the beginnings of those that bench_prefix.py grows
 
 
-def texts(lm: FrozenLM, tokens: int, per_source: int) -> torch.Tensor:
-    return torch.cat([sample(source, lm, tokens, per_source, seed=7, split="test") for source in SOURCES])
+def texts(lm: FrozenLM, sources: str, tokens: int, per_source: int) -> torch.Tensor:
+    """Texts of every source, (B, tokens)."""
+    length = DRAWN_AT.get(tokens, tokens)
+    drawn = [sample(source, lm, length, per_source, seed=7, split="test") for source in sources.split(",")]
+    return torch.cat(drawn)[:, :tokens]
 
 
-def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, budget: int, per_source: int) -> list[dict[str, Any]]:
+def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One batch: every text at one seed."""
     config = preset(recipe, seed=seed)
-    config = replace(config, stop=replace(config.stop, max_steps=budget))
-    results = fit_batch(lm, texts(lm, tokens, per_source), config)
+    config = replace(config, stop=replace(config.stop, max_steps=options.budget))
+    sources, per_source = options.sources, options.per_source
+    target_ids = texts(lm, sources, tokens, per_source)
+    results = fit_batch(lm, target_ids, config)
     starter = learned_start(lm, config)
     return [
         {
             "recipe": recipe,
             "tokens": tokens,
             "seed": seed,
-            "budget": budget,
+            "budget": options.budget,
             "per_source": per_source,
+            "sources": sources,
             "text": number,
-            "source": SOURCES[number // per_source],
+            "source": sources.split(",")[number // per_source],
             "start": config.start if starter is None else f"learned, {starter.training['step']} steps",
             "exact": result.exact,
             "token_accuracy": result.token_accuracy,
+            "prefix": int(correct_prefix(decode(lm, result.tokens).ids, target_ids[number])),
             "min_margin": result.min_margin,
             "steps": result.steps,
             "work": result.token_positions + result.backward_positions,
@@ -72,11 +83,18 @@ def load_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    lines = []
+    """One line per length and recipe; ratios are over the pairs of text and seed that the default recipe ran too."""
+    lines: list[dict[str, Any]] = []
     for tokens in sorted({r["tokens"] for r in rows}):
-        for recipe in ("paper", "tuned", "fast"):
+        fast = {(r["text"], r["seed"]): r["work"] for r in rows if (r["tokens"], r["recipe"]) == (tokens, "fast")}
+        for recipe in RECIPES:
             own = [r for r in rows if (r["tokens"], r["recipe"]) == (tokens, recipe)]
+            shared = [r for r in own if (r["text"], r["seed"]) in fast]
             if own:
+                ratio = None
+                if shared:
+                    same = statistics.median(fast[r["text"], r["seed"]] for r in shared)
+                    ratio = round(statistics.median(r["work"] for r in shared) / same, 2)
                 lines.append(
                     {
                         "tokens": tokens,
@@ -87,6 +105,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         "exact_within_500": sum(r["exact"] and r["steps"] <= 500 for r in own),
                         "median_steps": statistics.median(r["steps"] for r in own),
                         "median_work": statistics.median(r["work"] for r in own),
+                        "times_the_work_of_fast": ratio,
                         "budget": max(r["budget"] for r in own),
                     }
                 )
@@ -100,7 +119,8 @@ def main() -> None:
     parser.add_argument("--lengths", default="16,32", help="tokens, comma-separated")
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--budget", type=int, default=2500, help="steps")
-    parser.add_argument("--per-source", type=int, default=4, help="texts from each of: old recent")
+    parser.add_argument("--sources", default=SOURCES, help="where texts come from, comma-separated")
+    parser.add_argument("--per-source", type=int, default=4, help="texts from each source")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are kept")
     parser.add_argument("--quick", action="store_true", help="the default recipe at 16 tokens and seed 0, four texts")
     options = parser.parse_args()
@@ -108,7 +128,8 @@ def main() -> None:
         options.recipes, options.lengths, options.seeds, options.per_source = "fast", "16", "0", 2
         options.budget, options.rows = 150, Path("/dev/null")
     rows = load_rows(options.rows)
-    rows = [r for r in rows if (r["budget"], r["per_source"]) == (options.budget, options.per_source)]
+    fixed = (options.budget, options.per_source, options.sources)
+    rows = [r for r in rows if (r["budget"], r["per_source"], r.get("sources", SOURCES)) == fixed]
     done = {(r["recipe"], r["tokens"], r["seed"]) for r in rows}
     lm: FrozenLM | None = None
     for tokens in map(int, options.lengths.split(",")):
@@ -117,7 +138,7 @@ def main() -> None:
                 if (recipe, tokens, seed) in done:
                     continue
                 lm = lm or load_lm(options.model)
-                new = run(lm, recipe, tokens, seed, options.budget, options.per_source)
+                new = run(lm, recipe, tokens, seed, options)
                 rows += new
                 options.rows.parent.mkdir(exist_ok=True)
                 with options.rows.open("a") as file:

@@ -1,0 +1,103 @@
+"""The longest exact prefix for a given price: proto-tokens beside cramming with one vector and the published recipe.
+
+The price is the positions, forward and backward, that `paper` spends in 2,500 steps at 32 tokens. Proto-tokens and cramming
+grow the prefix while it holds, from the vectors that held the last one. What `paper` reached is read from the rows that
+bench_fit.py made on the same texts: the right tokens before the first wrong one, and all right tokens. Rows already in
+the file are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import bench_fit
+from interleaved import circumstances, print_json
+from prototokens import FrozenLM, load_lm, preset
+from prototokens.capacity import Attempt, autoregressive, grow, one_step, prefix_h_lm_nats
+from prototokens.cramming import CRAMMING
+
+ROWS = Path(__file__).parent / "rows" / "prefix.jsonl"
+TEXTS = [0, 1, 4, 5]  # of bench_fit's eight: two from before 1919, two of 2026
+LENGTH = bench_fit.DRAWN_AT[32]
+
+
+def attempts(lm: FrozenLM) -> dict[str, Attempt]:
+    return {
+        "one-step": one_step(lm, preset("fast")),
+        "autoregressive": autoregressive(lm, CRAMMING),
+        "autoregressive, published": autoregressive(lm, preset("paper")),
+    }
+
+
+def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace) -> list[dict[str, Any]]:
+    target_ids = bench_fit.texts(lm, bench_fit.SOURCES, LENGTH, 4)[texts]
+    found = grow(attempts(lm)[method], target_ids, options.steps, factor=options.factor, work=options.work)
+    return [
+        {
+            "method": method,
+            "text": text,
+            "work_allowed": options.work,
+            "factor": options.factor,
+            "max_steps": options.steps,
+            "prefix": capacity.tokens,
+            "h_lm_nats": prefix_h_lm_nats(lm, ids, capacity.tokens),
+            "work": capacity.work,
+            "stop_reason": capacity.stop_reason,
+            "trials": [[t.tokens, t.reached, t.steps, t.work] for t in capacity.trials],
+            **circumstances(),
+        }
+        for text, ids, capacity in zip(texts, target_ids, found, strict=True)
+    ]
+
+
+def published(texts: list[int]) -> list[dict[str, Any]]:
+    rows = [r for r in bench_fit.load_rows(bench_fit.ROWS) if (r["recipe"], r["tokens"], r["seed"]) == ("paper", 32, 0)]
+    return [
+        {
+            "method": "paper",
+            "text": r["text"],
+            "prefix": r["prefix"],
+            "right": round(32 * r["token_accuracy"]),
+            "work": r["work"],
+        }
+        for r in rows
+        if r["text"] in texts and "prefix" in r
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--methods", default="one-step,autoregressive", help="comma-separated")
+    parser.add_argument("--work", type=int, default=2 * 2500 * 32, help="positions forward and backward for each text")
+    parser.add_argument("--steps", type=int, default=600, help="that one length may take")
+    parser.add_argument("--factor", type=float, default=1.25, help="by which the prefix grows")
+    parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are kept")
+    parser.add_argument("--quick", action="store_true", help="one text, a twentieth of the price, nothing kept")
+    options = parser.parse_args()
+    texts = TEXTS
+    if options.quick:
+        texts, options.work, options.rows = TEXTS[:1], options.work // 20, Path("/dev/null")
+    rows = [r for r in bench_fit.load_rows(options.rows) if r["work_allowed"] == options.work]
+    lm: FrozenLM | None = None
+    for method in filter(None, options.methods.split(",")):
+        if not any(r["method"] == method for r in rows):
+            lm = lm or load_lm(options.model)
+            new = run(lm, method, texts, options)
+            rows += new
+            options.rows.parent.mkdir(exist_ok=True)
+            with options.rows.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in new)
+    rows += published(texts)
+    for method in dict.fromkeys(r["method"] for r in rows):
+        prefixes = [r["prefix"] for r in rows if r["method"] == method]
+        print(f"{method}: longest exact prefix {prefixes}, median {statistics.median(prefixes)}")
+    print_json(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,9 @@ PALETTE = ("#2f7dc0", "#cf6a1d", "#23916a", "#946bd0", "#cc4458", "#85801f")
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
+WIDTH = 7.0
+"""Of every figure, in inches."""
+
 _STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": INK,
@@ -63,19 +66,29 @@ def style() -> Iterator[None]:
         yield
 
 
-def panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A new figure and its axes, row by row; inches. Legends go below: `legend_below`."""
+def panels(rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
+    """A new figure of that height, in inches, and its axes, row by row. All are as wide, so that all letters are."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def legend_below(figure: Any, axes: list[Any], columns: int) -> None:
-    """One legend for all axes, below them, each name once."""
+def legend(figure: Any, axes: list[Any], where: str = "lower center") -> None:
+    """One legend for all axes, outside of them, each name once."""
     named = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     if named:
-        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
+        figure.legend(list(named.values()), list(named), loc=f"outside {where}")
+
+
+def logarithmic(axis: Any) -> None:
+    """A logarithmic axis with plain numbers as its ticks."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def octaves(axis: Any, lengths: list[int]) -> None:

@@ -44,6 +44,7 @@ class Table:
         row_heads: headings of the columns that name a row.
         make: the rows of the study that are done -> the table's numbers, published ones included, in reading order.
         comparable: the paper has rows of the same kind, so that what was not measured of them is worth naming.
+        order: first row heads in the order of their rows; others come after, as their entries came.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Table:
     row_heads: tuple[str, ...]
     make: Callable[[Sequence[Row]], list[Entry]]
     comparable: bool = True
+    order: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,8 +93,8 @@ class Grid:
     rows: list[tuple[tuple[str, ...], list[Entry | None]]]
 
 
-def lay_out(entries: Sequence[Entry]) -> Grid:
-    """Rows, columns and groups of columns of a table's numbers."""
+def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
+    """Rows, columns and groups of columns of a table's numbers; `order` as in `Table`."""
     published = {
         group: all(entry.published for entry in entries if entry.group == group)
         for group in dict.fromkeys(entry.group for entry in entries)
@@ -104,7 +106,8 @@ def lay_out(entries: Sequence[Entry]) -> Grid:
     ]
     cells = {(entry.row, entry.group, entry.column): entry for entry in entries}
     assert len(cells) == len(entries), "two numbers for one cell"
-    heads = dict.fromkeys(entry.row for entry in entries)
+    place = {head: i for i, head in enumerate(order)}
+    heads = sorted(dict.fromkeys(e.row for e in entries), key=lambda head: place.get(head[0], len(place)))
     return Grid(
         groups=[(group, published[group], sum(g == group for g, _ in columns)) for group in published],
         columns=columns,

@@ -8,7 +8,7 @@ from typing import Any
 from .. import published
 from .comparisons import AUTOREGRESSIVE, METHODS, RATIO, information, paired_nats, throughput, way
 from .conditions import by, distinct, ordered, series
-from .drawing import INK, MARKERS, PALETTE, legend_below, octaves, panels
+from .drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panels
 from .exhibit import Entry
 from .summary import REACHED, Row, mean
 from .tables import BEST, M_SHARED, NATS, SOURCES, capacity, of_method, searched_capacity
@@ -21,31 +21,34 @@ def draw_capacity(rows: Sequence[Row]) -> Any:
         return None
     paper = [(e.row[:2], e.row[2], e.column, e.summary.value) for e in capacity(()) if e.published]
     heads = list(dict.fromkeys([*(head for head, *_ in paper), *(head for head, *_ in own)]))
-    figure, axes = panels(1, 2, 7.0, 0.9 + 0.42 * len(heads))
+    figure, axes = panels(1, 2, 1.4 + 0.42 * len(heads))
     for ax, quantity in zip(axes, (BEST, NATS), strict=True):
         for family, marker in (("Pythia", "o"), ("Llama", "s")):
             models = [model for model in published.MODELS if model.startswith(family)]
             for size, model in enumerate(models):
-                points = [(v, heads.index(h)) for h, q, m, v in paper if (q, m) == (quantity, model)]
+                points = [(v, float(heads.index(h))) for h, q, m, v in paper if (q, m) == (quantity, model)]
                 name = f"paper: {family} {', '.join(m.split()[-1] for m in models)} (by size)"
                 drawn = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8, "alpha": 0.7}
                 ax.scatter(*zip(*points, strict=True), s=12 + 16 * size, marker=marker, label=name, **drawn)
-        for i, label in enumerate(dict.fromkeys(label for *_, label, _ in own)):
-            points = [(v, heads.index(h)) for h, q, name, v in own if (q, name) == (quantity, label) and v > 0]
+        labels = list(dict.fromkeys(label for *_, label, _ in own))
+        for i, label in enumerate(labels):
+            aside = 0.16 * (i - (len(labels) - 1) / 2)
+            points = [(v, heads.index(h) + aside) for h, q, name, v in own if (q, name) == (quantity, label) and v > 0]
             if points:
                 colour, marker = PALETTE[i % len(PALETTE)], MARKERS[-1 - i % len(MARKERS)]
                 ax.scatter(*zip(*points, strict=True), s=44, color=colour, marker=marker, label=label, zorder=3)
-        ax.set(xscale="log", ylim=(len(heads) - 0.5, -0.5), xlabel=_AXIS[quantity])
-    axes[0].set_yticks(range(len(heads)), [f"{source.split(' (')[0]}, {shared}" for source, shared in heads])
+        ax.set(ylim=(len(heads) - 0.5, -0.5), xlabel=_AXIS[quantity])
+        logarithmic(ax.xaxis)
+    axes[0].set_yticks(range(len(heads)), [f"{source.split(' (')[0]}, {shared} m" for source, shared in heads])
     axes[1].set_yticks(range(len(heads)), [""] * len(heads))
-    legend_below(figure, axes, 1)
+    legend(figure, axes)
     return figure
 
 
 def tell_capacity(rows: Sequence[Row]) -> str:
     """Figure 1 in words."""
     told = [
-        f"{label}, {source}, {shared}: {value:.0f} {'tokens' if quantity == BEST else 'nats'}"
+        f"{label}, {source}, {shared} m: {value:.0f} {'tokens' if quantity == BEST else 'nats'}"
         for (source, shared), quantity, label, value in _capacity_points(rows)
     ]
     return f"Capacity by source, on logarithmic axes, beside the six models of the paper. {_listed(told)}"
@@ -58,20 +61,20 @@ def draw_accuracy(rows: Sequence[Row]) -> Any:
     if not sources:
         return None
     columns = min(2, len(sources))
-    figure, axes = panels(-(-len(sources) // columns), columns, 7.0, 0.8 + 2.3 * -(-len(sources) // columns))
+    figure, axes = panels(-(-len(sources) // columns), columns, 0.8 + 2.3 * -(-len(sources) // columns))
     labelled = series(grid, ("source", "m_shared", "text", "seed", "tokens"))
     for ax, source in zip(axes, sources, strict=False):
         for i, (label, own) in enumerate(labelled.items()):
             for (shared,), cell in by([row for row in own if row["source"] == source], "m_shared").items():
                 line = "--" if shared else "-"
-                name = f"{label}, {M_SHARED[bool(shared)]}"
+                name = f"{label}, {M_SHARED[bool(shared)]} m"
                 _means(ax, cell, "token_accuracy", i, name, line)
         ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":", label=f"accuracy {REACHED:g}")
         ax.set(title=SOURCES.get(source, source), ylim=(-0.03, 1.05), xlabel="tokens", ylabel="token accuracy")
         octaves(ax.xaxis, distinct(grid, "tokens"))
     for ax in axes[len(sources) :]:
         ax.remove()
-    legend_below(figure, axes[: len(sources)], 1)
+    legend(figure, axes[: len(sources)])
     return figure
 
 
@@ -83,7 +86,7 @@ def tell_accuracy(rows: Sequence[Row]) -> str:
             curve = by(cell, "tokens")
             first, last = (mean(row["token_accuracy"] for row in curve[end]) for end in (min(curve), max(curve)))
             if first and last:
-                where = f"{label}, {SOURCES.get(source, source)}, {M_SHARED[bool(shared)]}"
+                where = f"{label}, {SOURCES.get(source, source)}, {M_SHARED[bool(shared)]} m"
                 told.append(
                     f"{where}: {first.value:.2f} at {min(curve)[0]} tokens, {last.value:.2f} at {max(curve)[0]}"
                 )
@@ -96,25 +99,15 @@ def draw_information(rows: Sequence[Row]) -> Any:
     found = {label: pairs for label, pairs in found.items() if pairs}
     if not found:
         return None
-    figure, axes = panels(len(found), 1, 5.4, 0.9 + 4.0 * len(found))
+    figure, axes = panels(len(found), 1, 4.2 * len(found))
     for ax, (label, pairs) in zip(axes, found.items(), strict=True):
         top = 1.08 * max([1.0, *(value for _, *values in pairs for value in values)])
         ax.plot([0, top], [0, top], color=INK, linewidth=0.8, label="equal")
         ax.plot([0, top], [0, top / 2], color=INK, linewidth=0.8, linestyle="--", label="half (paper: natural text)")
-        for source, vectors in by([row for row, *_ in pairs], "source", "vectors"):
-            points = [(y, x) for row, x, y in pairs if (row["source"], row["vectors"]) == (source, vectors)]
-            colour = PALETTE[ordered({*SOURCES, source}, SOURCES).index(source) % len(PALETTE)]
-            name = f"{SOURCES.get(source, source).split(' (')[0]}, {vectors} vector{'s' if vectors != 1 else ''}"
-            ax.scatter(
-                *zip(*points, strict=True),
-                color=colour,
-                marker=MARKERS[(vectors - 1) % len(MARKERS)],
-                alpha=0.8,
-                label=name,
-            )
-        ax.set(title=label, xlim=(0, top), ylim=(0, top), aspect="equal")
+        _scatter_pairs(ax, pairs)
+        ax.set(title=label, xlim=(0, top), ylim=(0, top), box_aspect=1)
         ax.set(xlabel="H_LM, autoregressive, nats", ylabel="H_LM, one step, nats")
-    legend_below(figure, axes, 2)
+    legend(figure, axes, "right upper")
     return figure
 
 
@@ -130,15 +123,16 @@ def draw_throughput(rows: Sequence[Row]) -> Any:
     labelled = series([row for row in rows if row["exact"]], ("method", "batch", "tokens"), more=("threads",))
     if not labelled:
         return None
-    figure, axes = panels(len(labelled), 1, 5.8, 0.9 + 2.9 * len(labelled))
+    figure, axes = panels(len(labelled), 1, 0.9 + 3.2 * len(labelled))
     for ax, (label, own) in zip(axes, labelled.items(), strict=True):
         ways = by(own, "method", "batch")
         for i, (method, batch) in enumerate(sorted(ways, key=lambda w: (METHODS.index(w[0]), w[1] or 0))):
             line = "--" if method == AUTOREGRESSIVE else "-"
             _means(ax, ways[method, batch], "tokens_per_second", i, way(method, batch), line)
-        ax.set(title=label, yscale="log", xlabel="tokens", ylabel="tokens a second")
+        ax.set(title=label, xlabel="tokens", ylabel="tokens a second")
+        logarithmic(ax.yaxis)
         octaves(ax.xaxis, distinct(own, "tokens"))
-    legend_below(figure, axes, 2)
+    legend(figure, axes)
     return figure
 
 
@@ -155,17 +149,30 @@ _AXIS = {BEST: "capacity, tokens", NATS: "H_LM, nats"}
 def _capacity_points(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], str, str, float]]:
     """(source and m, BEST or NATS, label, value) of what was measured, of searches too."""
 
-    def point(e: Entry, quantity: str, how: str) -> tuple[tuple[str, ...], str, str, float]:
-        return e.row[:2], quantity, f"{e.group.removesuffix(')')}, {how})", e.summary.value
+    def point(e: Entry, label: str, quantity: str, how: str) -> tuple[tuple[str, ...], str, str, float]:
+        return e.row[:2], quantity, f"{label.removesuffix(')')}, {how})", e.summary.value
 
     quantities = {"C, tokens: best": BEST, "H_LM, nats: mean": NATS}
     grid = [e for e in capacity(rows) if not e.published and e.row[2] in (BEST, NATS)]
     searched = [e for e in searched_capacity(rows) if e.column in quantities]
-    return [point(e, e.row[2], "grid") for e in grid] + [point(e, quantities[e.column], e.row[2]) for e in searched]
+    points = [point(e, e.column, e.row[2], "grid") for e in grid]
+    return points + [point(e, e.group, quantities[e.column], e.row[2]) for e in searched]
 
 
 def _information_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return series(rows, ("source", "vectors", "method", "text", "seed"))
+
+
+def _scatter_pairs(ax: Any, pairs: Sequence[tuple[Row, float, float]]) -> None:
+    """Pairs of nats as points: a colour for each source, a marker for each number of vectors."""
+    rows = [row for row, *_ in pairs]
+    for vectors in distinct(rows, "vectors"):
+        for i, source in enumerate(ordered({*SOURCES, *distinct(rows, "source")}, SOURCES)):
+            points = [(y, x) for row, x, y in pairs if (row["source"], row["vectors"]) == (source, vectors)]
+            name = f"{SOURCES.get(source, source).split(' (')[0]}, {vectors} vector{'s' if vectors != 1 else ''}"
+            kind = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[(vectors - 1) % len(MARKERS)]}
+            if points:
+                ax.scatter(*zip(*points, strict=True), alpha=0.8, label=name, **kind)
 
 
 def _means(ax: Any, rows: Sequence[Row], column: str, i: int, name: str, line: str) -> None:

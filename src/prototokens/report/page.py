@@ -116,7 +116,7 @@ def number(value: float, decimals: int) -> str:
 
 
 def _table(table: Table, entries: list[Entry], measured: bool) -> dict[str, Any]:
-    grid = lay_out(entries)
+    grid = lay_out(entries, table.order)
     heads = [head for head, _ in grid.rows]
     return {
         "grid": grid,

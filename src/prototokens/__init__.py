@@ -6,27 +6,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .archive import Archive, read_archive, write_archive
     from .arrangements import ARRANGEMENTS, Arrangement
+    from .capacity import Capacity, bisect, grow
+    from .cramming import CrammingResult, cram, cram_batch, reconstruct
     from .decoding import Decoded, decode
     from .errors import InputError
     from .fitting import FitResult, Given, fit, fit_batch
+    from .jacobi import JacobiResult, jacobi_decode
     from .lm import FrozenLM, load_lm
+    from .packing import PackConfig, pack
     from .recipes import PRESETS, AdamW, FitConfig, Stop, preset
     from .tokens import ProtoTokens, load, save
+    from .unpacking import chunk_ids, iter_text, read_range, unpack
 
 __all__ = [
-    "ARRANGEMENTS", "PRESETS", "AdamW", "Arrangement", "Decoded", "FitConfig", "FitResult", "FrozenLM", "Given",
-    "InputError", "ProtoTokens", "Stop", "decode", "fit", "fit_batch", "load", "load_lm", "preset", "save",
+    "ARRANGEMENTS", "PRESETS", "AdamW", "Archive", "Arrangement", "Capacity", "CrammingResult", "Decoded",
+    "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "JacobiResult", "PackConfig", "ProtoTokens", "Stop",
+    "bisect", "chunk_ids", "cram", "cram_batch", "decode", "fit", "fit_batch", "grow", "iter_text", "jacobi_decode",
+    "load", "load_lm", "pack", "preset", "read_archive", "read_range", "reconstruct", "save", "unpack",
+    "write_archive",
 ]  # fmt: skip
 
 _HOME = {
+    "archive": ("Archive", "read_archive", "write_archive"),
     "arrangements": ("ARRANGEMENTS", "Arrangement"),
+    "capacity": ("Capacity", "bisect", "grow"),
+    "cramming": ("CrammingResult", "cram", "cram_batch", "reconstruct"),
     "decoding": ("Decoded", "decode"),
     "errors": ("InputError",),
     "fitting": ("FitResult", "Given", "fit", "fit_batch"),
+    "jacobi": ("JacobiResult", "jacobi_decode"),
     "lm": ("FrozenLM", "load_lm"),
+    "packing": ("PackConfig", "pack"),
     "recipes": ("PRESETS", "AdamW", "FitConfig", "Stop", "preset"),
     "tokens": ("ProtoTokens", "load", "save"),
+    "unpacking": ("chunk_ids", "iter_text", "read_range", "unpack"),
 }
 
 

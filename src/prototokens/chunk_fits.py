@@ -1,0 +1,103 @@
+"""Fits of chunks: one batch of them is the unit of work of packing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .arrangements import arrangement_named
+from .chunks import chunk_logits
+from .descent import FitProgress
+from .efforts import Attempt, ChunkFit, Task
+from .fitting import Given, descend
+from .lm import FrozenLM
+from .metrics import logit_margins
+from .recipes import FitConfig, Stop
+from .starts import learned_start
+
+
+def common_m(lm: FrozenLM, recipe: FitConfig) -> Tensor:
+    """The m-token that all chunks of a document have in common, float32, (D,).
+
+    That of the learned start that the recipe means for this model, or else the mean embedding. It is rounded to float16
+    before anything is fitted to it, so that it is stored in two bytes an entry at no loss.
+    """
+    starter = learned_start(lm, recipe)
+    m = (lm.embedding_statistics.mean if starter is None else starter.m).detach().cpu().float()
+    small = m.half().float()
+    return small if small.isfinite().all() else m
+
+
+def fit_chunks(
+    lm: FrozenLM,
+    ids: Tensor,
+    tasks: Sequence[Task],
+    attempt: Attempt,
+    m: Tensor,
+    recipe: FitConfig,
+    margin: float,
+    progress: Callable[[FitProgress], None] | None = None,
+) -> list[ChunkFit]:
+    """Fit a batch of chunks of one length, and count what each misses.
+
+    What is drawn for a chunk depends on its ids and the number of its attempt alone.
+
+    Args:
+        lm: the frozen model.
+        ids: ids of the document, int64, (N,).
+        tasks: chunks of one length, all at the same attempt.
+        attempt: that attempt.
+        m: the m-token that the document's chunks have in common, (D,).
+        recipe: arrangement, optimiser, start and seed.
+        margin: in logits; the fit goes on until every token leads by that much, and a token that leads by less than
+            half of it counts as missed.
+        progress: see `fit_batch`.
+
+    Returns:
+        One fit per task, in order.
+    """
+    targets = torch.stack([ids[task.start : task.stop] for task in tasks])  # (B, T)
+    config = replace(recipe, stop=Stop(max_steps=attempt.steps, margin=margin), seed=recipe.seed + tasks[0].attempt)
+    given = None if attempt.own_m else Given(m=m)
+    found = descend(lm, targets, config, given, progress=progress)
+    e = torch.stack([outcome.e for outcome in found.outcomes])  # (B, 1, D)
+    all_m = torch.stack([outcome.m for outcome in found.outcomes])  # (B, D)
+    arrangement = arrangement_named(config.arrangement)
+    logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, found.fixed)
+    missed = (~is_held(logits, targets, margin)).sum(1).tolist()
+    return [
+        ChunkFit(task, count, own_e[0].cpu(), own_m.cpu() if attempt.own_m else None)
+        for task, count, own_e, own_m in zip(tasks, missed, e, all_m, strict=True)
+    ]
+
+
+def is_held(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
+    """Which tokens come from the vectors alone: those that lead, and by at least half the margin.
+
+    Args:
+        logits: (B, T, V).
+        targets: ids, (B, T).
+        margin: in logits.
+
+    Returns:
+        bool, (B, T), on the CPU.
+    """
+    lead = logit_margins(logits, targets.to(logits.device)).cpu()
+    return (lead > 0) & (lead >= margin / 2)  # NaN is neither
+
+
+def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:
+    """Fits of one attempt as tensors; `from_tensors` is the way back."""
+    tasks = torch.tensor([[fit.task.start, fit.task.stop, fit.task.attempt, fit.missed] for fit in fits])
+    own = [fit.m for fit in fits if fit.m is not None]
+    return {"tasks": tasks, "e": torch.stack([fit.e for fit in fits])} | ({"m": torch.stack(own)} if own else {})
+
+
+def from_tensors(tensors: Mapping[str, Tensor]) -> Iterable[ChunkFit]:
+    """The fits that `to_tensors` gave."""
+    own = tensors.get("m")
+    for row, (start, stop, attempt, missed) in enumerate(tensors["tasks"].tolist()):
+        yield ChunkFit(Task(start, stop, attempt), missed, tensors["e"][row], None if own is None else own[row])

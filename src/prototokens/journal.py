@@ -1,0 +1,113 @@
+"""Journal: finished work beside the file that it is for, so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from .errors import InputError
+from .files import check_new_file
+from .records import read_record, write_record
+
+_KIND = "finished work"
+_SUFFIX = ".partial"
+_SETTINGS = "settings.safetensors"
+
+
+class Journal:
+    """The folder `OUTPUT.partial`: what the work is, its finished parts, and a lock that dies with its process.
+
+    Use it in a `with` block. Every part is a file that appears whole or not at all; what a kill leaves behind is at
+    most a part that is not there.
+
+    Args:
+        output: the file that the work is for.
+        settings: what the work is, JSON values; parts made with other settings are refused.
+        overwrite: replace an output that is there, and drop the unfinished parts of another work.
+
+    Raises:
+        InputError: on entering: the output exists or cannot be written, another process works on it, or the folder
+            holds parts made with other settings.
+    """
+
+    def __init__(self, output: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.output = Path(output)
+        self.settings = dict(settings)
+        self.overwrite = overwrite
+        target = self.output.resolve()  # what a link leads to is written, the link stays
+        self.folder = target.with_name(target.name + _SUFFIX)
+        self._count = 0
+
+    def __enter__(self) -> Journal:
+        from filelock import FileLock, Timeout
+
+        check_new_file(self.output, overwrite=self.overwrite)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = FileLock(self.folder / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.output}: another process works on it; wait for it, or choose another name"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        try:
+            check_new_file(self.output, overwrite=self.overwrite)  # the other process may have finished just now
+            self._begin()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+    def _begin(self) -> None:
+        path = self.folder / _SETTINGS
+        if path.exists():
+            try:
+                before = read_record(path, _KIND)[1]
+            except InputError:
+                before = {}
+            others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
+            if others and not self.overwrite:
+                raise InputError(
+                    f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
+                    "give the same command to go on with it, or begin anew (--force)"
+                )
+            if others:
+                for part in self.folder.glob("*.safetensors"):
+                    part.unlink()
+        write_record(path, _KIND, {}, self.settings, overwrite=True)
+
+    def parts(self) -> Iterator[dict[str, Tensor]]:
+        """All finished parts, in the order they were made; one that is damaged is left out, and made anew."""
+        for path in sorted(self.folder.glob("part-*.safetensors")):
+            self._count = int(path.stem.removeprefix("part-")) + 1
+            try:
+                yield read_record(path, _KIND)[0]
+            except InputError:
+                path.unlink()
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a finished part."""
+        path = self.folder / f"part-{self._count:08d}.safetensors"
+        write_record(path, _KIND, tensors, {}, overwrite=True)
+        self._count += 1
+
+    def finish(self, write: Callable[[Path], object]) -> None:
+        """Let `write` write the output under the name it is given, move it to its place, and drop the journal."""
+        written = self.folder / "output"
+        written.unlink(missing_ok=True)
+        write(written)
+        os.replace(written, self.output.resolve())
+        shutil.rmtree(self.folder, ignore_errors=True)

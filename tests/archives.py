@@ -1,0 +1,80 @@
+"""What tests of archives share: efforts that take a moment, archives of every kind, and tokenizers that are odd."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import torch
+
+from families import ONE, family, tokenizer
+from prototokens import Archive, FrozenLM, PackConfig, pack
+from prototokens.efforts import Attempt, Effort
+
+TEXT = "Go home, naïve 😀.\r\nBe \ufffd!"
+NOTHING = Effort((4,), (Attempt(False, 0),), spare=1.0, floor_tokens=4)
+"""No steps: every chunk is decoded all the same, and all comes from the residual."""
+QUICK = Effort((2,), (Attempt(True, 40),), spare=1.0, floor_tokens=2)
+"""Most tokens come from the vectors."""
+HALVING = Effort((4,), (Attempt(False, 5), Attempt(True, 40)), spare=0.0, floor_tokens=2)
+"""Some chunks stay whole, with an m of their own or without, and some do not."""
+
+
+def config(effort: Effort = QUICK, **changes: Any) -> PackConfig:
+    """How tests pack, with the recipe that the tiny models were tuned for."""
+    return replace(PackConfig(effort=effort, recipe=ONE, batch_tokens=64, margin=0.2), **changes)
+
+
+@cache
+def packed(effort: Effort = QUICK, name: str = "llama", store: str = "auto") -> Archive:
+    """The archive of `TEXT`, made once."""
+    return pack(family(name), TEXT, config(effort, store=store))
+
+
+class Odd:
+    """The byte tokenizer with a habit: what it does to a text before it encodes, and to one that it has decoded."""
+
+    def __init__(self, before: Any = lambda text: text, after: Any = lambda text: text, shift: int = 0) -> None:
+        self.before, self.after, self.shift = before, after, shift
+
+    def get_vocab(self) -> dict[str, int]:
+        return tokenizer().get_vocab()
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        ids = tokenizer().encode(self.before(text), **options)
+        return [i + self.shift if i == ord("z") else i for i in ids]
+
+    def decode(self, ids: list[int], **options: Any) -> str:
+        return self.after(tokenizer().decode([i - self.shift if i >= 264 else i for i in ids], **options))
+
+
+ODD = {
+    "plain": Odd(),
+    "lower-cases": Odd(before=str.lower),
+    "drops white space": Odd(before=lambda text: "".join(text.split())),
+    "strips a space at the beginning": Odd(after=lambda text: text.removeprefix(" ")),
+    "adds a space at the beginning": Odd(after=lambda text: f" {text}"),
+    "marks what is no character": Odd(after=lambda text: text.replace("\ufffd", "<0x>")),
+    "leaves out what is no character": Odd(after=lambda text: text.replace("\ufffd", "")),
+    "knows more tokens than the model": Odd(shift=1000),
+}
+
+
+def odd(habit: str) -> FrozenLM:
+    """A tiny model with an odd tokenizer."""
+    return FrozenLM(family("llama").model, ODD[habit], family("llama").identity)
+
+
+def same_archive(a: Archive, b: Archive) -> bool:
+    """Whether two archives hold the same bits."""
+    own, other = vars(a), vars(b)
+    plain = ("model", "arrangement", "literals", "text_hash", "text_bytes", "packing")
+    tensors = ("m", "fixed", "lengths", "own_m", "checksums", "residual_positions", "residual_ids", "pieces",
+               "piece_checksums")  # fmt: skip
+    vectors = zip(a.vectors.tensors().values(), b.vectors.tensors().values(), strict=True)
+    return (
+        all(own[name] == other[name] for name in plain)
+        and all(torch.equal(own[name], other[name]) for name in tensors)
+        and all(torch.equal(x, y) for x, y in vectors)
+    )

@@ -1,0 +1,203 @@
+"""Laws of packing: pack then unpack is the identity on any text, whatever comes out of the vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from archives import HALVING, NOTHING, ODD, QUICK, TEXT, config, odd, packed, same_archive
+from families import FAMILIES, RECIPE, analytic, build, counted, family, tokenizer
+from prototokens import FrozenLM, InputError, PackConfig, pack, read_archive, unpack, write_archive
+from prototokens.chunk_fits import common_m
+from prototokens.efforts import Attempt, Effort
+from prototokens.packing import PackProgress
+from prototokens.storage import STORES
+
+ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
+
+
+@settings(max_examples=60)
+@given(ANY_TEXT, st.sampled_from(list(ODD)), st.integers(1, 9), st.sampled_from(["auto", *STORES]))
+def test_any_text_comes_back_whatever_the_tokenizer_does(text: str, habit: str, size: int, store: str) -> None:
+    lm = odd(habit)
+    archive = pack(lm, text, config(NOTHING, chunk_tokens=size, store=store))
+    assert unpack(lm, archive) == text
+    assert archive.text_bytes == len(text.encode())
+    assert archive.characters == len(text)
+    assert 0 <= archive.share_from_vectors <= 1
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n", "a", "é", "😀", "\ufeffBOM\r\n", "\ufffd", "a\x00b", "<|im_start|>x"])
+def test_small_and_strange_texts_come_back_from_a_file(text: str, tmp_path: Path) -> None:
+    lm = family("llama")
+    archive = pack(lm, text, config(NOTHING), output=tmp_path / "file")
+    again = read_archive(tmp_path / "file")
+    assert same_archive(again, archive)
+    assert unpack(lm, again) == text
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_packs_and_unpacks(name: str) -> None:
+    archive = packed(name=name)
+    assert unpack(family(name), archive) == TEXT
+    assert archive.share_from_vectors > 0.5
+    assert archive.model == family(name).identity
+
+
+def test_a_model_that_is_no_transformer_of_hugging_face_s_will_do() -> None:
+    lm = analytic()
+    assert unpack(lm, pack(lm, "aaaabbbb", config())) == "aaaabbbb"
+
+
+def test_the_share_is_what_the_vectors_give() -> None:
+    lm, archive = family("llama"), packed()
+    right = 0
+    for chunk in range(len(archive)):
+        e, m = archive.chunk_vectors(torch.tensor([chunk]))
+        layout = archive.arrangement.layout(int(archive.lengths[chunk]))
+        ids = lm.logits(layout.inputs_embeds(e, m, archive.fixed), layout.read_positions())[0].argmax(-1)
+        right += int((ids == archive.patched(chunk, ids)).sum())
+    every = archive.tokens + len(archive.literals)
+    assert archive.share_from_vectors == (archive.tokens - len(archive.residual_ids)) / every
+    # Tokens that lead by too little are kept too, so that more than the share may be right.
+    assert right / every >= archive.share_from_vectors
+    assert packed(NOTHING).share_from_vectors < archive.share_from_vectors
+
+
+def test_tokens_that_lead_by_less_than_half_the_margin_are_in_the_residual() -> None:
+    lm = family("llama")
+    shares = [
+        pack(lm, TEXT, config(replace(QUICK, attempts=(Attempt(True, 12),)), margin=margin)).share_from_vectors
+        for margin in (0.0, 1.0, 4.0, 1000.0)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[-1] == 0 < shares[0]
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_every_store_is_exact_and_smaller_ones_are_smaller(store: str, tmp_path: Path) -> None:
+    archive = packed(store=store)
+    assert archive.vectors.counts[store] == len(archive.vectors)
+    assert unpack(family("llama"), archive) == TEXT
+    sizes = [write_archive(tmp_path / s, packed(store=s)).stat().st_size for s in STORES]
+    assert sizes == sorted(sizes)
+
+
+def test_auto_loses_no_token_to_rounding() -> None:
+    auto, whole = packed(), packed(store="float32")
+    assert auto.share_from_vectors == whole.share_from_vectors
+    assert auto.vectors.counts["float32"] < len(auto.vectors)
+
+
+def test_chunks_share_the_m_that_is_stored_at_no_loss() -> None:
+    lm = family("llama")
+    m = common_m(lm, config().recipe)
+    assert torch.equal(m.half().float(), m)
+    assert torch.allclose(m, lm.embedding_statistics.mean, rtol=1e-3, atol=1e-6)
+    archive = packed(NOTHING)
+    assert torch.equal(archive.m, m)
+    assert not archive.own_m.any()
+    assert len(archive.vectors) == len(archive)
+
+
+def test_a_chunk_that_does_not_come_out_gets_its_own_m_and_is_halved() -> None:
+    lm = family("llama")
+    archive = pack(lm, TEXT[:12], config(HALVING))
+    assert archive.own_m.any()
+    assert unpack(lm, archive) == TEXT[:12]
+    hopeless = Effort((8,), (Attempt(False, 0),), spare=0.0, floor_tokens=2)
+    assert set(pack(lm, "abcdefgh" * 2, config(hopeless)).lengths.tolist()) == {2}
+
+
+def test_chunks_are_as_long_as_comes_out_in_the_trial() -> None:
+    lm = family("llama")
+    text = "abcd" * 40
+    attempts = (Attempt(True, 0),)
+    easy = Effort((2, 4, 8, 16), attempts, spare=1.0, floor_tokens=16)
+    assert set(pack(lm, text, config(easy)).lengths.tolist()) == {16}
+    hard = replace(easy, spare=0.0, floor_tokens=2)
+    assert set(pack(lm, text, config(hard)).lengths.tolist()) == {2}
+    assert set(pack(lm, text, config(easy, chunk_tokens=5)).lengths.tolist()) == {5}
+    assert set(pack(lm, text[:8], config(easy)).lengths.tolist()) == {2}
+
+
+def test_chunks_are_fitted_and_decoded_in_batches() -> None:
+    lm = family("llama")
+    effort = Effort((4,), (Attempt(True, 3),), spare=1.0, floor_tokens=4)
+    with counted(lm) as calls:
+        archive = pack(lm, "abcd" * 16, config(effort, store="float32", batch_tokens=32))
+    rows = {rows for rows, _ in calls.forward if rows > 1}
+    assert rows == {8}
+    with counted(lm) as calls:
+        assert unpack(lm, archive) == "abcd" * 16
+    assert len(calls.forward) == 1
+
+
+def test_a_chunk_s_fit_does_not_depend_on_the_company() -> None:
+    lm = family("llama")
+    effort = replace(QUICK, attempts=(Attempt(True, 5),))
+    alone = pack(lm, "home", config(effort, store="float32"))
+    beside = pack(lm, "home, sweet home", config(effort, store="float32"))
+    first = torch.tensor([0, 1, 2, 3])  # e and m of the first two chunks
+    assert torch.allclose(alone.vectors.take(first), beside.vectors.take(first), atol=1e-3)
+
+
+def test_the_same_call_makes_the_same_archive() -> None:
+    lm = family("llama")
+    assert same_archive(pack(lm, TEXT, config()), packed())
+    few = replace(QUICK, attempts=(Attempt(True, 3),))
+    assert unpack(lm, pack(lm, TEXT, config(few, recipe=replace(RECIPE, restarts=2)))) == TEXT
+
+
+def test_fixed_vectors_are_kept() -> None:
+    lm = family("llama")
+    recipe = replace(RECIPE, arrangement="bos,e,m*(n-1)", restarts=1)
+    archive = pack(lm, TEXT, config(NOTHING, recipe=recipe))
+    assert torch.equal(archive.fixed, lm.fixed_vector("bos").unsqueeze(0))
+    assert unpack(lm, archive) == TEXT
+
+
+def test_progress_rises_to_the_end() -> None:
+    seen: list[PackProgress] = []
+    archive = pack(family("llama"), TEXT[:12], config(HALVING), progress=seen.append)
+    done = [p.tokens_done for p in seen]
+    assert done == sorted(done)
+    assert done[-1] == seen[-1].tokens == archive.tokens
+    assert seen[-1].chunks_done == seen[-1].chunks == len(archive)
+    assert seen[-1].seconds_left == 0
+    assert any(p.fit and p.fit.step for p in seen)
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    lm = family("llama")
+    for changes, message in (
+        ({"effort": "slow"}, "unknown effort 'slow'"),
+        ({"store": "int4"}, "unknown store 'int4'; choose one of: auto int8 float16 float32"),
+        ({"chunk_tokens": 0}, "chunk_tokens is 0; it must be at least 1"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"recipe": replace(RECIPE, e_tokens=2)}, "e_tokens is 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PackConfig(**changes)
+    with pytest.raises(InputError, match="character 1 is half of a surrogate pair"):
+        pack(lm, "a\ud800", config())
+    with pytest.raises(InputError, match=r"a chunk of 64 tokens .* 64 of .*; make it at most 63"):
+        pack(lm, TEXT, config(chunk_tokens=64))
+    with pytest.raises(InputError, match="there is no folder"):
+        pack(lm, TEXT, config(NOTHING), output=tmp_path / "nowhere" / "file")
+
+
+def test_chunks_fit_a_model_with_few_positions() -> None:
+    model = build("llama")
+    model.config.max_position_embeddings = 5
+    lm = FrozenLM(model, tokenizer())
+    archive = pack(lm, "abcd" * 3, config(replace(NOTHING, lengths=(8, 16))))
+    assert archive.lengths.tolist() == [4, 4, 4]
+    assert unpack(lm, archive) == "abcd" * 3

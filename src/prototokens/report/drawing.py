@@ -74,11 +74,11 @@ def panels(rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
     return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
 
 
-def legend(figure: Any, axes: list[Any], where: str = "lower center") -> None:
-    """One legend for all axes, outside of them, each name once."""
+def legend(figure: Any, axes: list[Any], columns: int = 1) -> None:
+    """One legend for all axes, below them, each name once."""
     named = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     if named:
-        figure.legend(list(named.values()), list(named), loc=f"outside {where}")
+        figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
 
 
 def logarithmic(axis: Any) -> None:

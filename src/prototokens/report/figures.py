@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import published
-from .comparisons import AUTOREGRESSIVE, METHODS, RATIO, information, paired_nats, throughput, way
+from .comparisons import AUTOREGRESSIVE, GAIN, METHODS, RATIO, information, paired_nats, throughput, way
 from .conditions import by, distinct, ordered, series
 from .drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panels
 from .exhibit import Entry
@@ -99,7 +99,7 @@ def draw_information(rows: Sequence[Row]) -> Any:
     found = {label: pairs for label, pairs in found.items() if pairs}
     if not found:
         return None
-    figure, axes = panels(len(found), 1, 4.2 * len(found))
+    figure, axes = panels(len(found), 1, 5.8 * len(found))
     for ax, (label, pairs) in zip(axes, found.items(), strict=True):
         top = 1.08 * max([1.0, *(value for _, *values in pairs for value in values)])
         ax.plot([0, top], [0, top], color=INK, linewidth=0.8, label="equal")
@@ -107,7 +107,7 @@ def draw_information(rows: Sequence[Row]) -> Any:
         _scatter_pairs(ax, pairs)
         ax.set(title=label, xlim=(0, top), ylim=(0, top), box_aspect=1)
         ax.set(xlabel="H_LM, autoregressive, nats", ylabel="H_LM, one step, nats")
-    legend(figure, axes, "right upper")
+    legend(figure, axes, columns=2)
     return figure
 
 
@@ -138,8 +138,8 @@ def draw_throughput(rows: Sequence[Row]) -> Any:
 
 def tell_throughput(rows: Sequence[Row]) -> str:
     """Figure 4 in words."""
-    gains = [e for e in throughput(rows) if not e.published and e.row[0].endswith(f"/ {AUTOREGRESSIVE}")]
-    told = [f"{e.group}, {e.row[0]}, {e.column}: {e.summary.value:.1f} times" for e in gains]
+    gains = [e for e in throughput(rows) if not e.published and e.row[1] == GAIN]
+    told = [f"{e.group}, {e.row[0]}, {e.column}: {e.summary.value:.1f} times autoregressive" for e in gains]
     return f"Tokens a second against length of text, both axes logarithmic. {_listed(told)}"
 
 

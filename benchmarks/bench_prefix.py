@@ -1,9 +1,9 @@
 """The longest exact prefix for a given price: proto-tokens beside cramming with one vector and the published recipe.
 
-The price is the positions, forward and backward, that `paper` spends in 2,500 steps at 32 tokens. Proto-tokens and cramming
-grow the prefix while it holds, from the vectors that held the last one. What `paper` reached is read from the rows that
-bench_fit.py made on the same texts: the right tokens before the first wrong one, and all right tokens. Rows already in
-the file are not run again.
+The price is the positions, forward and backward, that `paper` spends in 2,500 steps at 32 tokens. Proto-tokens and
+cramming grow the prefix while it holds, from the vectors that held the last one. What `paper` reached is read from the
+rows that bench_fit.py made on the same texts: the right tokens before the first wrong one, and all right tokens. Rows
+already in the file are not run again.
 """
 
 from __future__ import annotations

@@ -95,10 +95,9 @@ class Grid:
 
 def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
     """Rows, columns and groups of columns of a table's numbers; `order` as in `Table`."""
-    published = {
-        group: all(entry.published for entry in entries if entry.group == group)
-        for group in dict.fromkeys(entry.group for entry in entries)
-    }
+    groups = dict.fromkeys(entry.group for entry in entries)
+    papers = {group: all(entry.published for entry in entries if entry.group == group) for group in groups}
+    published = {group: papers[group] for group in sorted(groups, key=lambda group: papers[group])}
     columns = [
         (group, column)
         for group in published

@@ -27,9 +27,9 @@ def config(effort: Effort = QUICK, **changes: Any) -> PackConfig:
 
 
 @cache
-def packed(effort: Effort = QUICK, name: str = "llama", store: str = "auto") -> Archive:
-    """The archive of `TEXT`, made once."""
-    return pack(family(name), TEXT, config(effort, store=store))
+def packed(effort: Effort = QUICK, name: str = "llama", store: str = "auto", text: str = TEXT) -> Archive:
+    """The archive of a text, made once."""
+    return pack(family(name), text, config(effort, store=store))
 
 
 class Odd:

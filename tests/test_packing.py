@@ -21,7 +21,7 @@ from prototokens.storage import STORES
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
 
 
-@settings(max_examples=60)
+@settings(max_examples=50)
 @given(ANY_TEXT, st.sampled_from(list(ODD)), st.integers(1, 9), st.sampled_from(["auto", *STORES]))
 def test_any_text_comes_back_whatever_the_tokenizer_does(text: str, habit: str, size: int, store: str) -> None:
     lm = odd(habit)
@@ -108,7 +108,7 @@ def test_chunks_share_the_m_that_is_stored_at_no_loss() -> None:
 
 def test_a_chunk_that_does_not_come_out_gets_its_own_m_and_is_halved() -> None:
     lm = family("llama")
-    archive = pack(lm, TEXT[:12], config(HALVING))
+    archive = packed(HALVING, text=TEXT[:12])
     assert archive.own_m.any()
     assert unpack(lm, archive) == TEXT[:12]
     hopeless = Effort((8,), (Attempt(False, 0),), spare=0.0, floor_tokens=2)

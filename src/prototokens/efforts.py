@@ -134,6 +134,18 @@ def settle(
     return tasks, chosen
 
 
+def next_wave(tasks: Iterable[Task]) -> list[Task]:
+    """The tasks to do first: of the longest chunks those at their earliest attempt.
+
+    Shorter chunks can still become more, by halving, and so can later attempts. Taken in this order, tasks meet in the
+    same batches whether a packer was stopped in between or not.
+    """
+    waiting = list(tasks)
+    longest = max((task.length for task in waiting), default=0)
+    earliest = min((task.attempt for task in waiting if task.length == longest), default=0)
+    return [task for task in waiting if (task.length, task.attempt) == (longest, earliest)]
+
+
 def _settled(first: Task, fits: Mapping[Task, ChunkFit], effort: Effort) -> Task | ChunkFit:
     """The next task of a chunk, or its first fit that came out, or else its best."""
     tried: list[ChunkFit] = []

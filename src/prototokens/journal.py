@@ -42,7 +42,6 @@ class Journal:
         self.overwrite = overwrite
         target = self.output.resolve()  # what a link leads to is written, the link stays
         self.folder = target.with_name(target.name + _SUFFIX)
-        self._count = 0
 
     def __enter__(self) -> Journal:
         from filelock import FileLock, Timeout
@@ -73,36 +72,33 @@ class Journal:
 
     def _begin(self) -> None:
         path = self.folder / _SETTINGS
-        if path.exists():
-            try:
-                before = read_record(path, _KIND)[1]
-            except InputError:
-                before = {}
-            others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
-            if others and not self.overwrite:
-                raise InputError(
-                    f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
-                    "give the same command to go on with it, or begin anew (--force)"
-                )
-            if others:
-                for part in self.folder.glob("*.safetensors"):
-                    part.unlink()
+        before = (_record(path) or ({}, {}))[1] if path.exists() else {}
+        others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
+        if before and others and not self.overwrite:
+            raise InputError(
+                f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
+                "give the same command to go on with it, or begin anew (--force)"
+            )
+        if others:  # all of them, too, where nothing says what the parts are of
+            for part in self._paths():
+                part.unlink()
         write_record(path, _KIND, {}, self.settings, overwrite=True)
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
-        """All finished parts, in the order they were made; one that is damaged is left out, and made anew."""
-        for path in sorted(self.folder.glob("part-*.safetensors")):
-            self._count = int(path.stem.removeprefix("part-")) + 1
-            try:
-                yield read_record(path, _KIND)[0]
-            except InputError:
+        """All finished parts, in the order they were made; one that is damaged is dropped, to be made anew."""
+        for path in self._paths():
+            if found := _record(path):
+                yield found[0]
+            else:
                 path.unlink()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.safetensors"))
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished part."""
-        path = self.folder / f"part-{self._count:08d}.safetensors"
-        write_record(path, _KIND, tensors, {}, overwrite=True)
-        self._count += 1
+        last = int(self._paths()[-1].stem.removeprefix("part-")) if self._paths() else -1
+        write_record(self.folder / f"part-{last + 1:08d}.safetensors", _KIND, tensors, {}, overwrite=False)
 
     def finish(self, write: Callable[[Path], object]) -> None:
         """Let `write` write the output under the name it is given, move it to its place, and drop the journal."""
@@ -111,3 +107,10 @@ class Journal:
         write(written)
         os.replace(written, self.output.resolve())
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    try:
+        return read_record(path, _KIND)
+    except InputError:
+        return None

@@ -15,9 +15,9 @@ from .archive import Archive, write_archive
 from .arrangements import arrangement_named
 from .assembly import assemble
 from .chunk_fits import common_m, fit_chunks, from_tensors, to_tensors
-from .chunks import default_batch_tokens, in_batches
+from .chunks import default_batch_tokens
 from .descent import FitProgress
-from .efforts import ChunkFit, Effort, Task, effort_named, settle
+from .efforts import ChunkFit, Effort, Task, effort_named, next_wave, settle
 from .errors import InputError
 from .journal import Journal
 from .lm import FrozenLM
@@ -124,9 +124,9 @@ def pack(
     except UnicodeEncodeError as error:
         raise InputError(f"character {error.start} is half of a surrogate pair: the text has no UTF-8") from None
     if output is None:
-        return _Packer(lm, text, config, None, progress).archive()
+        return Packer(lm, text, config, None, progress).archive()
     with Journal(output, _settings(lm, raw, config), overwrite=overwrite) as journal:
-        archive = _Packer(lm, text, config, journal, progress).archive()
+        archive = Packer(lm, text, config, journal, progress).archive()
         journal.finish(lambda path: write_archive(path, archive))
         return archive
 
@@ -146,16 +146,24 @@ def _settings(lm: FrozenLM, raw: bytes, config: PackConfig) -> dict[str, object]
     }
 
 
-class _Packer:
-    """One packing: what is cut, what is fitted so far, and what is next."""
+class Packer:
+    """One packing: what is cut, what is fitted so far, and what is next. Most callers want `pack`.
+
+    Args:
+        lm: the frozen model.
+        text: any text that has a UTF-8 form.
+        config: how to pack.
+        journal: where finished batches are kept, and taken from.
+        progress: called at every step.
+    """
 
     def __init__(
         self,
         lm: FrozenLM,
         text: str,
         config: PackConfig,
-        journal: Journal | None,
-        progress: Callable[[PackProgress], None] | None,
+        journal: Journal | None = None,
+        progress: Callable[[PackProgress], None] | None = None,
     ) -> None:
         self.lm, self.config, self.journal, self.progress = lm, config, journal, progress
         self.effort = effort_named(config.effort)
@@ -169,18 +177,23 @@ class _Packer:
         self._began = time.perf_counter()
         self._done_before: int | None = None
 
-    def archive(self) -> Archive:
-        """Fit what is missing, and assemble the archive."""
+    def archive(self, store: str | None = None) -> Archive:
+        """Fit what is missing, and assemble the archive; once fitted, it can be had in another dtype at little cost.
+
+        Args:
+            store: instead of the configuration's.
+        """
+        store = store or self.config.store
         length, first = self._cut()
         chunks = self._chunks(length)
         while (state := settle(chunks, self.fits, self.effort, first))[0]:
-            self._fit(state[0], chunks, first)
+            self._fit(next_wave(state[0]), chunks, first)
         packing = {
             "effort": json.loads(json.dumps(asdict(self.effort))),  # as it comes back from a file
             "chunk_tokens": length,
             "margin": self.config.margin,
             "dtype": str(self.lm.dtype).removeprefix("torch."),
-            "store": self.config.store,
+            "store": store,
             "preset": self.config.recipe.preset,
             "start": start_name(self.lm, self.config.recipe),
             "seed": self.config.recipe.seed,
@@ -192,7 +205,7 @@ class _Packer:
             self.stretches,
             state[1],
             self.m,
-            store=self.config.store,
+            store=store,
             margin=self.config.margin,
             batch_tokens=self.batch_tokens,
             packing=packing,
@@ -249,25 +262,23 @@ class _Packer:
         return chunks
 
     def _fit(self, tasks: Sequence[Task], chunks: Sequence[tuple[int, int]], first: int) -> None:
-        """Do these tasks, batch by batch, and keep each batch."""
-        restarts = self.config.recipe.restarts
-        for number in sorted({task.attempt for task in tasks}):
-            mine = [task for task in tasks if task.attempt == number]
-            for batch in in_batches([task.length * restarts for task in mine], self.batch_tokens):
-                show = self._show(chunks, first)
-                fits = fit_chunks(
-                    self.lm,
-                    self.ids,
-                    [mine[n] for n in batch],
-                    self.effort.attempts[number],
-                    self.m,
-                    self.config.recipe,
-                    self.config.margin,
-                    show,
-                )
-                if self.journal:
-                    self.journal.add(to_tensors(fits))
-                self.fits |= {fit.task: fit for fit in fits}
+        """Do these tasks, of one length and at one attempt, batch by batch, and keep each batch."""
+        size = max(1, self.batch_tokens // (tasks[0].length * self.config.recipe.restarts)) if tasks else 1
+        for start in range(0, len(tasks), size):
+            batch = tasks[start : start + size]
+            fits = fit_chunks(
+                self.lm,
+                self.ids,
+                batch,
+                self.effort.attempts[batch[0].attempt],
+                self.m,
+                self.config.recipe,
+                self.config.margin,
+                self._show(chunks, first),
+            )
+            if self.journal:
+                self.journal.add(to_tensors(fits))
+            self.fits |= {fit.task: fit for fit in fits}
         if self.progress and tasks:
             self.progress(self._state(chunks, first))
 

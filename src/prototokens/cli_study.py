@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -59,7 +60,9 @@ def run_command(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Ray workers, each with a model; default: all that fit.")] = None,
     gpus: Annotated[float, typer.Option(help="GPUs of each Ray worker.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads, with Ray of each worker; default: torch's.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; default: torch's. On Ray: of each worker, 1.")
+    ] = None,
     revision: Revision = None,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -83,20 +86,18 @@ def run_command(
     if ray is None and (workers is not None or gpus):
         raise InputError("--workers and --gpus are for Ray: give --ray local or --ray ADDRESS")
     options = (revision, dtype, device or ("cuda" if gpus and not device_map else None), device_map, trust_remote_code)
-    failed = 0
+    from .study.running import run_study
     from .study.store import Store
 
+    failed = 0
     with Store.open(store, write=True) as opened:
         for name in models:
-            runner = _runner(_Loader(name, options), ray, workers, gpus, threads)
-            for study in names:
-                from .study.running import run_study
-
-                end = run_study(
-                    opened, runner, study, size, retry_failed=retry_failed, progress=_progress(f"{study} on {name}")
-                )
-                print(f"{study} on {name}: {end.done} of {end.cells} cells done, {end.failed} failed", flush=True)
-                failed += end.failed
+            with closing(_runner(_Loader(name, options), ray, workers, gpus, threads)) as runner:
+                for study in names:
+                    show = _progress(f"{study} on {name}")
+                    end = run_study(opened, runner, study, size, retry_failed=retry_failed, progress=show)
+                    print(f"{study} on {name}: {end.done} of {end.cells} cells done, {end.failed} failed", flush=True)
+                    failed += end.failed
     return 1 if failed else 0
 
 
@@ -181,7 +182,7 @@ def _runner(load: _Loader, ray: str | None, workers: int | None, gpus: float, th
         return InProcess(load)
     from .study.ray_runner import RayRunner
 
-    return RayRunner(load, address=None if ray == "local" else ray, workers=workers, gpus=gpus, threads=threads)
+    return RayRunner(load, address=None if ray == "local" else ray, workers=workers, gpus=gpus, threads=threads or 1)
 
 
 def _dry_run(names: list[str], scale: Scale, models: list[str], revision: str | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,8 +28,12 @@ def recipe(settings: Settings, **changes: Any) -> FitConfig:
 
 def recipe_hash(name: str) -> str:
     """Eight digits that change when the recipe of that name does."""
-    config = asdict(_named(name))
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return _config_hash(_named(name))
+
+
+@lru_cache  # a grid asks once per cell
+def _config_hash(config: FitConfig) -> str:
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def _named(name: str) -> FitConfig:

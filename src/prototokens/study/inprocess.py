@@ -32,3 +32,7 @@ class InProcess:
             if self._lm is None:
                 self._lm = self._load()
             yield attempt(work, self._lm, number, job)
+
+    def close(self) -> None:
+        """Let go of the model."""
+        self._lm = None

@@ -55,6 +55,10 @@ class Runner(Protocol):
         """Run the work on each input; results come as they are ready, and a failing one does not stop the others."""
         ...
 
+    def close(self) -> None:
+        """Let go of models and processes."""
+        ...
+
 
 def one(runner: Runner, work: Work, job: Any) -> Any:
     """The value of a single unit of work.

@@ -31,8 +31,8 @@ ORDER = (
     "packing",
     "study",
     "report",
-    "demo terminal",
-    "cli_archive cli_report cli_starter cli_study",
+    "demo terminal printed",
+    "cli_archive cli_encoder cli_report cli_starter cli_study",
     "cli",
 )
 RANK = {room: rank for rank, line in enumerate(ORDER) for room in line.split()}

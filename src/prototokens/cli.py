@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_archive import archive_app
+from .cli_encoder import encode_app, encoder_app
 from .cli_report import report_app
 from .cli_starter import starter_app
 from .cli_study import study_app
 from .errors import InputError
+from .printed import fit_record, print_fit
 from .terminal import (
     Device,
     DeviceMap,
@@ -47,6 +49,8 @@ app = typer.Typer(
 )
 
 app.add_typer(archive_app)
+app.add_typer(encode_app)
+app.add_typer(encoder_app)
 app.add_typer(starter_app)
 app.add_typer(study_app)
 app.add_typer(report_app)
@@ -111,11 +115,11 @@ def fit_command(
         check_new_file(output, overwrite=force)
     result, interrupted = _fit(lm, ids, config, keep)
     save(output, result.tokens, overwrite=force)
-    record = _fit_record(result, lm.decode(ids), config) | {"file": str(output), "model": lm.identity.name}
+    record = fit_record(result, lm.decode(ids), config) | {"file": str(output), "model": lm.identity.name}
     if as_json:
         print_json(record)
     else:
-        _print_fit(record)
+        print_fit(record)
     return 130 if interrupted else 0 if result.exact else 1
 
 
@@ -314,32 +318,3 @@ def _fit(lm: FrozenLM, ids: Any, config: FitConfig, keep: bool) -> tuple[FitResu
     with show_progress() as show, interrupts(keep) as asked:
         result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(asked))
     return result, bool(asked)
-
-
-def _fit_record(result: FitResult, text: str, config: FitConfig) -> dict[str, Any]:
-    return {
-        "text": text,
-        "length": result.tokens.length,
-        "exact": result.exact,
-        "token_accuracy": result.token_accuracy,
-        "min_margin": result.min_margin,
-        "loss": result.loss,
-        "steps": result.steps,
-        "steps_to_exact": result.steps_to_exact,
-        "token_positions": result.token_positions,
-        "backward_positions": result.backward_positions,
-        "seconds": result.seconds,
-        "stop_reason": result.stop_reason,
-        "preset": config.preset,
-        "arrangement": result.tokens.arrangement.name,
-        "restarts": config.restarts,
-        "seed": config.seed,
-    }
-
-
-def _print_fit(record: dict[str, Any]) -> None:
-    right = round(record["token_accuracy"] * record["length"])
-    word = "exact" if record["exact"] else "NOT exact"
-    print(f"{word}: {right} of {record['length']} tokens come back in one forward pass")
-    print(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
-    print(f"saved: {record['file']}")

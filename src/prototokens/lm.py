@@ -197,6 +197,24 @@ class FrozenLM:
         return logits if ids.ndim == 2 else logits[0]
 
     @torch.no_grad()
+    def hidden_states(self, ids: Tensor, layer: int) -> Tensor:
+        """Hidden states of the ordinary model on ids (B, T), float32, (B, T, H), on `device`.
+
+        Args:
+            ids: int64, (B, T).
+            layer: 0: the input of the first layer; 1: its output; -1: the last of them.
+
+        Raises:
+            InputError: the model has no such layer.
+        """
+        options = {"logits_to_keep": 1} if self._keeps_logits else {}
+        inputs = self.embed(ids).to(self.dtype)
+        found = self.model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True, **options).hidden_states
+        if not -len(found) <= layer < len(found):
+            raise InputError(f"hidden layer {layer} is not there: {self.identity.name} has 0 to {len(found) - 1}")
+        return found[layer].to(self.device).float()
+
+    @torch.no_grad()
     def generate(self, inputs_embeds: Tensor, count: int) -> Tensor:
         """Greedy generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count)."""
         from transformers import GenerationConfig

@@ -119,6 +119,12 @@ def sample(
     return torch.stack(chunks)
 
 
+def sentence_starts(text: str) -> list[int]:
+    """The characters at which sentences and paragraphs of a text begin, found by their punctuation; the first is 0."""
+    after = (match.end() for match in _SENTENCE_END.finditer(text))
+    return [0, *(i for i in after if 0 < i < len(text) and not text[i].islower())]
+
+
 def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0) -> Tensor:
     """Texts sampled from the model itself, as continuations of given ids.
 
@@ -239,8 +245,7 @@ class _Cutter:
             return list(range(len(_encode(self.lm, self.text)) - self.tokens + 1))
         if self.start == "document":
             return [0]
-        after = (match.end() for match in _SENTENCE_END.finditer(self.text))
-        return [0, *(i for i in after if 0 < i < len(self.text) and not self.text[i].islower())]
+        return sentence_starts(self.text)
 
     def _cut(self, first: int) -> Tensor | None:
         """The ids `(T,)` from a start, or None where fewer than T are left."""

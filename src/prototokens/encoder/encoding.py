@@ -1,0 +1,256 @@
+"""Encoder: texts to proto-tokens in one pass, for one language model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..fitting import FitResult, Given, fit_batch
+from ..lm import FrozenLM
+from ..recipes import FitConfig, preset
+from ..starters import Starter, shipped_starter
+from ..tokens import Identity, ProtoTokens, library_versions
+from .card import model_card
+from .config import EncoderConfig
+from .files import read_folder, upload, write_folder
+from .network import EncoderNetwork
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A network that writes e and m for a text of one language model.
+
+    `encoder(lm, text)` gives proto-tokens; `encode` also takes a batch and refines; `vectors` gives e and m alone, for
+    fits that begin there (`Given(e_start=..., m_start=...)`) and for training.
+
+    Attributes:
+        config: how it is built.
+        model: the language model that it belongs to; it serves no other.
+        network: the weights, float32.
+        training: how it was trained: settings, step, what was seen, versions.
+    """
+
+    config: EncoderConfig
+    model: Identity
+    network: EncoderNetwork
+    training: dict[str, Any]
+
+    @classmethod
+    def untrained(
+        cls, lm: FrozenLM, config: EncoderConfig | None = None, starter: Starter | None = None, *, seed: int = 0
+    ) -> Encoder:
+        """An encoder that gives the learned start for every text.
+
+        Args:
+            lm: the language model that it is for.
+            config: how to build it.
+            starter: the learned start; if None, the one that the package holds for the model and arrangement, or else
+                the mean embeddings of the text (e) and of the vocabulary (m).
+            seed: what the trunk's weights are drawn from.
+
+        Raises:
+            InputError: the start is for another model or arrangement, or the config does not suit the model.
+        """
+        config = config or EncoderConfig()
+        if starter is None:
+            starter = shipped_starter(lm.identity, config.laid_out)
+        else:
+            starter.check(lm.identity, config.laid_out)
+        hidden = _hidden(lm, config, torch.zeros(1, 1, dtype=torch.long))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = EncoderNetwork(config, lm.width, 0 if hidden is None else hidden.shape[-1])
+        network.begin_at(lm.embedding_statistics, starter)
+        training = {"step": 0, "start": starter.name if starter else "text-e", "versions": library_versions()}
+        return cls(config, lm.identity, network.to(lm.device), training)
+
+    @property
+    def name(self) -> str:
+        """A short name that tells encoders apart: `encoder-` and the beginning of a hash of its weights."""
+        digest = hashlib.sha256()
+        for tensor in self.network.state_dict().values():
+            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        return f"encoder-{digest.hexdigest()[:12]}"
+
+    @cached_property
+    def weights(self) -> int:
+        """How many numbers are trained."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    def check(self, model: Identity) -> None:
+        """Refuse another model, and say which one this encoder is for."""
+        if self.model.fingerprint != model.fingerprint:
+            raise InputError(
+                f"this encoder belongs to {self.model.name} (weights {self.model.fingerprint[:12]}), "
+                f"not to {model.name} (weights {model.fingerprint[:12]})"
+            )
+        if self.model.tokenizer_hash != model.tokenizer_hash:
+            raise InputError(f"this encoder belongs to {self.model.name} with another tokenizer vocabulary")
+
+    def features(self, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the network reads, without gradients: embeddings (B, T, D) and hidden states (B, T, H) or None.
+
+        Raises:
+            InputError: the ids belong to another model, or are longer than the encoder takes.
+        """
+        self.check(lm.identity)
+        longest = self.config.max_tokens
+        if target_ids.ndim != 2 or target_ids.shape[1] < 1:
+            raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be (B, T) with at least one token")
+        if target_ids.shape[1] > longest:
+            raise InputError(
+                f"a text of {target_ids.shape[1]} tokens is too long for this encoder, which takes {longest}; "
+                f"shorten it (--tokens {longest}), or fit it"
+            )
+        return lm.embed(target_ids), _hidden(lm, self.config, target_ids)
+
+    def vectors(self, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """The proto-tokens of texts of one length, not yet scored.
+
+        Args:
+            lm: the language model that the encoder belongs to.
+            target_ids: int64, (B, T), T at most `config.max_tokens`.
+
+        Returns:
+            e (B, K, D) and m (B, D), float32, on the model's device, differentiable in the network's weights.
+
+        Raises:
+            InputError: see `features`.
+        """
+        embeddings, hidden = self.features(lm, target_ids)
+        if self.network.start_e.device != lm.device:
+            self.network.to(lm.device)
+        return self.network(embeddings, hidden)
+
+    def __call__(self, lm: FrozenLM, text: str | Tensor) -> ProtoTokens:
+        """Proto-tokens of a text or of its ids (T,), scored by decoding them; errors as in `vectors`."""
+        ids = lm.encode(text) if isinstance(text, str) else text
+        return encode(lm, self, ids.unsqueeze(0))[0].tokens
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
+        """Write `config.json`, `model.safetensors` and a model card into a folder, which is made if need be.
+
+        Args:
+            folder: where; an encoder that is there is replaced.
+            dtype: of the weights on disk: half the bytes in `torch.bfloat16`. They are float32 again when loaded.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        tensors = {name: tensor.to(dtype) for name, tensor in self.network.state_dict().items()}
+        return write_folder(folder, tensors, self._record(), model_card(self._record()))
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None) -> Encoder:
+        """Load an encoder from a folder, or from the Hub.
+
+        Raises:
+            InputError: there is no such encoder, it is damaged, or it does not fit its own config.
+        """
+        tensors, record = read_folder(name, revision)
+        try:
+            config = EncoderConfig.from_json(record["config"])
+            network = EncoderNetwork(config, record["width"], record["hidden_width"])
+            network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
+            return cls(config, Identity(**record["model"]), network, record["training"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InputError(f"{name}: its record cannot be read ({' '.join(str(error).split())[:200]})") from None
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
+        """Upload to a repository on the Hub, which is made if need be; its address. Errors as in `upload`."""
+        return upload(repo_id, self.save_pretrained, private=private, token=token)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_json(),
+            "width": self.network.width,
+            "hidden_width": self.network.hidden_width,
+            "model": asdict(self.model),
+            "training": self.training,
+        }
+
+
+@torch.inference_mode(False)
+def encode(
+    lm: FrozenLM, encoder: Encoder, target_ids: Tensor, *, refine: int = 0, recipe: FitConfig | None = None
+) -> list[FitResult]:
+    """One pass of the encoder, then fit steps if asked for, then the score by decoding.
+
+    Args:
+        lm: the language model that the encoder belongs to.
+        encoder: the encoder.
+        target_ids: texts of one length, int64, (B, T).
+        refine: at most so many fit steps for each text; a text that meets the recipe's stopping rule takes none more.
+        recipe: how to refine; arrangement, number of e-tokens, start and step budget are not read, and nothing
+            perturbs the encoder's vectors. The default preset if None.
+
+    Returns:
+        One result per text, as `fit_batch` gives it; `steps` is 0 without refinement. `seconds` contains the encoder's
+        pass, `token_positions` those of the hidden states that it reads.
+
+    Raises:
+        InputError: see `Encoder.vectors` and `fit_batch`.
+    """
+    if refine < 0:
+        raise InputError(f"refine is {refine}; it must be at least 0 fit steps")
+    config = refinement(encoder, refine, recipe)
+    began = time.perf_counter()
+    with torch.no_grad():
+        e, m = encoder.vectors(lm, target_ids)
+    seconds = time.perf_counter() - began
+    results = fit_batch(lm, target_ids, config, Given(e_start=e, m_start=m))
+    name, read = encoder.name, 0 if encoder.config.hidden_layer is None else target_ids.shape[1]
+    return [
+        replace(
+            result,
+            tokens=replace(result.tokens, provenance=replace(result.tokens.provenance, start=name)),
+            seconds=result.seconds + seconds,
+            token_positions=result.token_positions + read,
+        )
+        for result in results
+    ]
+
+
+def refinement(encoder: Encoder, steps: int, recipe: FitConfig | None = None) -> FitConfig:
+    """The recipe of a fit that goes on from an encoder's vectors for at most so many steps."""
+    recipe = recipe or preset()
+    return replace(
+        recipe,
+        arrangement=encoder.config.arrangement,
+        e_tokens=encoder.config.e_tokens,
+        start="auto",  # not read: both vectors are given
+        perturbation=0.0,
+        restarts=1,
+        stop=replace(recipe.stop, max_steps=steps),
+    )
+
+
+def shipped_encoder(model: Identity) -> Encoder:
+    """The encoder that comes with the package for this model.
+
+    Raises:
+        InputError: there is none.
+    """
+    with as_file(files("prototokens") / "encoders_data") as path:
+        for folder in sorted(path.iterdir()) if path.is_dir() else ():
+            encoder = Encoder.from_pretrained(folder)
+            if encoder.model.fingerprint == model.fingerprint:
+                return encoder
+    raise InputError(
+        f"no encoder for {model.name} comes with the package: name one (--encoder PATH), "
+        "or make one (prototokens encoder train)"
+    )
+
+
+def _hidden(lm: FrozenLM, config: EncoderConfig, target_ids: Tensor) -> Tensor | None:
+    return None if config.hidden_layer is None else lm.hidden_states(target_ids, config.hidden_layer)

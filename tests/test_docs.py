@@ -25,6 +25,7 @@ import prototokens
 from families import build, family, tokenizer
 from prototokens import ARRANGEMENTS, PRESETS, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
 from prototokens.documents import SOURCES
+from prototokens.efforts import EFFORTS, Effort
 from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
 from prototokens.tokens import Identity
 
@@ -77,6 +78,9 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, replace(config, stop=replace(config.stop, max_steps=5)))
+    for name, effort in EFFORTS.items():
+        attempts = tuple(replace(attempt, steps=5) for attempt in effort.attempts)
+        monkeypatch.setitem(EFFORTS, name, replace(effort, attempts=attempts))
     monkeypatch.setattr("prototokens.starts.shipped_starter", lambda *_: None)  # of the real models' width
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
     monkeypatch.setattr("prototokens.lm.load_lm", tiny_lm)
@@ -140,13 +144,17 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
     assert errors == README.read_text().count("\nerror: ") >= 4
 
 
-def test_json_fields_of_the_readme_are_the_ones_printed(run: Run) -> None:
+def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("Dear reader.")
     table = {named(command)[0]: set(named(fields)) for command, fields in rows(README, "command")}
     calls = {
         "fit": "fit ab -o file",
         "decode": "decode file",
         "inspect": "inspect file",
         "models": "models",
+        "pack": "pack letter.txt -o letter.proto",
+        "unpack": "unpack letter.proto -o again.txt",
+        "verify": "verify letter.proto",
         "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",
     }
     assert set(table) == set(calls)
@@ -154,6 +162,17 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run) -> None:
         record = json.loads(run(f"prototokens {call} --json")[1])
         nested = set(record["models"][0]) if name == "models" else set()
         assert set(record) | nested == table[name], name
+
+
+def effort_row(name: str, effort: Effort) -> list[str]:
+    """The method page's row about an effort."""
+    attempts = ", ".join(f"{'own' if attempt.own_m else 'common'} {attempt.steps}" for attempt in effort.attempts)
+    lengths = ", ".join(map(str, effort.lengths))
+    return [f"`{name}`", lengths, attempts, f"{effort.spare:g}", str(effort.floor_tokens), f"{effort.margin:g}"]
+
+
+def test_efforts_of_the_method_page_are_the_library_s() -> None:
+    assert rows(METHOD, "effort") == [effort_row(name, effort) for name, effort in EFFORTS.items()]
 
 
 def preset_row(config: FitConfig) -> list[str]:

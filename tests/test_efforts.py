@@ -73,6 +73,7 @@ def test_efforts_grow() -> None:
     assert list(EFFORTS) == ["fast", "balanced", "thorough"]
     steps = [sum(attempt.steps for attempt in effort.attempts) for effort in EFFORTS.values()]
     assert steps == sorted(steps)
+    assert [effort.margin for effort in EFFORTS.values()] == sorted(effort.margin for effort in EFFORTS.values())
     assert [effort.spare for effort in EFFORTS.values()] == sorted((e.spare for e in EFFORTS.values()), reverse=True)
 
 

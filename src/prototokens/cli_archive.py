@@ -49,7 +49,7 @@ def pack_command(
         str, typer.Option(help="Dtype of the vectors: int8, float16, float32, or auto: the smallest that does.")
     ] = "auto",
     margin: Annotated[
-        float | None, typer.Option(help="Fit until every token leads by this many logits; default: the library's.")
+        float | None, typer.Option(help="Fit until every token leads by this many logits; default: the effort's.")
     ] = None,
     batch_tokens: BatchTokens = None,
     start: Annotated[str, typer.Option(help="auto, normal, text-e, text-m, or a file of a learned start.")] = "auto",
@@ -83,7 +83,7 @@ def pack_command(
         store=store,
         batch_tokens=batch_tokens,
         recipe=preset(start=start if start in STARTS else load_starter(start), seed=seed),
-        **({} if margin is None else {"margin": margin}),
+        margin=margin,
     )
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     try:

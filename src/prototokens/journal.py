@@ -61,20 +61,22 @@ class Journal:
             check_new_file(self.output, overwrite=self.overwrite)  # the other process may have finished just now
             self._begin()
         except BaseException:
-            self._lock.release()
+            self.__exit__(None, None, None)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._paths():  # nothing to go on with
+            shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
     def _begin(self) -> None:
         path = self.folder / _SETTINGS
         before = (_record(path) or ({}, {}))[1] if path.exists() else {}
         others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
-        if before and others and not self.overwrite:
+        if before and others and self._paths() and not self.overwrite:
             raise InputError(
                 f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
                 "give the same command to go on with it, or begin anew (--force)"

@@ -27,7 +27,6 @@ from .storage import STORES
 from .stretches import stretches
 from .tokens import library_versions
 
-MARGIN = 0.5
 _TRIAL_CHUNKS = 8
 _TRIAL_ENOUGH = 6  # a length comes out if that many of its trial chunks do
 
@@ -41,8 +40,7 @@ class PackConfig:
         chunk_tokens: tokens of a chunk; None: the longest of the effort's lengths that comes out in a trial.
         store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest in which it keeps all
             tokens that it has in float32.
-        margin: fits go on until every token leads by this many logits. A token whose vectors, as stored, give it less
-            than half of that goes into the residual.
+        margin: in logits, instead of the effort's (see `Effort`).
         batch_tokens: tokens fitted and decoded side by side; None: from the memory at hand.
         recipe: arrangement, optimiser, start and seed of the fits; its stopping rule is the effort's.
     """
@@ -50,7 +48,7 @@ class PackConfig:
     effort: str | Effort = "balanced"
     chunk_tokens: int | None = None
     store: str = "auto"
-    margin: float = MARGIN
+    margin: float | None = None
     batch_tokens: int | None = None
     recipe: FitConfig = field(default_factory=preset)
 
@@ -61,7 +59,7 @@ class PackConfig:
         for name in ("chunk_tokens", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
-        if not 0 <= self.margin < float("inf"):
+        if self.margin is not None and not 0 <= self.margin < float("inf"):
             raise InputError(f"margin is {self.margin:g}; it must be a number of logits, at least 0")
         if self.recipe.e_tokens != 1:
             raise InputError(f"e_tokens is {self.recipe.e_tokens}; a chunk has one e-token")
@@ -140,10 +138,14 @@ def _settings(lm: FrozenLM, raw: bytes, config: PackConfig) -> dict[str, object]
         "dtype": str(lm.dtype).removeprefix("torch."),
         "effort": repr(config.effort),
         "chunk length": config.chunk_tokens,
-        "margin": config.margin,
+        "margin": _margin(config),
         "start": start_name(lm, config.recipe),
         "recipe": repr(recipe),
     }
+
+
+def _margin(config: PackConfig) -> float:
+    return effort_named(config.effort).margin if config.margin is None else config.margin
 
 
 class Packer:
@@ -166,7 +168,7 @@ class Packer:
         progress: Callable[[PackProgress], None] | None = None,
     ) -> None:
         self.lm, self.config, self.journal, self.progress = lm, config, journal, progress
-        self.effort = effort_named(config.effort)
+        self.effort, self.margin = effort_named(config.effort), _margin(config)
         self.arrangement = arrangement_named(config.recipe.arrangement)
         self.batch_tokens = config.batch_tokens or default_batch_tokens(lm)
         self.stretches = stretches(lm, text)
@@ -191,7 +193,7 @@ class Packer:
         packing = {
             "effort": json.loads(json.dumps(asdict(self.effort))),  # as it comes back from a file
             "chunk_tokens": length,
-            "margin": self.config.margin,
+            "margin": self.margin,
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "store": store,
             "preset": self.config.recipe.preset,
@@ -206,7 +208,7 @@ class Packer:
             state[1],
             self.m,
             store=store,
-            margin=self.config.margin,
+            margin=self.margin,
             batch_tokens=self.batch_tokens,
             packing=packing,
         )
@@ -273,7 +275,7 @@ class Packer:
                 self.effort.attempts[batch[0].attempt],
                 self.m,
                 self.config.recipe,
-                self.config.margin,
+                self.margin,
                 self._show(chunks, first),
             )
             if self.journal:

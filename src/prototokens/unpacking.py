@@ -77,7 +77,7 @@ class Reader:
         """Token ids of one chunk, int64, (T,)."""
         if not 0 <= chunk < len(self.archive):
             raise InputError(f"chunk is {chunk}; the archive has {len(self.archive)}, counted from 0")
-        return self._ids([chunk])[chunk]
+        return self.ids([chunk])[chunk]
 
     def text(self) -> str:
         """The whole text."""
@@ -113,7 +113,7 @@ class Reader:
             end, most = waiting + 1, int(self.archive.token_starts[starts[waiting, 1]]) + self.batch_tokens
             while end < last and self.archive.token_starts[starts[end + 1, 1]] <= most:
                 end += 1
-            ids = self._ids(range(int(starts[waiting, 1]), int(starts[end, 1])))
+            ids = self.ids(range(int(starts[waiting, 1]), int(starts[end, 1])))
             for piece in range(waiting, end):
                 yield self._piece(piece, ids)
             waiting = end
@@ -133,8 +133,8 @@ class Reader:
             )
         return text
 
-    def _ids(self, chunks: Iterable[int]) -> dict[int, Tensor]:
-        """Right ids of these chunks.
+    def ids(self, chunks: Iterable[int]) -> dict[int, Tensor]:
+        """Token ids of these chunks by their numbers, int64, (T,) each, decoded side by side.
 
         Raises:
             InputError: a chunk does not come right; the message names it.

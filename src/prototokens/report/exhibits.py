@@ -105,6 +105,7 @@ EXHIBITS: tuple[Table | Figure, ...] = (
         ("decoding", "quantity"),
         comparisons.throughput,
         comparable=False,
+        order=comparisons.METHODS[:1],
     ),
     Table(
         "table-4",

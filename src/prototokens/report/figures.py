@@ -68,7 +68,7 @@ def draw_accuracy(rows: Sequence[Row]) -> Any:
             for (shared,), cell in by([row for row in own if row["source"] == source], "m_shared").items():
                 line = "--" if shared else "-"
                 name = f"{label}, {M_SHARED[bool(shared)]} m"
-                _means(ax, cell, "token_accuracy", i, name, line)
+                _means(ax, cell, "token_accuracy", 2 * i + bool(shared), name, line)
         ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":", label=f"accuracy {REACHED:g}")
         ax.set(title=SOURCES.get(source, source), ylim=(-0.03, 1.05), xlabel="tokens", ylabel="token accuracy")
         octaves(ax.xaxis, distinct(grid, "tokens"))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from families import family
-from prototokens import ARRANGEMENTS, FrozenLM, Given, InputError, Stop, fit, fit_batch, load, preset, save
+from prototokens import ARRANGEMENTS, FrozenLM, InputError, Stop, fit, load, preset, save
 from prototokens.starter_training import StarterConfig, StarterProgress, train_starter
 from prototokens.starters import Starter, load_starter, save_starter
 from prototokens.starts import start_vectors
@@ -63,35 +63,6 @@ def test_work_is_counted(kept) -> None:
 def test_other_settings_are_refused(kept) -> None:
     with pytest.raises(InputError, match="trained with other settings"):
         train_starter(family("llama"), draw, replace(CONFIG, seed=1), resume=kept[2][0])
-
-
-def test_training_can_set_out_from_another_start(kept) -> None:
-    lm, first = family("llama"), kept[-1][0]
-    own = replace(CONFIG, steps=2, shared_m=True)
-    steps: list[Starter] = []
-    ended = train_starter(lm, draw, own, begin=first, keep=lambda s, _: steps.append(s))
-    assert ended.training["begun_at"]["name"] == first.name
-    assert ended.training["begun_at"]["step"] == CONFIG.steps
-    assert not torch.equal(ended.m, first.m)
-    assert same(train_starter(lm, draw, own, resume=steps[0], begin=first), ended)
-    for begin in (None, steps[0]):
-        with pytest.raises(InputError, match="trained with other settings"):
-            train_starter(lm, draw, own, resume=steps[0], begin=begin)
-
-
-def test_a_start_with_a_shared_m_moves_it_with_the_m_that_all_texts_found() -> None:
-    lm = family("llama")
-    one = replace(CONFIG, steps=1, lengths=(3,), rates=(1.0, 1.0))
-    ended = train_starter(lm, draw, replace(one, shared_m=True))
-    inner = preset(
-        start=train_starter(lm, draw, replace(one, inner_steps=1, rates=(0.0, 0.0))),
-        perturbation=0.0,
-        optimiser=one.optimiser,
-        stop=Stop(max_steps=one.inner_steps, margin=float("inf")),
-    )
-    results = fit_batch(lm, draw(3, 4, 0), inner, Given(share="m"))
-    assert torch.allclose(ended.m, results[0].tokens.m, atol=1e-6)
-    assert not torch.allclose(ended.m, train_starter(lm, draw, one).m, atol=1e-6)
 
 
 def test_a_fit_begins_at_the_learned_start_and_says_so(kept, llama: FrozenLM, tmp_path: Path) -> None:

@@ -29,12 +29,6 @@ def train_command(
     lengths: Annotated[str, typer.Option(help="Text lengths to draw from, in tokens, comma-separated.")] = "8,16,16,32",
     batch_tokens: Annotated[int, typer.Option(help="Tokens fitted side by side in a step.")] = 128,
     arrangement: Annotated[str, typer.Option(help="The arrangement that the start is for.")] = "m,e,m*(n-1)",
-    shared_m: Annotated[
-        bool, typer.Option("--shared-m", help="Train an m that serves all texts, for fits that hold it fixed.")
-    ] = False,
-    begin: Annotated[
-        Path | None, typer.Option(help="A learned start to set out from, instead of the mean start.")
-    ] = None,
     source: Annotated[
         str, typer.Option(help="speeches, old, random, or a .txt, .jsonl, .csv or .parquet file.")
     ] = "speeches",
@@ -68,11 +62,9 @@ def train_command(
         batch_tokens=batch_tokens,
         inner_steps=inner_steps,
         steps=steps,
-        shared_m=shared_m,
         source=source,
         seed=seed,
     )
-    origin = load_starter(begin) if begin else None
     resume = load_starter(output) if output.exists() and not force else None
     check_new_file(output, overwrite=True)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
@@ -91,7 +83,7 @@ def train_command(
         )
 
     first = resume.training["step"] if resume else 0
-    train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, origin, keep)
+    train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, keep)
     if as_json:
         print_json(
             {

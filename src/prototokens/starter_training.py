@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .arrangements import Arrangement, arrangement_named
 from .errors import InputError
-from .fitting import Given, descend
+from .fitting import descend
 from .lm import FrozenLM
 from .recipes import AdamW, FitConfig, Stop
 from .starters import Starter
@@ -33,8 +33,6 @@ class StarterConfig:
         rates: share of the mean displacement by which the start moves, at the first and at the last step; linear
             in between.
         optimiser: settings of the short fits.
-        shared_m: whether the texts of a step share one m, so that the start's m comes to serve all texts, and fits
-            can hold it fixed.
         source: where texts come from, see `texts.SOURCES`; only its `train` split is used.
         seed: what texts and lengths are drawn from.
     """
@@ -46,7 +44,6 @@ class StarterConfig:
     steps: int = 200
     rates: tuple[float, float] = (0.5, 0.05)
     optimiser: AdamW = field(default_factory=lambda: AdamW(lr=0.22, relative=True, anneal_below_nats=2.0))
-    shared_m: bool = False
     source: str = "speeches"
     seed: int = 0
 
@@ -90,7 +87,6 @@ def train_starter(
     draw: Callable[[int, int, int], Tensor],
     config: StarterConfig | None = None,
     resume: Starter | None = None,
-    begin: Starter | None = None,
     keep: Callable[[Starter, StarterProgress], None] | None = None,
 ) -> Starter:
     """Train a learned start for a model.
@@ -103,7 +99,6 @@ def train_starter(
         draw: `draw(length, count, seed)` gives texts as ids, (count, length).
         config: how to train.
         resume: a start that this training has kept; it goes on from there, and ends the same.
-        begin: a start to set out from instead of the mean start; its own training is kept in the record.
         keep: called after every step with the start so far.
 
     Returns:
@@ -116,9 +111,7 @@ def train_starter(
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
-    starter = _beginning(lm, config, begin)
-    if resume is not None:
-        starter = _checked(resume, starter)
+    starter = _beginning(lm, config) if resume is None else _checked(resume, lm, config)
     began, forward, backward = time.perf_counter(), 0, 0
     for step in range(starter.training["step"], config.steps):
         length = random.Random(f"{config.seed} {step}").choice(config.lengths)
@@ -129,7 +122,7 @@ def train_starter(
             optimiser=config.optimiser,
             stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
         )
-        outcomes = descend(lm, target_ids, inner, Given(share="m") if config.shared_m else None).outcomes
+        outcomes = descend(lm, target_ids, inner).outcomes
         starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
         moved_e = torch.stack([o.e - e for o, (e, _) in zip(outcomes, starts, strict=True)]).mean(0)[0]
         moved_m = torch.stack([o.m - m for o, (_, m) in zip(outcomes, starts, strict=True)]).mean(0)
@@ -160,23 +153,18 @@ def train_starter(
     return starter
 
 
-def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
+def _beginning(lm: FrozenLM, config: StarterConfig) -> Starter:
+    mean = lm.embedding_statistics.mean.cpu()
     arrangement = arrangement_named(config.arrangement)
     training = {"step": 0, "config": _record(config), "versions": library_versions()}
-    if begin is not None:
-        begin.check(lm.identity, arrangement)
-        return replace(begin, training=training | {"begun_at": {"name": begin.name} | begin.training})
-    mean = lm.embedding_statistics.mean.cpu()
     return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
 
 
-def _checked(resume: Starter, beginning: Starter) -> Starter:
-    """The start to go on from, if the training that begins there is the same."""
-    resume.check(beginning.model, beginning.arrangement)
-    own, other = beginning.training, resume.training
-    if any(own.get(key) != other.get(key) for key in ("config", "begun_at")):
+def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig) -> Starter:
+    starter.check(lm.identity, arrangement_named(config.arrangement))
+    if starter.training.get("config") != _record(config):
         raise InputError("the learned start to resume was trained with other settings: give the same, or begin anew")
-    return resume
+    return starter
 
 
 def _record(config: StarterConfig) -> dict[str, object]:

@@ -125,6 +125,9 @@ def test_chunks_are_as_long_as_comes_out_in_the_trial() -> None:
     assert set(pack(lm, text, config(hard)).lengths.tolist()) == {2}
     assert set(pack(lm, text, config(easy, chunk_tokens=5)).lengths.tolist()) == {5}
     assert set(pack(lm, text[:8], config(easy)).lengths.tolist()) == {2}
+    # Too few whole chunks for a trial, in many stretches: the first attempt is not skipped.
+    first = replace(easy, attempts=(Attempt(False, 0), Attempt(True, 0)), lengths=(4,))
+    assert not pack(lm, "ab\ufffd" * 9, config(first)).own_m.any()
 
 
 def test_chunks_are_fitted_and_decoded_in_batches() -> None:

@@ -223,18 +223,19 @@ class Packer:
         lengths = self._lengths()
         first_own = next((n for n, attempt in enumerate(self.effort.attempts) if attempt.own_m), 0)
         for first in sorted({0, first_own}):
-            taken = None
+            taken, tried = None, False
             for length in lengths:
                 chunks = self._chunks(length)
                 whole = [chunk for chunk in chunks if chunk[1] - chunk[0] == length]
                 if len(whole) < _TRIAL_CHUNKS:
                     break
+                tried = True
                 tasks = [Task(*whole[n * len(whole) // _TRIAL_CHUNKS], first) for n in range(_TRIAL_CHUNKS)]
                 self._fit([task for task in tasks if task not in self.fits], chunks, first)
                 if sum(self.fits[t].missed <= self.effort.spare * length for t in tasks) < _TRIAL_ENOUGH:
                     break
                 taken = length
-            if taken or len(self._chunks(lengths[0])) < _TRIAL_CHUNKS:
+            if taken or not tried:
                 return taken or lengths[0], first
         return lengths[0], first_own
 

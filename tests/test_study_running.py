@@ -121,6 +121,8 @@ def test_killed_after_every_row_it_ends_with_the_same_rows(whole, tmp_path, monk
         assert kills <= CELLS
         with Store.open(path) as store:
             assert store.counts()[0]["done"] == kills
+            for row in store.rows():
+                load(store.vectors_path(row["key"]))
     assert kills == (CELLS if moment == "row" else CELLS - 1)
     assert rows(path) == whole
 

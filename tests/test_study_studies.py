@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 from dataclasses import replace
@@ -134,6 +135,15 @@ def test_a_laptop_study_ends_within_ninety_minutes_and_smoke_within_ten_in_all()
                      for study in STUDIES} for scale in ("smoke", "laptop")}  # fmt: skip
     assert sum(total["smoke"].values()) < 600
     assert max(total["laptop"].values()) < 90 * 60
+
+
+def test_the_method_page_counts_the_cells_as_the_grids_do():
+    page = (Path(__file__).parent.parent / "docs" / "method.md").read_text()
+    told = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
+    assert told == [
+        (study, *(str(sum(len(b.cells) for b in study_module(study).lay_out(scale))) for scale in SCALES))
+        for study in STUDIES
+    ]
 
 
 def test_the_paper_s_cells_are_its_own():

@@ -53,7 +53,7 @@ class Grid:
 GRIDS = {
     "smoke": Grid(("random", "old"), 1, 1, 8, ("fast", "cramming"), 10, 2, 400, 2),
     "laptop": Grid(("random", "old"), 3, 1, 96, ("fast", "cramming"), 200, 8, 40_000, 3),
-    "paper": Grid(("random", "old", "recent", "generated"), 50, 1, 1448, ("fast", "cramming"), 5000, 16, 20_000_000, 5),
+    "paper": Grid(("random", "old", "recent", "generated"), 50, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 
 

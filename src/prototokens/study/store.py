@@ -134,7 +134,7 @@ class Store:
         found = self._connection.execute(
             f"SELECT {_COLUMNS} FROM cells WHERE status != ? AND (? IS NULL OR study = ?) {_ORDER}",
             (PLANNED, study, study),
-        )
+        ).fetchall()  # a reader that lingers keeps the writer waiting
         return [_flat(*row) for row in found]
 
     def counts(self) -> list[dict[str, Any]]:

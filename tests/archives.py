@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from families import ONE, family, tokenizer
+from families import ONE, VOCABULARY, family, tokenizer
 from prototokens import Archive, FrozenLM, PackConfig, pack
 from prototokens.efforts import Attempt, Effort
 
@@ -42,11 +42,11 @@ class Odd:
         return tokenizer().get_vocab()
 
     def encode(self, text: str, **options: Any) -> list[int]:
-        ids = tokenizer().encode(self.before(text), **options)
-        return [i + self.shift if i == ord("z") else i for i in ids]
+        z = tokenizer().convert_tokens_to_ids("z")
+        return [i + self.shift if i == z else i for i in tokenizer().encode(self.before(text), **options)]
 
     def decode(self, ids: list[int], **options: Any) -> str:
-        return self.after(tokenizer().decode([i - self.shift if i >= 264 else i for i in ids], **options))
+        return self.after(tokenizer().decode([i - self.shift if i >= VOCABULARY else i for i in ids], **options))
 
 
 ODD = {

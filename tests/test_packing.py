@@ -16,7 +16,7 @@ from prototokens import FrozenLM, InputError, PackConfig, pack, read_archive, un
 from prototokens.chunk_fits import common_m
 from prototokens.efforts import Attempt, Effort
 from prototokens.packing import PackProgress
-from prototokens.storage import STORES
+from prototokens.storage import STORES, rounded
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
 
@@ -93,6 +93,14 @@ def test_auto_loses_no_token_to_rounding() -> None:
     auto, whole = packed(), packed(store="float32")
     assert auto.share_from_vectors == whole.share_from_vectors
     assert auto.vectors.counts["float32"] < len(auto.vectors)
+
+
+def test_a_dtype_in_which_tokens_are_lost_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = packed(store="float32")
+    monkeypatch.setattr("prototokens.assembly.rounded", lambda v, store: rounded(v, store) * (store != "int8"))
+    archive = pack(family("llama"), TEXT, config())
+    assert archive.share_from_vectors >= whole.share_from_vectors
+    assert archive.vectors.counts["int8"] < len(archive.vectors) / 2
 
 
 def test_chunks_share_the_m_that_is_stored_at_no_loss() -> None:

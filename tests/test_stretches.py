@@ -61,6 +61,15 @@ def test_what_does_not_come_back_is_literal_and_the_rest_is_not() -> None:
     assert [s.text for s in stretches(odd("plain"), "a\ufffd\ufffdb")] == ["a", "\ufffd\ufffd", "b"]
 
 
+def test_ids_that_the_model_has_no_embedding_for_are_kept_as_text() -> None:
+    lm = odd("knows more tokens than the model")
+    text = "z" + "all the others are known. " * 4
+    assert lm.decode(lm.encode(text)) == text
+    literal, *rest = stretches(lm, text)
+    assert (literal.text[0], len(literal.ids)) == ("z", 0)
+    assert all(len(stretch.ids) for stretch in rest)
+
+
 def test_runs_are_the_shortest() -> None:
     lm = family("llama")
     text = "ab😀cé"  # 1 + 1 + 4 + 1 + 2 bytes, a token each

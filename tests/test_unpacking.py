@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archives import HALVING, NOTHING, QUICK, TEXT, config, odd, packed
+from archives import HALVING, NOTHING, QUICK, TEXT, Odd, config, odd, packed
 from families import build, counted, family, tokenizer
 from prototokens import Archive, FrozenLM, InputError, chunk_ids, iter_text, pack, read_range, unpack
 from prototokens.tokens import Identity
@@ -118,6 +118,10 @@ def test_another_text_than_was_packed_is_never_given() -> None:
     other = FrozenLM(lm.model, odd("adds a space at the beginning").tokenizer, lm.identity)
     with pytest.raises(InputError, match="another version of its library"):
         unpack(other, archive)
+    # As long as what was packed, and seen in a part, where the hash of the whole is not.
+    shouting = FrozenLM(lm.model, Odd(after=str.upper), lm.identity)
+    with pytest.raises(InputError, match="characters 0 to 2: the right tokens give another text"):
+        read_range(shouting, archive, 0, 2)
     # A literal byte that is changed, in the middle of a character too.
     literals = bytearray(archive.literals)
     literals[0] ^= 0x40

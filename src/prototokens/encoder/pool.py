@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,9 +13,11 @@ from torch import Tensor
 from ..documents import Document, documents
 from ..errors import InputError
 from ..lm import FrozenLM
+from ..records import read_record, write_record
 from ..texts import sentence_starts
 from .recipes import TextChoice
 
+_KIND = "an encoder's training texts"
 _HELD_OUT = 20  # one document in so many, or that share of each of fewer documents
 
 
@@ -54,6 +58,43 @@ class TextPool:
         own = min(round(own_share * count), len(self.own))
         begins = self.begins[torch.randperm(len(self.begins), generator=generator)[: count - own]]
         return TextPool(self.ids, begins, self.own[torch.randperm(len(self.own), generator=generator)[:own]])
+
+
+def cached_pools(
+    lm: FrozenLM, choice: TextChoice, max_tokens: int, cache: Path | None, *, write: bool = True
+) -> tuple[TextPool, TextPool]:
+    """`training_pools`, from a file if it holds those of the same texts, tokenizer and choice; it is written otherwise.
+
+    Args:
+        lm: supplies the tokenizer.
+        choice: which texts.
+        max_tokens: their longest length.
+        cache: the file; None: tokenize in any case.
+        write: whether to write the file.
+    """
+    digest = hashlib.sha256(f"{lm.identity.tokenizer_hash} {max_tokens} {choice}".encode())
+    for document in documents(choice.source, "train"):
+        digest.update(hashlib.sha256(document.text.encode()).digest())
+    record = {"texts": digest.hexdigest()}
+    if cache is not None and cache.exists():
+        tensors, found = read_record(cache, _KIND)
+        if found == record:
+            train, validation = (
+                TextPool(tensors[f"{name}.ids"], tensors[f"{name}.begins"].long(), tensors[f"{name}.own"])
+                for name in ("train", "validation")
+            )
+            return train, validation
+    pools = training_pools(lm, choice, max_tokens)
+    if cache is not None and write:
+        tensors = {}
+        for name, pool in zip(("train", "validation"), pools, strict=True):
+            tensors |= {
+                f"{name}.ids": pool.ids.clone(),
+                f"{name}.begins": pool.begins.int(),
+                f"{name}.own": pool.own.clone(),
+            }
+        write_record(cache, _KIND, tensors, record, overwrite=True)
+    return pools
 
 
 def training_pools(lm: FrozenLM, choice: TextChoice, max_tokens: int) -> tuple[TextPool, TextPool]:

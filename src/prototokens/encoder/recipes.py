@@ -77,8 +77,8 @@ class Curriculum:
         first: the first frontier, in tokens.
         threshold: the frontier moves when the token accuracy of held-out texts of that length reaches this.
         growth: it moves to this many times its length, and by one token at least.
-        frontier_share: share of the steps whose texts have the frontier's length; the others' lengths are drawn
-            uniformly from 1 to one below it.
+        frontier_share: share of the batches whose texts have the frontier's length; the others' lengths are drawn
+            uniformly from 1 to it.
         patience: steps after which it moves in any case; None: never.
     """
 
@@ -98,9 +98,7 @@ class Curriculum:
     def draw(self, frontier: int, key: str) -> int:
         """A length for one batch; the same for the same key."""
         rng = random.Random(key)
-        if frontier == 1 or rng.random() < self.frontier_share:
-            return frontier
-        return 1 + int(rng.random() * (frontier - 1))
+        return frontier if rng.random() < self.frontier_share else 1 + int(rng.random() * frontier)
 
     def advance(self, frontier: int, accuracy: float, steps_there: int, longest: int) -> int:
         """The frontier after a validation of texts at it, at most `longest`."""

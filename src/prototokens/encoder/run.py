@@ -17,7 +17,7 @@ from .checkpoints import Progress, read_checkpoint, restore
 from .encoding import Encoder
 from .network import EncoderNetwork
 from .objective import Pull, pull
-from .pool import TextPool, training_pools
+from .pool import TextPool, cached_pools
 from .processes import Processes
 from .recipes import EncoderTraining, Schedule
 from .scores import LengthScore, score, written
@@ -63,10 +63,10 @@ class TrainingRun:
         restore(tensors, self.network, self.optimiser)
         self.progress = progress
 
-    def prepare(self) -> None:
-        """Tokenize the texts and join the processes: what a finished training has no need of."""
+    def prepare(self, cache: Path | None = None) -> None:
+        """Tokenize the texts, or read them from a cache, and join the processes: of no use to a finished training."""
         choice, config = self.training.texts, self.beginning.config
-        pools = training_pools(self.lm, choice, config.max_tokens)
+        pools = cached_pools(self.lm, choice, config.max_tokens, cache, write=self.processes.rank == 0)
         self.pool: TextPool = pools[0]
         self.held_out = pools[1].spread(config.max_tokens, max(choice.validation_texts, choice.texts or 0))
         self.joined = self.processes.joined(self.network)
@@ -94,7 +94,7 @@ class TrainingRun:
         return {
             "length": length,
             "loss": found.loss,
-            "refined_loss": found.refined_loss,
+            **({"refined_loss": found.refined_loss} if training.objective.refine_steps else {}),
             "token_accuracy": found.token_accuracy,
             "gradient_norm": norm,
             "lr": rate,
@@ -153,7 +153,7 @@ class TrainingRun:
 
     def row(self, seen: dict[str, Tensor | float]) -> dict[str, Any]:
         """A step's row for the curve."""
-        numbers = {name: float(value) for name, value in seen.items()}
+        numbers = {name: value.item() if isinstance(value, Tensor) else value for name, value in seen.items()}
         return self._place("step") | numbers | {"seconds": round(self.progress.seconds, 3)}
 
     def agreed(self, ends: bool) -> bool:

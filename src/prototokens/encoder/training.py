@@ -1,7 +1,7 @@
 """Training an encoder through the frozen LM: the loop, and what it leaves in its folder.
 
 The folder holds the encoder (`config.json`, `model.safetensors`, `README.md`), `checkpoint.safetensors`, from which the
-same training goes on bit for bit, and `curve.jsonl`.
+same training goes on bit for bit, `curve.jsonl`, and `texts.safetensors`, the tokenized texts, which can be deleted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .recipes import EncoderTraining
 from .run import TrainingRun
 
 CURVE = "curve.jsonl"
+TEXTS = "texts.safetensors"
 _ROW_EVERY = 10  # steps between two rows of the curve
 
 
@@ -103,7 +104,7 @@ def train_encoder(
     if (folder / FILE).exists() and not anew:
         run.go_on(folder / FILE)
     if run.progress.step < training.steps:
-        run.prepare()
+        run.prepare(folder / TEXTS)
         keeper = _Keeper(run, folder, viewer)
         try:
             _train(run, keeper, save_every, max_seconds, report, should_stop)

@@ -1,0 +1,308 @@
+"""Encoders: they begin at the learned start, a batch is a loop, and they serve their own model alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
+from families import analytic, batch, build, counted, family, tokenizer
+from prototokens import ARRANGEMENTS, FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
+from prototokens.encoder.config import SIZES, EncoderConfig, encoder_size
+from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
+from prototokens.encoder.trunks import TRUNKS
+from prototokens.starters import Starter
+from prototokens.starts import start_vectors
+from prototokens.tokens import Identity
+
+
+def starter(lm: FrozenLM) -> Starter:
+    generator = torch.Generator().manual_seed(5)
+    e, m = torch.randn(2, lm.width, generator=generator)
+    return Starter(e, m, ARRANGEMENTS["m,e,m*(n-1)"], lm.identity, {})
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
+@pytest.mark.parametrize("learned", [True, False])
+def test_an_untrained_encoder_is_the_learned_start(lm: FrozenLM, config: EncoderConfig, learned: bool) -> None:
+    start = starter(lm) if learned else None
+    encoder = Encoder.untrained(lm, config, start)
+    recipe = FitConfig(start=start or "text-e", e_tokens=config.e_tokens)
+    for ids in (batch(lm, "abcd", "efgh"), batch(lm, "a", "b"), batch(lm, "xyz")):
+        e, m = encoder.vectors(lm, ids)
+        assert e.shape == (len(ids), config.e_tokens, lm.width)
+        for row, text in enumerate(ids):
+            e_start, m_start = start_vectors(lm, text, recipe, 0)
+            assert torch.allclose(e[row], e_start.expand_as(e[row]), atol=1e-6)
+            assert torch.equal(m[row], m_start)
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
+def test_a_batch_is_a_loop_and_every_token_counts(lm: FrozenLM, config: EncoderConfig) -> None:
+    encoder = random_encoder(lm, config)
+    ids = batch(lm, "abc", "abd", "xbc")
+    e, m = encoder.vectors(lm, ids)
+    for row in range(3):
+        one_e, one_m = encoder.vectors(lm, ids[row : row + 1])
+        assert torch.allclose(one_e[0], e[row], atol=1e-4)
+        assert torch.allclose(one_m[0], m[row], atol=1e-4)
+    for other in (1, 2):  # the last token differs, then the first
+        assert not torch.allclose(e[0], e[other], atol=1e-3)
+    swapped, _ = encoder.vectors(lm, ids[:1].flip(1))
+    assert not torch.allclose(swapped[0], e[0], atol=1e-3)
+
+
+def test_one_m_for_all_texts_if_it_is_global(llama: FrozenLM) -> None:
+    _, m = random_encoder(llama, TRUNK_CONFIGS[2]).vectors(llama, batch(llama, "ab", "xy"))
+    assert torch.equal(m[0], m[1])
+    _, m = random_encoder(llama).vectors(llama, batch(llama, "ab", "xy"))
+    assert not torch.equal(m[0], m[1])
+
+
+def test_outputs_scale_with_the_models_embeddings() -> None:
+    small, large = build("llama"), build("llama")
+    with torch.no_grad():
+        large.get_input_embeddings().weight.mul_(8)
+    moved = []
+    for model in (small, large):
+        lm = FrozenLM(model, tokenizer())
+        encoder = random_encoder(lm)
+        begun = Encoder.untrained(lm, CONFIG)
+        ids = batch(lm, "abc")
+        moved.append(encoder.vectors(lm, ids)[0] - begun.vectors(lm, ids)[0])
+    assert torch.allclose(moved[1], 8 * moved[0], rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_reach_all_weights_of_the_encoder_and_none_of_the_model(lm: FrozenLM) -> None:
+    for config in TRUNK_CONFIGS:
+        encoder = random_encoder(lm, config)
+        e, m = encoder.vectors(lm, batch(lm, "abcd", "efgh"))
+        (e.square().sum() + m.square().sum()).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.network.parameters())
+        assert encoder.network.start_m.grad.abs().sum() > 0
+        assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters())
+
+
+def test_a_call_scores_what_it_wrote(lm: FrozenLM) -> None:
+    encoder = random_encoder(lm)
+    tokens = encoder(lm, "abc")
+    ids = lm.encode("abc")
+    e, m = encoder.vectors(lm, ids.unsqueeze(0))
+    assert torch.equal(tokens.e, e[0].detach())
+    assert torch.equal(tokens.m, m[0].detach())
+    decoded = decode(lm, tokens)
+    assert tokens.provenance.token_accuracy == pytest.approx((decoded.ids == ids).float().mean().item())
+    assert tokens.provenance.start == encoder.name
+    assert tokens.provenance.model == lm.identity
+    assert torch.equal(encoder(lm, ids).e, tokens.e)
+
+
+def test_what_the_analytic_model_needs_comes_back_exactly() -> None:
+    # The text's mean embedding is read as its letter, wherever it stands.
+    lm = analytic()
+    encoder = Encoder.untrained(lm, EncoderConfig("e*n", max_tokens=3, width=8, layers=1, token_width=4))
+    results = encode(lm, encoder, batch(lm, "aaa", "zzz"))
+    assert [r.exact for r in results] == [True, True]
+    assert [r.stop_reason for r in results] == ["accuracy", "accuracy"]
+    assert not encode(lm, encoder, batch(lm, "abc"))[0].exact
+
+
+def test_no_refinement_takes_no_step_and_refinement_goes_on_from_the_encoder(llama: FrozenLM) -> None:
+    encoder, ids = random_encoder(llama), batch(llama, "abc", "dog")
+    with counted(llama) as calls:
+        plain = encode(llama, encoder, ids)
+    assert calls.backward == []
+    assert [r.steps for r in plain] == [0, 0]
+    refined = encode(llama, encoder, ids, refine=3)
+    e, m = (z.detach() for z in encoder.vectors(llama, ids))
+    fitted = fit(llama, ids[0], refinement(encoder, 3), Given(e_start=e[0], m_start=m[0]))
+    assert refined[0].loss_history[0] == pytest.approx(plain[0].loss, rel=1e-4)
+    assert refined[0].steps == fitted.steps == 3
+    assert torch.allclose(refined[0].tokens.e, fitted.tokens.e, atol=1e-3)
+    assert refined[0].loss < plain[0].loss
+    assert refined[0].tokens.provenance.start == encoder.name
+
+
+def test_hidden_states_that_are_read_count_as_positions(llama: FrozenLM) -> None:
+    ids = batch(llama, "abc")
+    for config in (CONFIG, TRUNK_CONFIGS[2]):
+        encoder = random_encoder(llama, config)
+        with counted(llama) as calls:
+            result = encode(llama, encoder, ids)[0]
+        passed = 2 * len(ARRANGEMENTS["m,e,m*(n-1)"].layout(3, config.e_tokens).slots)
+        assert result.token_positions == calls.positions() == passed + (0 if config.hidden_layer is None else 3)
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
+def test_save_and_load_is_the_identity(llama: FrozenLM, config: EncoderConfig, tmp_path: Path) -> None:
+    encoder = random_encoder(llama, config)
+    folder = encoder.save_pretrained(tmp_path / "mine")
+    loaded = Encoder.from_pretrained(folder)
+    assert same(loaded, encoder)
+    assert loaded.name == encoder.name
+    assert json.loads(json.dumps(loaded.training)) == json.loads(json.dumps(encoder.training))
+    assert json.loads((folder / "config.json").read_text())["model"]["fingerprint"] == llama.identity.fingerprint
+    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: prototokens\n")
+    ids = batch(llama, "abc")
+    assert torch.equal(loaded.vectors(llama, ids)[0], encoder.vectors(llama, ids)[0])
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_half_the_bytes_on_disk_and_float32_in_use(llama: FrozenLM, tmp_path: Path) -> None:
+    encoder = random_encoder(llama)
+    folder = encoder.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        assert {file.get_tensor(k).dtype for k in file.keys()} == {torch.bfloat16}  # noqa: SIM118 - not a dict
+    loaded = Encoder.from_pretrained(folder)
+    assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
+    ids = batch(llama, "abc")
+    assert torch.allclose(loaded.vectors(llama, ids)[0], encoder.vectors(llama, ids)[0], rtol=0.1, atol=0.1)
+
+
+def test_damage_and_strangers_are_refused(llama: FrozenLM, tmp_path: Path) -> None:
+    folder = random_encoder(llama).save_pretrained(tmp_path / "mine")
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(InputError, match="damaged"):
+        Encoder.from_pretrained(folder)
+    save(tmp_path / "tokens", random_encoder(llama)(llama, "ab"))
+    path.write_bytes((tmp_path / "tokens").read_bytes())
+    with pytest.raises(InputError, match="holds proto-tokens, not an encoder"):
+        Encoder.from_pretrained(folder)
+    path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        Encoder.from_pretrained(folder)
+    with pytest.raises(InputError, match="no folder of an encoder"):
+        Encoder.from_pretrained(tmp_path / "nothing")
+    with pytest.raises(InputError, match="unknown encoder 'no/such-encoder': no such folder"):
+        Encoder.from_pretrained("no/such-encoder")
+    with pytest.raises(InputError, match="cannot be made a folder"):
+        random_encoder(llama).save_pretrained(tmp_path / "tokens")
+
+
+def test_another_model_is_refused_and_named(llama: FrozenLM) -> None:
+    other, encoder = family("gpt2"), random_encoder(llama)
+    with pytest.raises(InputError, match=f"belongs to {llama.identity.name} .*, not to {other.identity.name}"):
+        encoder(other, "ab")
+    renamed = replace(llama.identity, tokenizer_hash="0")
+    with pytest.raises(InputError, match="another tokenizer vocabulary"):
+        encoder(FrozenLM(llama.model, llama.tokenizer, renamed), "ab")
+    with pytest.raises(InputError, match="this learned start belongs to"):
+        Encoder.untrained(other, CONFIG, starter(llama))
+
+
+def test_texts_have_bounds(llama: FrozenLM) -> None:
+    encoder = random_encoder(llama)
+    with pytest.raises(InputError, match=r"a text of 5 tokens is too long for this encoder, which takes 4; shorten it"):
+        encoder(llama, "abcde")
+    with pytest.raises(InputError, match="the text is empty"):
+        encoder(llama, "")
+    with pytest.raises(InputError, match=r"must be \(B, T\) with at least one token"):
+        encode(llama, encoder, llama.encode("ab"))
+    with pytest.raises(InputError, match="refine is -1; it must be at least 0"):
+        encode(llama, encoder, batch(llama, "ab"), refine=-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"trunk": "lstm"}, "unknown trunk 'lstm'; choose one of: perceptron transformer"),
+        ({"hidden_layer": 9}, "hidden layer 9 is not there: .* has 0 to 2"),
+        ({"hidden_layer": -4}, "hidden layer -4 is not there"),
+    ],
+)
+def test_what_cannot_be_built_is_refused(llama: FrozenLM, change: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Encoder.untrained(llama, replace(CONFIG, **change))
+
+
+@pytest.mark.parametrize("name", ["e_tokens", "max_tokens", "width", "layers", "token_width"])
+def test_a_config_has_bounds(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} is 0; it must be at least 1"):
+        EncoderConfig(**{name: 0})
+
+
+def test_sizes_and_m_have_names() -> None:
+    with pytest.raises(InputError, match="unknown size 'huge'; choose one of: tiny small large"):
+        encoder_size("huge")
+    with pytest.raises(InputError, match="m is 'none'; it must be 'text' or 'global'"):
+        EncoderConfig(m="none")
+    for config in SIZES.values():
+        assert config.trunk in TRUNKS
+        assert EncoderConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+class MeanTrunk(nn.Module):
+    def __init__(self, config: EncoderConfig, feature_width: int) -> None:
+        super().__init__()
+        self.out_width = feature_width
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features.mean(1)
+
+
+def test_another_trunk_plugs_in(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(TRUNKS, "mean", MeanTrunk)
+    encoder = random_encoder(llama, replace(CONFIG, trunk="mean"))
+    assert same(Encoder.from_pretrained(encoder.save_pretrained(tmp_path / "mine")), encoder)
+    assert torch.isfinite(encoder(llama, "abc").e).all()
+
+
+def test_the_shipped_encoder_is_found_by_its_model(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no encoder for LlamaForCausalLM comes with the package"):
+        shipped_encoder(llama.identity)
+    gpt2 = family("gpt2")
+    for name, lm in (("one", gpt2), ("two", llama)):
+        random_encoder(lm).save_pretrained(tmp_path / "encoders_data" / name)
+    monkeypatch.setattr("prototokens.encoder.encoding.files", lambda _: tmp_path)
+    assert shipped_encoder(llama.identity).model == llama.identity
+    assert shipped_encoder(gpt2.identity).model == gpt2.identity
+    with pytest.raises(InputError, match="prototokens encoder train"):
+        shipped_encoder(Identity("x", None, "1", "2"))
+
+
+def test_uploads_hold_the_whole_folder(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict = {}
+
+    class Hub:
+        def __init__(self, token: str | None) -> None:
+            seen["token"] = token
+
+        def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
+            seen["repo"] = (name, private, exist_ok)
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
+            seen["files"] = sorted(p.name for p in Path(folder_path).iterdir())
+            seen["loaded"] = Encoder.from_pretrained(folder_path)
+            return f"https://hub/{repo_id}"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    encoder = random_encoder(llama)
+    assert encoder.push_to_hub("me/mine", private=True, token="t") == "https://hub/me/mine"
+    assert (seen["token"], seen["repo"]) == ("t", ("me/mine", True, True))
+    assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
+    assert same(seen["loaded"], encoder)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("401 unauthorised")
+
+    monkeypatch.setattr(Hub, "create_repo", refuse)
+    with pytest.raises(InputError, match=r"me/mine: the Hub did not take it \(401 unauthorised\)"):
+        encoder.push_to_hub("me/mine")
+
+
+def test_an_encoder_s_file_is_a_file_of_fits(llama: FrozenLM, tmp_path: Path) -> None:
+    tokens = random_encoder(llama)(llama, "abc")
+    back = load(save(tmp_path / "abc", tokens))
+    assert back.provenance == tokens.provenance
+    assert back.provenance.preset == preset().preset
+    assert torch.equal(decode(llama, back).ids, decode(llama, tokens).ids)

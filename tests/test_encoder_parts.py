@@ -1,0 +1,396 @@
+"""The parts of an encoder's training: objective, curriculum, schedule, pools, scores, curve, settings."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encoders import CONFIG, PROSE, curve, prose_file, random_encoder, short_training, train
+from families import analytic, batch, family
+from prototokens import ARRANGEMENTS, FrozenLM, InputError, decode
+from prototokens.documents import documents
+from prototokens.encoder.config import EncoderConfig
+from prototokens.encoder.curve import Curve, read_curve
+from prototokens.encoder.encoding import Encoder, encode
+from prototokens.encoder.objective import logits_of, pull
+from prototokens.encoder.pool import cached_pools, training_pools
+from prototokens.encoder.processes import AcceleratedProcesses, Processes, running_processes
+from prototokens.encoder.recipes import (
+    Curriculum,
+    EncoderTraining,
+    Objective,
+    Schedule,
+    TextChoice,
+    read_setting,
+    with_setting,
+)
+from prototokens.encoder.scores import CONTROLS, control, evaluate, score, written
+from prototokens.texts import sentence_starts
+
+DEFAULT = ARRANGEMENTS["m,e,m*(n-1)"]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    return prose_file(tmp_path)
+
+
+# The objective
+
+
+def drawn(lm: FrozenLM, texts: int = 2, e_tokens: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    both = torch.randn(texts, e_tokens + 1, lm.width, generator=torch.Generator().manual_seed(3))
+    return both[:, :-1], both[:, -1]
+
+
+def test_the_pull_is_the_gradient_of_the_mean_cross_entropy_over_every_position(lm: FrozenLM) -> None:
+    e, m = drawn(lm)
+    ids = batch(lm, "abc", "xyz")
+    found = pull(lm, DEFAULT, e, m, ids, Objective(), 0)
+    e_in, m_in = e.clone().requires_grad_(), m.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(logits_of(lm, DEFAULT, e_in, m_in, 3).flatten(0, 1), ids.flatten())
+    expected = torch.autograd.grad(loss, [e_in, m_in])
+    assert found.loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    for own, other in zip((found.e, found.m), expected, strict=True):
+        assert torch.allclose(own, other, atol=1e-5, rtol=1e-3)
+
+
+def test_terms_of_the_objective_add_up(llama: FrozenLM) -> None:
+    e, m = drawn(llama)
+    ids = batch(llama, "abc", "xyz")
+
+    def at(**settings: float) -> torch.Tensor:
+        return pull(llama, DEFAULT, e, m, ids, Objective(**settings), 0).e
+
+    plain = at()
+    unrolled, distilled = at(refine_steps=3, unroll=1.0) - plain, at(refine_steps=3, distil=1.0) - plain
+    both = at(refine_steps=3, unroll=2.0, distil=0.5)
+    assert torch.allclose(both, plain + 2 * unrolled + 0.5 * distilled, atol=1e-5)
+    assert unrolled.abs().max() > 0
+    assert distilled.abs().max() > 0
+
+
+def test_distillation_pulls_towards_where_fit_steps_lead(llama: FrozenLM) -> None:
+    e, m = drawn(llama)
+    ids = batch(llama, "abc", "xyz")
+    plain = pull(llama, DEFAULT, e, m, ids, Objective(), 0)
+    whole = pull(llama, DEFAULT, e, m, ids, Objective(refine_steps=4, distil=1.0), 0)
+    assert whole.refined_loss < whole.loss == plain.loss
+    share = llama.embedding_statistics.std**2 * (e.numel() + m.numel())
+    target_e, target_m = e - (whole.e - plain.e) * share, m - (whole.m - plain.m) * share
+    loss = torch.nn.functional.cross_entropy(
+        logits_of(llama, DEFAULT, target_e, target_m, 3).flatten(0, 1), ids.flatten()
+    )
+    assert loss.item() == pytest.approx(whole.refined_loss.item(), rel=1e-3)
+
+
+def test_noise_comes_from_its_seed_and_has_its_scale(llama: FrozenLM) -> None:
+    e, m = drawn(llama)
+    ids = batch(llama, "abc", "xyz")
+    one, same, other = (pull(llama, DEFAULT, e, m, ids, Objective(noise=0.5), seed) for seed in (1, 1, 2))
+    assert torch.equal(one.e, same.e)
+    assert not torch.equal(one.e, other.e)
+    small = pull(llama, DEFAULT, e, m, ids, Objective(noise=1e-6), 1)
+    plain = pull(llama, DEFAULT, e, m, ids, Objective(), 1)
+    assert small.loss.item() == pytest.approx(plain.loss.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"noise": -1}, "noise is -1; it must be at least 0"),
+        ({"refine_steps": 2}, "need a weight, and a weight needs fit steps"),
+        ({"unroll": 0.5}, "need a weight, and a weight needs fit steps"),
+    ],
+)
+def test_objectives_have_bounds(settings: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Objective(**settings)
+
+
+# Curriculum and schedule
+
+
+@given(st.integers(1, 64), st.floats(0, 1), st.integers(0, 500), st.integers(1, 64))
+def test_the_frontier_never_falls_and_never_leaves_the_encoder(
+    frontier: int, accuracy: float, there: int, more: int
+) -> None:
+    longest = frontier + more
+    moved = Curriculum(patience=300).advance(frontier, accuracy, there, longest)
+    assert frontier <= moved <= longest
+    assert (moved > frontier) == (accuracy >= 0.9 or there >= 300)
+    assert Curriculum().advance(longest, 1.0, 0, longest) == longest
+
+
+def test_lengths_lie_up_to_the_frontier_and_most_of_them_at_it() -> None:
+    lengths = [Curriculum().draw(5, f"0 {step} 0") for step in range(2000)]
+    assert set(lengths) == {1, 2, 3, 4, 5}
+    assert lengths.count(5) == pytest.approx(1200, abs=100)
+    for below in (1, 2, 3, 4):
+        assert lengths.count(below) == pytest.approx(200, abs=60)
+    assert lengths == [Curriculum().draw(5, f"0 {step} 0") for step in range(2000)]
+    assert {Curriculum().draw(1, str(step)) for step in range(20)} == {1}
+
+
+@pytest.mark.parametrize("decay", ["end", "cosine"])
+def test_the_learning_rate_rises_stays_in_bounds_and_falls(decay) -> None:
+    schedule = Schedule(lr=0.5, warmup_steps=10, decay=decay)
+    rates = [schedule.rate(step, 200) for step in range(200)]
+    assert all(0 < rate <= 0.5 for rate in rates)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[160:] == sorted(rates[160:], reverse=True)
+    assert rates[-1] < 0.02
+    if decay == "end":
+        assert set(rates[10:160]) == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Schedule(decay="step"), "decay is 'step'; it must be 'end' or 'cosine'"),
+        (lambda: Schedule(lr=0), "both must be above 0"),
+        (lambda: Curriculum(threshold=2), "threshold is 2; it must be at least 0 and at most 1"),
+        (lambda: Curriculum(patience=0), "patience is 0; it must be at least 1"),
+        (lambda: EncoderTraining(steps=0), "steps is 0; it must be at least 1"),
+        (lambda: EncoderTraining(precision="int8"), "precision is 'int8'; it must be 'float32' or 'bfloat16'"),
+        (lambda: TextChoice("random"), "source 'random' has no documents to train on"),
+        (lambda: TextChoice(own_share=1.5), "own_share is 1.5; it must be at least 0 and at most 1"),
+    ],
+)
+def test_settings_have_bounds(make, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_settings_are_changed_by_name() -> None:
+    training = with_setting(EncoderTraining(), *read_setting("curriculum.threshold=0.5"))
+    assert training == replace(EncoderTraining(), curriculum=Curriculum(threshold=0.5))
+    training = with_setting(EncoderTraining(), *read_setting("schedule.betas=[0.8, 0.9]"))
+    assert training.schedule.betas == (0.8, 0.9)
+    assert with_setting(EncoderTraining(), "schedule.decay", "cosine").schedule.decay == "cosine"
+    assert with_setting(EncoderConfig(), *read_setting("arrangement=e,m*n")).laid_out == ARRANGEMENTS["e,m*n"]
+    assert with_setting(EncoderConfig(), *read_setting("hidden_layer=-1")).hidden_layer == -1
+    assert with_setting(TextChoice(), *read_setting("texts=null")).texts is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps", "must be NAME=VALUE"),
+        ("=3", "must be NAME=VALUE"),
+        ("pace=3", r"unknown setting 'pace'; choose one of: steps .* curriculum\.…"),
+        ("curriculum=3", "unknown setting 'curriculum'"),
+        ("curriculum.pace=3", "unknown setting 'pace'; choose one of: first threshold"),
+        ("steps.first=3", "unknown setting 'steps.first'"),
+        ("steps=many", "setting steps is 'many'; it must be int"),
+        ("steps=1.5", "setting steps is 1.5; it must be int"),
+        ("steps=true", "setting steps is True; it must be int"),
+        ("schedule.lr=null", "setting lr is None; it must be float"),
+        ("precision=3", "setting precision is 3; it must be str"),
+    ],
+)
+def test_settings_that_do_not_exist_are_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_setting(EncoderTraining(), *read_setting(text))
+
+
+# Pools
+
+
+def test_pools_hold_every_window_and_every_sentence_and_share_no_text(llama: FrozenLM, source: str) -> None:
+    train_pool, validation = training_pools(llama, TextChoice(source), 6)
+    whole = PROSE * 3
+    head, tail = (llama.decode(pool.ids.long()) for pool in (train_pool, validation))
+    assert head + tail == whole
+    assert len(tail) == pytest.approx(len(whole) / 20, abs=60)
+    for pool, text in ((train_pool, head), (validation, tail)):
+        windows = {llama.decode(ids) for ids in pool.windows(torch.arange(len(pool.begins)), 6)}
+        assert windows == {text[i : i + 6] for i in range(len(text) - 5)}
+        assert [llama.decode(ids) for ids in pool.own] == [
+            text[i : i + 6] for i in sentence_starts(text) if len(text) - i >= 6
+        ]
+
+
+def test_every_twentieth_document_validates_and_windows_stay_inside_theirs(llama: FrozenLM, tmp_path: Path) -> None:
+    path = tmp_path / "many.jsonl"
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN"
+    path.write_text("".join(f'{{"text": "{letter * 9}"}}\n' for letter in letters))
+    assert len(documents(path)) == 40
+    train_pool, validation = training_pools(llama, TextChoice(str(path), own_share=0.5), 4)
+    assert set(llama.decode(validation.ids.long())) == {letters[19], letters[39]}
+    assert not set(llama.decode(train_pool.ids.long())) & {letters[19], letters[39]}
+    for ids in train_pool.windows(torch.arange(len(train_pool.begins)), 4):
+        assert len(set(ids.tolist())) == 1
+
+
+def test_draws_come_from_the_seed_and_shorter_ones_are_beginnings(llama: FrozenLM, source: str) -> None:
+    pool, _ = training_pools(llama, TextChoice(source), 6)
+    ids = pool.draw(6, 50, 0.5, seed=1)
+    assert ids.dtype == torch.int64
+    assert torch.equal(ids, pool.draw(6, 50, 0.5, seed=1))
+    assert torch.equal(ids[:, :2], pool.draw(2, 50, 0.5, seed=1))
+    assert not torch.equal(ids, pool.draw(6, 50, 0.5, seed=2))
+    own = {tuple(row) for row in pool.own.tolist()}
+    assert all(tuple(row) in own for row in pool.draw(6, 50, 1.0, seed=1).tolist())
+    among = sum(tuple(row) in own for row in pool.draw(6, 2000, 0.25, seed=1).tolist()) / 2000
+    assert among == pytest.approx(0.25, abs=0.05)
+
+
+def test_cached_texts_are_the_same_texts(llama: FrozenLM, source: str, tmp_path: Path, monkeypatch) -> None:
+    cache, choice = tmp_path / "texts", TextChoice(source)
+    made = cached_pools(llama, choice, 4, cache)
+    monkeypatch.setattr("prototokens.encoder.pool.training_pools", None)
+    for pool, other in zip(cached_pools(llama, choice, 4, cache), made, strict=True):
+        assert all(torch.equal(getattr(pool, k), getattr(other, k)) for k in ("ids", "begins", "own"))
+        assert pool.begins.dtype == torch.int64
+    monkeypatch.undo()
+    with open(source, "a") as file:
+        file.write("One more sentence stands here.")
+    assert len(cached_pools(llama, choice, 4, cache, write=False)[1].ids) > len(made[1].ids)
+    assert len(cached_pools(llama, choice, 5, cache)[0].own[0]) == 5
+
+
+def test_a_few_texts_train_and_validate_alike(llama: FrozenLM, source: str) -> None:
+    pool, validation = training_pools(llama, TextChoice(source, texts=8), 4)
+    assert pool is validation
+    assert (len(pool.begins), len(pool.own)) == (6, 2)
+    seen = {tuple(row) for row in pool.draw(4, 500, 0.25, seed=0).tolist()}
+    spread = torch.cat(list(pool.spread(4, 100).values())).tolist()
+    assert seen == {tuple(row) for row in spread}
+
+
+def test_too_little_text_is_refused(llama: FrozenLM, tmp_path: Path) -> None:
+    path = tmp_path / "short.txt"
+    path.write_text("A few words.")
+    with pytest.raises(InputError, match="has too few texts of 6 tokens to train on and to hold out: give it more"):
+        training_pools(llama, TextChoice(str(path)), 6)
+    with pytest.raises(InputError, match=r"has 4 texts of 8 tokens to train on, not 9"):
+        training_pools(llama, TextChoice(str(path), texts=9), 8)
+
+
+# Scores and controls
+
+
+def test_scores_agree_with_decoding_one_by_one(lm: FrozenLM) -> None:
+    encoder, ids = random_encoder(lm), batch(lm, "abc", "dog", "xyz")
+    found = score(lm, DEFAULT, *written(encoder, lm, ids), ids)
+    results = encode(lm, encoder, ids)
+    accuracy = torch.tensor(
+        [(decode(lm, r.tokens).ids == row).float().mean() for r, row in zip(results, ids, strict=True)]
+    )
+    assert found.token_accuracy == pytest.approx(accuracy.mean().item())
+    assert found.token_accuracy_se == pytest.approx(accuracy.std().item() / 3**0.5)
+    assert found.exact_match == pytest.approx(sum(r.exact for r in results) / 3)
+    assert found.loss == pytest.approx(sum(r.loss for r in results) / 3, rel=1e-4)
+    assert (found.length, found.texts) == (3, 3)
+    assert score(lm, DEFAULT, *written(encoder, lm, ids[:1]), ids[:1]).token_accuracy_se == 0
+
+
+def test_portions_change_nothing(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, ids = random_encoder(llama), torch.randint(97, 123, (9, 3), generator=torch.Generator().manual_seed(0))
+    one = score(llama, DEFAULT, *written(encoder, llama, ids), ids)
+    monkeypatch.setattr("prototokens.encoder.scores._POSITIONS_AT_ONCE", 8)
+    assert score(llama, DEFAULT, *written(encoder, llama, ids), ids).loss == pytest.approx(one.loss, rel=1e-4)
+
+
+def test_controls_are_what_they_say() -> None:
+    lm = analytic()  # the mean embedding of a text of one letter is read as that letter
+    encoder = Encoder.untrained(lm, EncoderConfig("e*n", max_tokens=3, width=8, layers=1, token_width=4))
+    ids = batch(lm, "aaa", "bbb", "ccc")
+    found = {kind: score(lm, ARRANGEMENTS["e*n"], *control(kind, encoder, lm, ids), ids) for kind in CONTROLS}
+    assert found["encoder"].token_accuracy == found["start"].token_accuracy == 1
+    assert found["shuffled"].token_accuracy == 0
+    assert found["constant"].token_accuracy == pytest.approx(1 / 3, abs=1e-6) or found["constant"].token_accuracy == 0
+    e, m = control("constant", encoder, lm, ids)
+    assert torch.equal(e[0], e[2])
+    assert torch.equal(m[0], m[2])
+    trained = random_encoder(family("llama"))
+    start = control("start", trained, family("llama"), ids)
+    assert torch.equal(start[0], written(Encoder.untrained(family("llama"), CONFIG), family("llama"), ids)[0])
+    with pytest.raises(InputError, match="unknown control 'noise'"):
+        control("noise", encoder, lm, ids)
+    with pytest.raises(InputError, match="one text cannot be shuffled"):
+        control("shuffled", encoder, lm, ids[:1])
+
+
+def test_an_evaluation_has_a_row_for_every_cell(llama: FrozenLM, source: str) -> None:
+    rows = list(evaluate(llama, random_encoder(llama), (2, 3), (source,), texts=4))
+    cells = [(row["source"], row["start"], row["length"], row["control"]) for row in rows]
+    assert cells == [
+        (source, start, length, kind) for start in ("anywhere", "sentence") for length in (2, 3) for kind in CONTROLS
+    ]
+    assert all(row["texts"] == 4 for row in rows)
+    with pytest.raises(InputError, match="too long for this encoder, which takes 4"):
+        list(evaluate(llama, random_encoder(llama), (5,), (source,), texts=4))
+
+
+# The curve and those who watch it
+
+
+def test_a_curve_drops_what_lies_after_its_step(tmp_path: Path) -> None:
+    path = tmp_path / "curve.jsonl"
+    one = Curve(path, 0)
+    for step in (0, 1, 2, 3):
+        one.add({"step": step, "windows": {"2": {"loss": 0.5}}})
+    assert [row["step"] for row in read_curve(path)] == [0, 1, 2, 3]
+    Curve(path, 2).add({"step": 3, "again": True})
+    assert read_curve(path)[2:] == [{"step": 2, "windows": {"2": {"loss": 0.5}}}, {"step": 3, "again": True}]
+
+
+def test_viewers_are_shown_the_numbers(
+    llama: FrozenLM, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list = []
+    fake = SimpleNamespace(
+        init=lambda **options: seen.append(options["name"]),
+        log=lambda numbers, step: seen.append((step, numbers)),
+        finish=lambda: seen.append("end"),
+    )
+    monkeypatch.setitem(sys.modules, "trackio", fake)
+    train(llama, tmp_path / "mine", short_training(source, steps=2), viewer="trackio")
+    assert (seen[0], seen[-1]) == ("mine", "end")
+    step, numbers = seen[1]
+    assert step == 0
+    assert numbers["windows/2/loss"] == curve(tmp_path / "mine")[0]["windows"]["2"]["loss"]
+    assert "kind" not in numbers
+
+    scalars: list = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(tmp_path / "other")
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            scalars.append((name, value, step))
+
+        def close(self) -> None:
+            scalars.append("end")
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    train(llama, tmp_path / "other", short_training(source, steps=2), viewer="tensorboard")
+    assert scalars[-1] == "end"
+    assert ("tokens", 0, 0) in scalars
+
+
+def test_a_viewer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(InputError, match="trackio is not installed: pip install trackio"):
+        Curve(tmp_path / "curve.jsonl", 0, "trackio")
+
+
+def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = running_processes()
+    assert type(alone) is Processes
+    assert (alone.rank, alone.count, alone.device) == (0, 1, None)
+    assert torch.equal(alone.mean(torch.tensor(3.0)), torch.tensor(3.0))
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(InputError, match="several processes need accelerate"):
+        AcceleratedProcesses()

@@ -1,0 +1,245 @@
+"""Training an encoder: it goes on bit for bit, moves its curriculum, learns, and leaves the model alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import count, pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from encoders import CONFIG, TRUNK_CONFIGS, Slice, curve, prose_file, random_encoder, same, short_training, train
+from families import counted, family
+from prototokens import FrozenLM, InputError
+from prototokens.encoder.checkpoints import FILE
+from prototokens.encoder.encoding import Encoder, encode
+from prototokens.encoder.recipes import Curriculum, Objective, Schedule, TextChoice
+from prototokens.encoder.run import TrainingRun
+from prototokens.encoder.training import CURVE, train_encoder
+from prototokens.records import read_record
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return prose_file(tmp_path_factory.mktemp("prose"))
+
+
+@pytest.fixture(scope="module")
+def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encoder, Path]:
+    """A short training with everything in it, in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train(family("llama"), folder, everything(source)), folder
+
+
+def everything(source: str) -> object:
+    return short_training(
+        source,
+        steps=7,
+        accumulate=2,
+        objective=Objective(noise=0.1, refine_steps=2, unroll=0.5, distil=0.1),
+        curriculum=Curriculum(first=2, threshold=0.0),
+    )
+
+
+def state(encoder: Encoder) -> dict:
+    return {k: v for k, v in encoder.training.items() if k != "seconds"}
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (3, 5), (1, 2, 3, 4, 5, 6)])
+def test_training_stopped_at_any_step_ends_with_the_same_bits(whole, source: str, stops, tmp_path: Path) -> None:
+    for stop in stops:
+        numbers = count(1 if stop == stops[0] else stops[stops.index(stop) - 1] + 1)
+        part = train(family("llama"), tmp_path, everything(source), should_stop=lambda n=numbers, s=stop: next(n) == s)
+        assert part.training["step"] == stop
+        assert same(Encoder.from_pretrained(tmp_path), part)
+    ended = train(family("llama"), tmp_path, everything(source))
+    assert same(ended, whole[0])
+    assert state(ended) == state(whole[0])
+    assert curve(tmp_path) == curve(whole[1])
+    tensors, record = read_record(tmp_path / FILE, "an encoder's training")
+    expected, other = read_record(whole[1] / FILE, "an encoder's training")
+    assert all(torch.equal(tensors[k], expected[k]) for k in tensors.keys() | expected.keys())
+    assert record["settings"] == other["settings"]
+
+
+def test_a_killed_run_loses_what_came_after_its_checkpoint_and_no_more(whole, source: str, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(report) -> None:
+        if report.step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(family("llama"), tmp_path, everything(source), save_every=3, report=kill)
+    assert Encoder.from_pretrained(tmp_path).training["step"] == 3
+    with (tmp_path / CURVE).open("a") as file:
+        file.write('{"kind": "val')  # a line that was not written to its end
+    assert same(train(family("llama"), tmp_path, everything(source)), whole[0])
+    assert curve(tmp_path) == curve(whole[1])
+
+
+def test_a_finished_training_is_left_as_it_is(whole, source: str) -> None:
+    before = {p.name: p.read_bytes() for p in whole[1].iterdir()}
+    with counted(family("llama")) as calls:
+        assert same(train(family("llama"), whole[1], everything(source)), whole[0])
+    assert calls.forward == []
+    assert before == {p.name: p.read_bytes() for p in whole[1].iterdir()}
+
+
+def test_other_settings_are_refused_and_beginning_anew_is_not(whole, source: str, tmp_path: Path) -> None:
+    lm, short = family("llama"), short_training(source, steps=1)
+    train(lm, tmp_path, short)
+    for training, config, what in (
+        (replace(short, batch_positions=30), CONFIG, "batch_positions"),
+        (short, replace(CONFIG, width=16), "encoder, beginning"),
+        (replace(short, seed=1), CONFIG, "beginning, seed"),
+    ):
+        with pytest.raises(InputError, match=rf"had other settings \({what}\); give the same settings, another folder"):
+            train(lm, tmp_path, training, config)
+    assert train(lm, tmp_path, replace(short, seed=1), anew=True).training["step"] == 1
+
+
+def test_more_steps_can_be_asked_for_until_the_learning_rate_falls(source: str, tmp_path: Path) -> None:
+    lm = family("llama")
+    training = short_training(source, schedule=Schedule(warmup_steps=1, decay_share=0.5))
+    straight = train(lm, tmp_path / "straight", replace(training, steps=8))
+    train(lm, tmp_path / "two", training, should_stop=iter([False, True]).__next__)
+    assert same(train(lm, tmp_path / "two", replace(training, steps=8)), straight)
+    with pytest.raises(InputError, match="its learning rate already falls towards step 8"):
+        train(lm, tmp_path / "two", replace(training, steps=20))
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
+def test_every_family_trains_a_step_and_is_left_as_it_was(lm: FrozenLM, config, source: str, tmp_path: Path) -> None:
+    before = {k: v.clone() for k, v in lm.model.state_dict().items()}
+    begun = Encoder.untrained(lm, config)
+    encoder = train(lm, tmp_path, short_training(source, steps=2), config)
+    assert encoder.model == lm.identity
+    changed = [k for k, v in encoder.network.state_dict().items() if not torch.equal(v, begun.network.state_dict()[k])]
+    assert {"head.weight", "head.bias", "start_e", "start_m", "log_scale"} <= set(changed)
+    assert any(k.startswith("trunk") for k in changed)
+    assert not {"embedding_mean", "embedding_std"} & set(changed)
+    for key, value in lm.model.state_dict().items():
+        assert torch.equal(value, before[key])
+    assert not lm.model.training
+    assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters())
+
+
+def test_every_arrangement_trains(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    for number, name in enumerate(("e*n", "e,m*(n-1)", "e,m*n", "bos,e,m*(n-1)")):
+        config = replace(CONFIG, arrangement=name)
+        encoder = train(llama, tmp_path / str(number), short_training(source, steps=2), config)
+        assert encode(llama, encoder, llama.encode("abc").unsqueeze(0))[0].tokens.arrangement.name == name
+
+
+def test_the_beginning_is_left_as_it_is_and_can_be_an_encoder(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    begun = random_encoder(llama)
+    name = begun.name
+    begun.training["step"] = 9
+    encoder = train_encoder(llama, tmp_path, begun, short_training(source, steps=1))
+    assert begun.name == name != encoder.name
+    assert encoder.training["begun_at"] == begun.training
+    assert encoder.training["step"] == 1
+    with pytest.raises(InputError, match="this encoder belongs to"):
+        train_encoder(family("gpt2"), tmp_path, begun)
+
+
+def test_a_few_texts_are_learned_by_heart(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    training = short_training(
+        source,
+        steps=150,
+        batch_positions=24,
+        schedule=Schedule(lr=1e-2, warmup_steps=10),
+        texts=TextChoice(source, texts=6),
+        validate_every=150,
+    )
+    train(llama, tmp_path, training, replace(CONFIG, max_tokens=2, width=64))
+    first, *_, last = (row for row in curve(tmp_path) if row["kind"] == "validation")
+    for kind in ("windows", "own"):
+        assert first[kind]["2"]["token_accuracy"] < 0.5
+        assert last[kind]["2"]["token_accuracy"] >= 0.99
+        assert last[kind]["2"]["exact_match"] >= 0.99
+
+
+def test_the_curve_tells_lengths_tokens_and_the_frontier(whole, source: str) -> None:
+    rows = [row for row in curve(whole[1]) if row["kind"] == "validation"]
+    assert [row["step"] for row in rows] == [0, 2, 4, 6, 7]
+    assert [row["frontier"] for row in rows] == [2, 2, 3, 4, 4]  # of the time before it moves
+    for before, after in pairwise(rows):
+        assert before["tokens"] < after["tokens"]
+    for row in rows:
+        for kind in ("windows", "own"):
+            assert set(row[kind]) == {"1", "2", "4", str(row["frontier"])}
+            for seen in row[kind].values():
+                assert 0 <= seen["exact_match"] <= seen["token_accuracy"] <= 1
+    record = json.loads((whole[1] / "config.json").read_text())["training"]
+    assert record["validation"] == rows[-1]
+    assert record["settings"]["training"]["texts"]["source"] == source
+
+
+def test_the_frontier_waits_for_its_threshold(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    waiting = short_training(source, curriculum=Curriculum(first=2, threshold=1.0))
+    assert train(llama, tmp_path / "waits", waiting).training["frontier"] == 2
+    patient = short_training(source, curriculum=Curriculum(first=2, threshold=1.0, patience=4))
+    assert train(llama, tmp_path / "moves", patient).training["frontier"] == 3
+
+
+def test_positions_are_counted(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    for number, objective in enumerate((Objective(), Objective(refine_steps=2, unroll=1.0))):
+        run = TrainingRun(
+            llama, Encoder.untrained(llama, CONFIG), short_training(source, objective=objective), Slice(0, 1)
+        )
+        run.prepare()
+        with counted(llama) as calls:
+            for _ in range(3):
+                run.step()
+        assert run.progress.positions == calls.positions()
+        assert number or run.progress.positions == calls.backward_positions()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_processes_share_a_batch(llama: FrozenLM, source: str, accumulate: int) -> None:
+    training = short_training(source, batch_positions=30 * accumulate, accumulate=accumulate, curriculum=Curriculum(2))
+    gradients = []
+    for process in (Slice(0, 1), Slice(0, 2), Slice(1, 2)):
+        run = TrainingRun(llama, random_encoder(llama), training, process)
+        run.prepare()
+        for part in range(accumulate):
+            run._add_gradient(2, part)
+        gradients.append([p.grad for p in run.network.parameters()])
+    for alone, first, second in zip(*gradients, strict=True):
+        assert torch.allclose(alone, (first + second) / 2, atol=1e-5)
+
+
+def test_a_batch_that_is_not_finite_changes_nothing_but_time(llama: FrozenLM, source: str) -> None:
+    run = TrainingRun(llama, random_encoder(llama), short_training(source), Slice(0, 1))
+    run.prepare()
+    add = run._add_gradient
+
+    def spoil(length: int, part: int):
+        found = add(length, part)
+        run.network.start_e.grad[0] = float("nan")
+        return found
+
+    run._add_gradient = spoil  # type: ignore[method-assign]
+    before = {k: v.clone() for k, v in run.network.state_dict().items() if k.startswith("start")}
+    run.step()
+    assert all(p.isfinite().all() for p in run.network.parameters())
+    assert all(torch.equal(run.network.state_dict()[k], v) for k, v in before.items())
+
+
+def test_bfloat16_trunks_keep_float32_weights(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    for number, config in enumerate(TRUNK_CONFIGS):
+        encoder = train(llama, tmp_path / str(number), short_training(source, steps=2, precision="bfloat16"), config)
+        assert {p.dtype for p in encoder.network.parameters()} == {torch.float32}
+        assert all(p.isfinite().all() for p in encoder.network.parameters())
+
+
+def test_settings_of_a_run_are_refused_in_words(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="save_every is 0; it must be at least 1"):
+        train(llama, tmp_path, short_training(source), save_every=0)
+    with pytest.raises(InputError, match="unknown viewer 'x'; choose one of: none tensorboard trackio"):
+        train(llama, tmp_path, short_training(source), viewer="x")

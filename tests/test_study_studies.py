@@ -17,7 +17,7 @@ from prototokens import FitConfig, decode, fit_batch, load, preset
 from prototokens.capacity import prefix_h_lm_nats
 from prototokens.cramming import CRAMMING, reconstruct
 from prototokens.records import read_record
-from prototokens.study import STUDIES, capacity, fits, quality, study_module, throughput
+from prototokens.study import STUDIES, capacity, fits, information, quality, study_module, throughput
 from prototokens.study.estimates import ModelSize, estimate
 from prototokens.study.inprocess import InProcess
 from prototokens.study.running import run_study
@@ -221,6 +221,45 @@ def test_tables_of_texts_that_any_model_holds_are_full(tmp_path):
                 assert measurement.columns["capacity_h_lm_nats"] == pytest.approx(
                     prefix_h_lm_nats(lm, torch.full((9,), 7), expected)
                 )
+
+
+def test_a_shared_m_is_shared_by_the_texts_of_a_kind():
+    lm = family("llama")
+    base = capacity_cells("grid")[0] | {"tokens": 3, "max_steps": 2}
+    cells = [base | {"source": kind, "text": n} for kind in ("random", "old") for n in range(2)]
+    ids = torch.arange(12).view(4, 3)
+    for m_shared in (0, 1):
+        found = capacity.run(lm, [cell | {"m_shared": m_shared} for cell in cells], ids)
+        m = [measurement.vectors.m for measurement in found]
+        assert torch.equal(m[0], m[1]) == torch.equal(m[2], m[3]) == bool(m_shared)
+        assert not torch.equal(m[0], m[2])
+    held = capacity.common_m(lm, ids, fits.recipe(base), 2)
+    again = capacity.common_m(lm, ids[:, :2], fits.recipe(base), 2)
+    assert torch.equal(held, again), "it is found on the texts' beginnings alone"
+
+
+@pytest.mark.parametrize(("method", "vectors"), [(m, k) for m in ("one-step", "autoregressive") for k in (1, 2)])
+def test_what_is_fitted_for_the_information_of_vectors(method, vectors, monkeypatch):
+    lm, seen = family("llama"), []
+    for name in ("one_step", "autoregressive"):
+        original = getattr(information, name)
+
+        def note(lm: Any, config: Any, given: Any = None, *, name: str = name, original: Any = original) -> Any:
+            seen.append((name, config.e_tokens, None if given is None else given.m.shape))
+            return original(lm, config, *([] if given is None else [given]))
+
+        monkeypatch.setattr(information, name, note)
+    batch = next(
+        b for b in information.lay_out("smoke") if (b.cells[0]["method"], b.cells[0]["vectors"]) == (method, vectors)
+    )
+    information.run(lm, [cell | {"tokens": 4} for cell in batch.cells], torch.arange(4).view(1, 4))
+    expected = {
+        ("one-step", 1): ("one_step", 1, (lm.width,)),
+        ("one-step", 2): ("one_step", 1, None),
+        ("autoregressive", 1): ("autoregressive", 1, None),
+        ("autoregressive", 2): ("autoregressive", 2, None),
+    }
+    assert seen == [expected[method, vectors]]
 
 
 def capacity_cells(method: str) -> list[dict[str, Any]]:

@@ -140,7 +140,8 @@ class Store:
     def counts(self) -> list[dict[str, Any]]:
         """How many cells of each study, model and scale are done, failed and still planned."""
         found: dict[tuple[str, str, str], dict[str, int]] = {}
-        for name, status, settings in self._connection.execute(f"SELECT study, status, settings FROM cells {_ORDER}"):
+        cells = self._connection.execute(f"SELECT study, status, settings FROM cells {_ORDER}").fetchall()
+        for name, status, settings in cells:
             own = json.loads(settings)
             tally = found.setdefault((name, own["model"], own["scale"]), {DONE: 0, FAILED: 0, PLANNED: 0})
             tally[status] += 1

@@ -22,9 +22,10 @@ import typer
 from safetensors import safe_open
 
 import prototokens
+from encoders import PROSE
 from families import build, family, tokenizer
 from prototokens import ARRANGEMENTS, PRESETS, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
-from prototokens.documents import SOURCES
+from prototokens.documents import SOURCES, Document
 from prototokens.efforts import EFFORTS, Effort
 from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
 from prototokens.tokens import Identity
@@ -81,7 +82,10 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, effort in EFFORTS.items():
         attempts = tuple(replace(attempt, steps=5) for attempt in effort.attempts)
         monkeypatch.setitem(EFFORTS, name, replace(effort, attempts=attempts))
-    monkeypatch.setattr("prototokens.starts.shipped_starter", lambda *_: None)  # of the real models' width
+    for user in ("starts", "encoder.encoding"):
+        monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
+    speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
+    monkeypatch.setattr("prototokens.encoder.pool.documents", lambda *_: [speech])
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
     monkeypatch.setattr("prototokens.lm.load_lm", tiny_lm)
 
@@ -147,6 +151,7 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
 def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear reader.")
     table = {named(command)[0]: set(named(fields)) for command, fields in rows(README, "command")}
+    table["encode"] = table["fit"]
     calls = {
         "fit": "fit ab -o file",
         "decode": "decode file",
@@ -155,6 +160,9 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
         "pack": "pack letter.txt -o letter.proto",
         "unpack": "unpack letter.proto -o again.txt",
         "verify": "verify letter.proto",
+        "encoder train": "encoder train -o mine --steps 1 --max-tokens 2 --batch-positions 6",
+        "encode": "encode ab --encoder mine -o encoded",
+        "encoder eval": "encoder eval --encoder mine --sources letter.txt --starts anywhere --lengths 2 --texts 2",
         "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",
     }
     assert set(table) == set(calls)

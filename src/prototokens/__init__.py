@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from .capacity import Capacity, bisect, grow
     from .cramming import CrammingResult, cram, cram_batch, reconstruct
     from .decoding import Decoded, decode
+    from .encoder.config import EncoderConfig
+    from .encoder.encoding import Encoder, encode
+    from .encoder.training import train_encoder
     from .errors import InputError
     from .fitting import FitResult, Given, fit, fit_batch
     from .jacobi import JacobiResult, jacobi_decode
@@ -22,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ARRANGEMENTS", "PRESETS", "AdamW", "Archive", "Arrangement", "Capacity", "CrammingResult", "Decoded",
-    "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "JacobiResult", "PackConfig", "ProtoTokens", "Stop",
-    "bisect", "chunk_ids", "cram", "cram_batch", "decode", "fit", "fit_batch", "grow", "iter_text", "jacobi_decode",
-    "load", "load_lm", "pack", "preset", "read_archive", "read_range", "reconstruct", "save", "unpack",
-    "write_archive",
+    "Encoder", "EncoderConfig", "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "JacobiResult",
+    "PackConfig", "ProtoTokens", "Stop", "bisect", "chunk_ids", "cram", "cram_batch", "decode", "encode", "fit",
+    "fit_batch", "grow", "iter_text", "jacobi_decode", "load", "load_lm", "pack", "preset", "read_archive",
+    "read_range", "reconstruct", "save", "train_encoder", "unpack", "write_archive",
 ]  # fmt: skip
 
 _HOME = {
@@ -34,6 +37,9 @@ _HOME = {
     "capacity": ("Capacity", "bisect", "grow"),
     "cramming": ("CrammingResult", "cram", "cram_batch", "reconstruct"),
     "decoding": ("Decoded", "decode"),
+    "encoder.config": ("EncoderConfig",),
+    "encoder.encoding": ("Encoder", "encode"),
+    "encoder.training": ("train_encoder",),
     "errors": ("InputError",),
     "fitting": ("FitResult", "Given", "fit", "fit_batch"),
     "jacobi": ("JacobiResult", "jacobi_decode"),

@@ -60,8 +60,8 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid((4, 8), 1, 1, 1, "fast", 10, 512, 8, 2, 400),
-    "laptop": Grid((4, 8, 16, 22, 32, 45), 2, 1, 1, "fast", 200, 512, 96, 8, 40_000),
+    "smoke": Grid((4, 8), 1, 1, 1, "fast", 10, 512, 8, 2, 120),
+    "laptop": Grid((4, 8, 16, 22, 32, 45), 2, 1, 1, "fast", 200, 512, 96, 8, 20_000),
     "paper": Grid(PAPER_LENGTHS, 50, 50, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
 }
 
@@ -86,8 +86,8 @@ def _batch(
     scale: str, grid: Grid, method: str, m_shared: int, tokens: int, seed: int, texts: list[tuple[str, int]]
 ) -> Batch:
     searched = method != "grid"
-    # A search spends its work at lengths of about half the longest; a step costs a position twice, there and back.
-    mean = max(1, tokens // 2) if searched else tokens
+    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
+    middling = max(1, tokens // 4)
     return Batch(
         study="capacity",
         label=f"{method} {'shared' if m_shared else 'own'} m, {tokens}, seed {seed}, {texts[0][0]} {texts[0][1]}",
@@ -98,8 +98,9 @@ def _batch(
             )
             for source, text in texts
         ),
-        steps=grid.work // (2 * mean) if searched else grid.max_steps,
-        positions=len(texts) * (mean + 1),
+        steps=len(texts) * grid.work // (2 * middling) if searched else grid.max_steps,
+        positions=middling + 1 if searched else len(texts) * (tokens + 1),
+        peak_positions=len(texts) * (tokens + 1),
     )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ class Batch:
         label: what tells the batch apart within the study, for people.
         cells: settings of each cell.
         steps: the step budget, all fits of the batch together.
-        positions: input positions that a step passes, all texts together.
+        positions: input positions that a step passes, all texts together; in a search, one text's of middling length.
+        peak_positions: those of the largest step, where steps differ.
     """
 
     study: str
@@ -30,6 +31,7 @@ class Batch:
     cells: tuple[Settings, ...]
     steps: int
     positions: int
+    peak_positions: int | None = None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,9 @@ def estimate(batch: Batch, size: ModelSize, scale: str) -> Estimate:
     operations, floor_seconds = _SPEED[scale]
     floor_seconds *= size.parameters / 135e6 if scale != "paper" else 1.0
     step_seconds = max(floor_seconds, 4 * size.parameters * batch.positions / operations)
-    activations = batch.positions * (16 * size.layers * size.width * size.bytes_per_weight + 12 * size.vocabulary)
+    activations = (batch.peak_positions or batch.positions) * (
+        16 * size.layers * size.width * size.bytes_per_weight + 12 * size.vocabulary
+    )
     return Estimate(batch.steps * step_seconds, (size.parameters * size.bytes_per_weight + activations) / 1e9)
 
 

@@ -51,8 +51,8 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(("random", "old"), 1, 1, 8, ("fast", "cramming"), 10, 2, 400, 2),
-    "laptop": Grid(("random", "old"), 3, 1, 96, ("fast", "cramming"), 200, 8, 40_000, 3),
+    "smoke": Grid(("random", "old"), 1, 1, 8, ("fast", "cramming"), 10, 2, 120, 2),
+    "laptop": Grid(("random", "old"), 3, 1, 96, ("fast", "cramming"), 150, 8, 20_000, 3),
     "paper": Grid(("random", "old", "recent", "generated"), 50, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 
@@ -60,7 +60,8 @@ GRIDS = {
 def lay_out(scale: str) -> list[Batch]:
     """One batch per method, number of vectors, kind of text and seed, and per some texts."""
     grid = GRIDS[scale]
-    mean = max(1, grid.longest // 2)
+    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
+    middling = max(1, grid.longest // 4)
     return [
         Batch(
             study="information",
@@ -72,8 +73,9 @@ def lay_out(scale: str) -> list[Batch]:
                 )
                 for text in range(first, min(first + grid.rows, grid.texts))
             ),
-            steps=grid.work // (2 * mean),
-            positions=min(grid.rows, grid.texts - first) * (mean + vectors),
+            steps=min(grid.rows, grid.texts - first) * grid.work // (2 * middling),
+            positions=middling + vectors,
+            peak_positions=min(grid.rows, grid.texts - first) * (grid.longest + vectors),
         )
         for method, recipe_name in zip(("one-step", "autoregressive"), grid.recipes, strict=True)
         for vectors in (1, 2)

@@ -138,7 +138,7 @@ def train_command(
     """Train an encoder through the frozen model. The same command goes on where it was stopped, Ctrl-C included.
 
     Only texts of the train split are used: speeches of years that 5 does not divide, before 2026; every twentieth of
-    them validates. Several GPUs: accelerate launch --module prototokens.cli encoder train ...
+    them validates. Several GPUs: accelerate launch $(command -v prototokens) encoder train ...
 
     Example: prototokens encoder train -o my-encoder --model ./my-model --max-tokens 16 --minutes 60
     """

@@ -129,6 +129,13 @@ def test_no_refinement_takes_no_step_and_refinement_goes_on_from_the_encoder(lla
     assert refined[0].tokens.provenance.start == encoder.name
 
 
+def test_it_works_under_inference_mode(llama: FrozenLM) -> None:
+    encoder, ids = random_encoder(llama), batch(llama, "abc")
+    plain = encode(llama, encoder, ids, refine=2)[0]
+    with torch.inference_mode():
+        assert torch.equal(encode(llama, encoder, ids, refine=2)[0].tokens.e, plain.tokens.e)
+
+
 def test_hidden_states_that_are_read_count_as_positions(llama: FrozenLM) -> None:
     ids = batch(llama, "abc")
     for config in (CONFIG, TRUNK_CONFIGS[2]):

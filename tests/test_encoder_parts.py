@@ -19,7 +19,7 @@ from prototokens.documents import documents
 from prototokens.encoder.config import EncoderConfig
 from prototokens.encoder.curve import Curve, read_curve
 from prototokens.encoder.encoding import Encoder, encode
-from prototokens.encoder.objective import logits_of, pull
+from prototokens.encoder.objective import _noise, logits_of, pull
 from prototokens.encoder.pool import cached_pools, training_pools
 from prototokens.encoder.processes import AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.recipes import (
@@ -97,6 +97,10 @@ def test_noise_comes_from_its_seed_and_has_its_scale(llama: FrozenLM) -> None:
     one, same, other = (pull(llama, DEFAULT, e, m, ids, Objective(noise=0.5), seed) for seed in (1, 1, 2))
     assert torch.equal(one.e, same.e)
     assert not torch.equal(one.e, other.e)
+    drawn_e, drawn_m = _noise(torch.zeros(50, 2, 48), torch.zeros(50, 48), 0.5, seed=1)
+    assert (drawn_e.shape, drawn_m.shape) == ((50, 2, 48), (50, 48))
+    assert drawn_e.std().item() == pytest.approx(0.5, rel=0.05)
+    assert drawn_m.std().item() == pytest.approx(0.5, rel=0.05)
     small = pull(llama, DEFAULT, e, m, ids, Objective(noise=1e-6), 1)
     plain = pull(llama, DEFAULT, e, m, ids, Objective(), 1)
     assert small.loss.item() == pytest.approx(plain.loss.item(), rel=1e-3)

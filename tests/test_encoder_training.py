@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from encoders import CONFIG, TRUNK_CONFIGS, Slice, curve, prose_file, random_encoder, same, short_training, train
-from families import counted, family
+from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError
 from prototokens.encoder.checkpoints import FILE
 from prototokens.encoder.encoding import Encoder, encode
@@ -236,6 +236,14 @@ def test_bfloat16_trunks_keep_float32_weights(llama: FrozenLM, source: str, tmp_
         encoder = train(llama, tmp_path / str(number), short_training(source, steps=2, precision="bfloat16"), config)
         assert {p.dtype for p in encoder.network.parameters()} == {torch.float32}
         assert all(p.isfinite().all() for p in encoder.network.parameters())
+
+
+def test_a_model_in_bfloat16_trains_an_encoder_in_float32(source: str, tmp_path: Path) -> None:
+    lm = FrozenLM(build("llama").to(torch.bfloat16), tokenizer())
+    encoder = train(lm, tmp_path, short_training(source, steps=2))
+    assert {p.dtype for p in encoder.network.parameters()} == {torch.float32}
+    assert encoder(lm, "abc").e.dtype == torch.float32
+    assert encoder.training["settings"]["dtype"] == "bfloat16"
 
 
 def test_settings_of_a_run_are_refused_in_words(llama: FrozenLM, source: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +128,17 @@ def test_no_refinement_takes_no_step_and_refinement_goes_on_from_the_encoder(lla
     assert torch.allclose(refined[0].tokens.e, fitted.tokens.e, atol=1e-3)
     assert refined[0].loss < plain[0].loss
     assert refined[0].tokens.provenance.start == encoder.name
+
+
+def test_the_encoder_s_own_time_counts(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = Encoder.vectors
+
+    def slow(*arguments: object) -> object:
+        time.sleep(0.05)
+        return vectors(*arguments)
+
+    monkeypatch.setattr(Encoder, "vectors", slow)
+    assert encode(llama, random_encoder(llama), batch(llama, "ab"))[0].seconds > 0.05
 
 
 def test_it_works_under_inference_mode(llama: FrozenLM) -> None:

@@ -77,18 +77,19 @@ def test_terms_of_the_objective_add_up(llama: FrozenLM) -> None:
     assert distilled.abs().max() > 0
 
 
-def test_distillation_pulls_towards_where_fit_steps_lead(llama: FrozenLM) -> None:
+def test_refinement_is_judged_where_fit_steps_lead(llama: FrozenLM) -> None:
     e, m = drawn(llama)
     ids = batch(llama, "abc", "xyz")
     plain = pull(llama, DEFAULT, e, m, ids, Objective(), 0)
-    whole = pull(llama, DEFAULT, e, m, ids, Objective(refine_steps=4, distil=1.0), 0)
-    assert whole.refined_loss < whole.loss == plain.loss
+    distilled = pull(llama, DEFAULT, e, m, ids, Objective(refine_steps=4, distil=1.0), 0)
+    assert distilled.refined_loss < distilled.loss == plain.loss
     share = llama.embedding_statistics.std**2 * (e.numel() + m.numel())
-    target_e, target_m = e - (whole.e - plain.e) * share, m - (whole.m - plain.m) * share
-    loss = torch.nn.functional.cross_entropy(
-        logits_of(llama, DEFAULT, target_e, target_m, 3).flatten(0, 1), ids.flatten()
-    )
-    assert loss.item() == pytest.approx(whole.refined_loss.item(), rel=1e-3)
+    fitted_e, fitted_m = e - (distilled.e - plain.e) * share, m - (distilled.m - plain.m) * share
+    there = pull(llama, DEFAULT, fitted_e, fitted_m, ids, Objective(), 0)
+    assert there.loss.item() == pytest.approx(distilled.refined_loss.item(), rel=1e-3)
+    unrolled = pull(llama, DEFAULT, e, m, ids, Objective(refine_steps=4, unroll=2.0), 0)
+    assert torch.allclose(unrolled.e - plain.e, 2 * there.e, atol=1e-4)
+    assert torch.allclose(unrolled.m - plain.m, 2 * there.m, atol=1e-4)
 
 
 def test_noise_comes_from_its_seed_and_has_its_scale(llama: FrozenLM) -> None:

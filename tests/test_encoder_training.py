@@ -214,6 +214,17 @@ def test_processes_share_a_batch(llama: FrozenLM, source: str, accumulate: int) 
         assert torch.allclose(alone, (first + second) / 2, atol=1e-5)
 
 
+def test_accumulated_batches_are_averaged(llama: FrozenLM, source: str) -> None:
+    gradients = []
+    for parts in (1, 2):  # the first of them is the same batch
+        training = short_training(source, batch_positions=30 * parts, accumulate=parts)
+        run = TrainingRun(llama, random_encoder(llama), training, Slice(0, 1))
+        run.prepare()
+        run._add_gradient(2, 0)
+        gradients.append(run.network.start_m.grad)
+    assert torch.allclose(gradients[0], 2 * gradients[1], atol=1e-6)
+
+
 def test_a_batch_that_is_not_finite_changes_nothing_but_time(llama: FrozenLM, source: str) -> None:
     run = TrainingRun(llama, random_encoder(llama), short_training(source), Slice(0, 1))
     run.prepare()

@@ -131,6 +131,9 @@ def test_commands_of_the_readme_parse() -> None:
 
 def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear reader, nothing here is shifted.")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("Dear.")
+    (tmp_path / "sentences.txt").write_text("ab\ncd\n")
     errors = 0
     for command, quoted in commands():
         if command.endswith(" demo"):  # its sentences are longer than a tiny model's positions
@@ -150,6 +153,10 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
 
 def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("Dear reader.")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("Dear.")
+    (tmp_path / "letters" / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "sentences.txt").write_text("ab\n" + 70 * "longer than the model")
     table = {named(command)[0]: set(named(fields)) for command, fields in rows(README, "command")}
     table["encode"] = table["fit"]
     calls = {
@@ -160,6 +167,8 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
         "pack": "pack letter.txt -o letter.proto",
         "unpack": "unpack letter.proto -o again.txt",
         "verify": "verify letter.proto",
+        "pack-all": "pack-all letters -o packed --effort fast",
+        "fit-all": "fit-all sentences.txt -o fitted",
         "encoder train": "encoder train -o mine --steps 1 --max-tokens 2 --batch-positions 6",
         "encode": "encode ab --encoder mine -o encoded",
         "encoder eval": "encoder eval --encoder mine --sources letter.txt --starts anywhere --lengths 2 --texts 2",
@@ -168,7 +177,7 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
     assert set(table) == set(calls)
     for name, call in calls.items():
         record = json.loads(run(f"prototokens {call} --json")[1])
-        nested = set(record["models"][0]) if name == "models" else set()
+        nested = {key for name in ("models", "files", "failed") for key in (record.get(name) or [{}])[0]}
         assert set(record) | nested == table[name], name
 
 

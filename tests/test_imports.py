@@ -30,9 +30,10 @@ ORDER = (
     "assembly",
     "packing",
     "study",
-    "report",
+    "report bulk",
     "demo terminal printed",
-    "cli_archive cli_encoder cli_report cli_starter cli_study",
+    "cli_runners",
+    "cli_archive cli_bulk cli_encoder cli_report cli_starter cli_study",
     "cli",
 )
 RANK = {room: rank for rank, line in enumerate(ORDER) for room in line.split()}

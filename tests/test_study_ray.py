@@ -7,13 +7,15 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from families import build, tokenizer
-from prototokens import InputError, load_lm
+from families import ONE, build, tokenizer
+from prototokens import InputError, PackConfig, Stop, load_lm, read_archive, unpack
+from prototokens.bulk import fit_texts, pack_folder
 from prototokens.study import arrangements
 from prototokens.study.inprocess import InProcess
 from prototokens.study.running import StudyProgress, run_study
@@ -142,3 +144,22 @@ def test_more_than_there_is_is_refused():
         RayRunner(no_model, threads=64)
     with pytest.raises(InputError, match="and 8 GPUs"):
         RayRunner(no_model, gpus=8)
+
+
+def test_documents_and_lists_of_texts_are_done_on_ray_as_here(folder: Path, tmp_path: Path) -> None:
+    documents, recipe = tmp_path / "documents", replace(ONE, stop=Stop(max_steps=5))
+    documents.mkdir()
+    for name in ("one", "two"):
+        (documents / name).write_text(name)
+    made = []
+    for name, runner in (("ray", RayRunner(Load(folder), workers=1)), ("here", InProcess(Load(folder)))):
+        with closing(runner):
+            packed = pack_folder(runner, documents, tmp_path / name / "packed", PackConfig(effort="fast"))
+            fitted = fit_texts(runner, ["ab", "cd"], tmp_path / name / "fitted", recipe)
+        assert [outcome.error for outcome in (*packed, *fitted)] == [None] * 4
+        made.append([outcome.file.name for outcome in (*packed, *fitted)])
+    assert made[0] == made[1]
+    lm = load_lm(str(folder))
+    for name in ("ray", "here"):
+        texts = [unpack(lm, read_archive(tmp_path / name / "packed" / archive)) for archive in made[0][:2]]
+        assert texts == ["one", "two"]

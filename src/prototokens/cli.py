@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_archive import archive_app
+from .cli_bulk import bulk_app
 from .cli_encoder import encode_app, encoder_app
 from .cli_report import report_app
 from .cli_starter import starter_app
@@ -49,6 +50,7 @@ app = typer.Typer(
 )
 
 app.add_typer(archive_app)
+app.add_typer(bulk_app)
 app.add_typer(encode_app)
 app.add_typer(encoder_app)
 app.add_typer(starter_app)

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_runners import Gpus, Ray, Threads, Workers, check_runner, make_runner
 from .errors import InputError
 from .study import STUDIES
-from .terminal import Device, DeviceMap, Dtype, Revision, TrustRemoteCode, load_model
+from .terminal import Device, DeviceMap, Dtype, Revision, TrustRemoteCode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .lm import FrozenLM
     from .study.running import StudyProgress
     from .study.scales import Scale
-    from .study.work import Runner
 
 study_app = typer.Typer(
     name="study", help="The paper's tables and figures on any model, resumable.", no_args_is_help=False
@@ -55,14 +54,10 @@ def run_command(
     recent: Annotated[
         str | None, typer.Option(help="Where recent prose comes from: recent, fanfics or a file; default: the scale's.")
     ] = None,
-    ray: Annotated[
-        str | None, typer.Option(help="Run on Ray: local, or a cluster's address.", metavar="local|ADDRESS")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers, each with a model; default: all that fit.")] = None,
-    gpus: Annotated[float, typer.Option(help="GPUs of each Ray worker.")] = 0,
-    threads: Annotated[
-        int | None, typer.Option(help="CPU threads; default: torch's. On Ray: of each worker, 1.")
-    ] = None,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus: Gpus = 0,
+    threads: Threads = None,
     revision: Revision = None,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -76,23 +71,19 @@ def run_command(
     names = list(STUDIES) if context.info_name == "all" else [context.info_name]
     size = scale_named(scale).with_corpora(old=old, recent=recent)
     models = model or list(size.models)
-    for option, value in (("--workers", workers), ("--threads", threads)):
-        if value is not None and value < 1:
-            raise InputError(f"{option} is {value}; it must be at least 1")
+    check_runner(ray, workers, gpus, threads)
     if dry_run:
         return _dry_run(names, size, models, revision)
     if store is None:
         raise InputError("say where to keep results: --store FILE")
-    if ray is None and (workers is not None or gpus):
-        raise InputError("--workers and --gpus are for Ray: give --ray local or --ray ADDRESS")
-    options = (revision, dtype, device or ("cuda" if gpus and not device_map else None), device_map, trust_remote_code)
+    options = (revision, dtype, device, device_map, trust_remote_code)
     from .study.running import run_study
     from .study.store import Store
 
     failed = 0
     with Store.open(store, write=True) as opened:
         for name in models:
-            with closing(_runner(_Loader(name, options), ray, workers, gpus, threads)) as runner:
+            with closing(make_runner(name, options, ray, workers, gpus, threads)) as runner:
                 for study in names:
                     show = _progress(f"{study} on {name}")
                     end = run_study(opened, runner, study, size, retry_failed=retry_failed, progress=show)
@@ -159,30 +150,6 @@ def merge_command(
             with Store.open(path) as other:
                 print(f"{opened.merge(other)} cells from {path}")
     return 0
-
-
-class _Loader:
-    """Loads the model of a study in whichever process it is called; it can be pickled."""
-
-    def __init__(self, name: str, options: tuple[str | None, str, str | None, str | None, bool]) -> None:
-        self.name, self.options = name, options
-
-    def __call__(self) -> FrozenLM:
-        return load_model(self.name, *self.options)
-
-
-def _runner(load: _Loader, ray: str | None, workers: int | None, gpus: float, threads: int | None) -> Runner:
-    if ray is None:
-        import torch
-
-        from .study.inprocess import InProcess
-
-        if threads is not None:
-            torch.set_num_threads(threads)
-        return InProcess(load)
-    from .study.ray_runner import RayRunner
-
-    return RayRunner(load, address=None if ray == "local" else ray, workers=workers, gpus=gpus, threads=threads or 1)
 
 
 def _dry_run(names: list[str], scale: Scale, models: list[str], revision: str | None) -> int:

@@ -1,0 +1,180 @@
+"""Many texts and documents: each leaves a file of its own, and what is there is neither made again nor lost."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from families import ONE, build, family, tokenizer
+from prototokens import FrozenLM, InputError, PackConfig, Stop, decode, load, read_archive, unpack
+from prototokens.bulk import Outcome, fit_texts, pack_folder
+from prototokens.efforts import Attempt, Effort
+from prototokens.study.inprocess import InProcess
+
+QUICK = PackConfig(effort=Effort((3,), (Attempt(False, 12),), spare=1.0, floor_tokens=3, margin=0.0))
+RECIPE = replace(ONE, stop=Stop(max_steps=60, margin=0.01))
+DOCUMENTS = {"a.txt": b"first", "deep/b.md": "two \u00e9\r\n".encode(), "empty.txt": b""}
+TEXTS = ["ab", "cde", "fg", "hij"]
+
+
+@pytest.fixture(scope="module")
+def llama() -> FrozenLM:
+    return family("llama")
+
+
+@pytest.fixture
+def runner(llama: FrozenLM) -> InProcess:
+    return InProcess(lambda: llama)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, raw in {**DOCUMENTS, ".hidden/c.txt": b"never"}.items():
+        path = tmp_path / "documents" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
+    return tmp_path / "documents"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_document_of_a_folder_comes_back(
+    llama: FrozenLM, runner: InProcess, folder: Path, tmp_path: Path
+) -> None:
+    outcomes = pack_folder(runner, folder, tmp_path / "packed", QUICK)
+    assert [str(o.file.relative_to(tmp_path / "packed")) for o in outcomes] == [f"{name}.proto" for name in DOCUMENTS]
+    assert all(o.made and o.error is None for o in outcomes)
+    for outcome, raw in zip(outcomes, DOCUMENTS.values(), strict=True):
+        assert outcome.record is not None
+        assert outcome.record["bytes_in"] == len(raw)
+        assert outcome.record["bytes_out"] == outcome.file.stat().st_size
+        assert unpack(llama, read_archive(outcome.file)).encode() == raw
+
+
+def test_what_is_there_is_passed_over(runner: InProcess, folder: Path, tmp_path: Path) -> None:
+    first = pack_folder(runner, folder, tmp_path / "packed", QUICK)
+    before = contents(tmp_path / "packed")
+    (tmp_path / "packed" / "a.txt.proto").unlink()
+    again = pack_folder(runner, folder, tmp_path / "packed", QUICK)
+    assert [o.made for o in again] == [True, False, False]
+    assert [o.record for o in again] == [o.record for o in first]
+    assert contents(tmp_path / "packed") == before
+
+
+def test_a_document_that_fails_does_not_stop_the_others(runner: InProcess, folder: Path, tmp_path: Path) -> None:
+    pack_folder(runner, folder, tmp_path / "packed", QUICK)
+    (folder / "a.txt").write_bytes(b"changed")
+    (folder / "bad.txt").write_bytes(b"ok \xff")
+    (folder / "new.txt").write_bytes(b"new")
+    (tmp_path / "packed" / "empty.txt.proto").write_bytes(b"not an archive")
+    seen: list[Outcome] = []
+    outcomes = pack_folder(runner, folder, tmp_path / "packed", QUICK, report=seen.append)
+    told = {o.file.name: o.error or "" for o in outcomes}
+    assert "holds another text than" in told["a.txt.proto"]
+    assert "not UTF-8 (byte 0xff at offset 3)" in told["bad.txt.proto"]
+    assert "damaged, or not a safetensors file" in told["empty.txt.proto"]
+    assert [name for name, error in told.items() if not error] == ["b.md.proto", "new.txt.proto"]
+    assert sorted(o.file for o in seen) == sorted(o.file for o in outcomes)
+    assert not (tmp_path / "packed" / "bad.txt.proto").exists()
+    forced = pack_folder(runner, folder, tmp_path / "packed", QUICK, overwrite=True)
+    assert [o.file.name for o in forced if o.error] == ["bad.txt.proto"]
+
+
+def test_folders_are_refused(runner: InProcess, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    for source, output, message in (
+        (tmp_path / "none", tmp_path / "packed", "no such folder"),
+        (tmp_path / "nothing", tmp_path / "packed", "holds no file to pack"),
+        (folder, folder / "packed", "lies in the folder that is packed"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pack_folder(runner, source, output, QUICK)
+    assert not (tmp_path / "packed").exists()
+
+
+def test_every_text_of_a_list_is_fitted(llama: FrozenLM, runner: InProcess, tmp_path: Path) -> None:
+    outcomes = fit_texts(runner, TEXTS, tmp_path / "fitted", RECIPE)
+    assert [o.file.name for o in outcomes] == [f"0000{n}.safetensors" for n in range(1, 5)]
+    for outcome, text in zip(outcomes, TEXTS, strict=True):
+        assert outcome.record is not None
+        decoded = decode(llama, load(outcome.file))
+        assert decoded.exact == outcome.record["exact"] == (decoded.text == text)
+    assert sum(o.record["exact"] for o in outcomes if o.record) >= 2
+
+
+def test_a_list_goes_on_where_it_was_stopped(runner: InProcess, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(outcome: Outcome) -> None:
+        raise Stopped
+
+    fit_texts(runner, TEXTS, tmp_path / "whole", RECIPE)
+    with pytest.raises(Stopped):
+        fit_texts(runner, TEXTS, tmp_path / "fitted", RECIPE, report=stop)
+    there = set(contents(tmp_path / "fitted"))
+    assert 0 < len(there) < len(TEXTS)
+    again = fit_texts(runner, TEXTS, tmp_path / "fitted", RECIPE)
+    assert {o.file.name for o in again if not o.made} == there
+    assert contents(tmp_path / "fitted") == contents(tmp_path / "whole")
+
+
+def test_a_list_never_overwrites_another_text(runner: InProcess, tmp_path: Path) -> None:
+    fit_texts(runner, ["ab"], tmp_path / "fitted", RECIPE)
+    with pytest.raises(InputError, match="holds another text than the list"):
+        fit_texts(runner, ["xy"], tmp_path / "fitted", RECIPE)
+    assert fit_texts(runner, ["xy"], tmp_path / "fitted", RECIPE, overwrite=True)[0].made
+    cut = fit_texts(runner, ["abcdef"], tmp_path / "cut", RECIPE, tokens=2)[0]
+    assert cut.record is not None
+    assert cut.record["length"] == 2
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, str, str]:
+    from prototokens import cli
+
+    monkeypatch.setattr("sys.argv", ["prototokens", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    model = tmp_path / "model"
+    build("llama").save_pretrained(model)
+    tokenizer().save_pretrained(model)
+    packed, fitted = str(tmp_path / "packed"), str(tmp_path / "fitted")
+    pack = ("pack-all", str(folder), "-o", packed, "--effort", "fast", "--model", str(model))
+    code, out, _ = command(monkeypatch, capsys, *pack)
+    assert (code, out) == (0, "3 made, 0 there already, 0 failed\n")
+    (folder / "bad.txt").write_bytes(b"\xff")
+    code, out, err = command(monkeypatch, capsys, *pack, "--json")
+    record = json.loads(out)
+    assert (code, record["made"], len(record["files"]), len(record["failed"])) == (1, 0, 3, 1)
+    assert "bad.txt.proto: failed:" in err
+
+    (tmp_path / "list.txt").write_text("ab\n\ncd\n")
+    fit = ("fit-all", str(tmp_path / "list.txt"), "-o", fitted, "--model", str(model))
+    assert command(monkeypatch, capsys, *fit)[:2] == (0, "2 made, 0 there already, 0 failed\n")
+    code, out, _ = command(monkeypatch, capsys, *fit, "--json")
+    assert (code, json.loads(out)["made"], len(json.loads(out)["files"])) == (0, 0, 2)
+    (tmp_path / "list.jsonl").write_text('{"words": "ab"}\n{"words": "cd"}\n')
+    assert command(monkeypatch, capsys, "fit-all", str(tmp_path / "list.jsonl"), "--column", "words", *fit[2:])[0] == 0
+
+    for arguments, message in (
+        ((*pack, "--workers", "2"), "--workers and --gpus are for Ray"),
+        ((*fit, "--threads", "0"), "--threads is 0; it must be at least 1"),
+        ((*fit, "--tokens", "0"), "--tokens is 0; it must be at least 1"),
+        (("fit-all", "nowhere.txt", *fit[2:]), "no such file: nowhere.txt"),
+    ):
+        code, out, err = command(monkeypatch, capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: ")
+        assert message in err
+        assert err.count("\n") == 1

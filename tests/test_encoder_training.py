@@ -221,7 +221,7 @@ def test_accumulated_batches_are_averaged(llama: FrozenLM, source: str) -> None:
         run = TrainingRun(llama, random_encoder(llama), training, Slice(0, 1))
         run.prepare()
         run._add_gradient(2, 0)
-        gradients.append(run.network.start_m.grad)
+        gradients.append(torch.cat([run.network.start_e.grad, run.network.start_m.grad]))
     assert torch.allclose(gradients[0], 2 * gradients[1], atol=1e-6)
 
 

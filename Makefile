@@ -23,7 +23,7 @@ demo: $(STAMP)  ## fit a short text with the built-in model and decode it in one
 	@$(BIN)/prototokens demo
 
 test: $(STAMP)  ## the default tests: offline, tiny models
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-real: $(STAMP)  ## the tests that run the built-in 135M model
 	$(BIN)/python -m pytest -m real_model
@@ -47,3 +47,4 @@ clean:  ## remove caches and build products; .venv stays
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 test test-real demo: export HF_HUB_OFFLINE := 1
+test: export OMP_NUM_THREADS := 1

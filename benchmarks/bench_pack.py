@@ -60,7 +60,7 @@ def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: 
     every = {"1": 1, "3": 3 * longest, "all": archive.tokens}
     for model, count, (name, batch_tokens) in itertools.product((lm, low), threads, every.items()):
         torch.set_num_threads(count)
-        reader = Reader(model, archive, batch_tokens=batch_tokens, anew=lambda: lm)
+        reader = Reader(model, archive, batch_tokens=batch_tokens, anew=lambda _: lm)
         rows.append(
             {
                 "dtype": str(model.dtype).removeprefix("torch."),
@@ -73,7 +73,7 @@ def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: 
             }
         )
         print("{dtype}, {threads} threads, batch {batch}: same bytes: {same_bytes}, {seconds:.1f} s, "
-              "{alone} chunks alone, {anew} in float32 anew".format(**rows[-1]), flush=True)  # fmt: skip
+              "{alone} chunks alone, {anew} with the weights anew".format(**rows[-1]), flush=True)  # fmt: skip
     return rows
 
 

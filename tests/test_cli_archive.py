@@ -82,7 +82,9 @@ def test_what_is_printed_says_what_it_costs(run: Any, models: Path) -> None:
     assert code == 0
     archive = read_archive("archive")
     assert f"bytes for {len(RAW)} bytes of text" in out.decode()
-    assert f"{archive.share_from_vectors:.1%} of {archive.tokens} tokens come from the vectors" in out.decode()
+    held = archive.tokens - len(archive.residual_ids)
+    assert f"{held} of {archive.tokens} tokens come from the vectors of {len(archive)} chunks alone" in out.decode()
+    assert f"(share from the vectors: {archive.share_from_vectors:.1%})" in out.decode()
     assert archive.vectors.counts["int8"] == len(archive.vectors)
     assert int(archive.lengths.max()) == 4
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -96,7 +96,7 @@ def run(calls=None, before=None, after=None, output=None):
 
     def replace(source, target):
         seen["renames"] += 1
-        if seen["renames"] == before or output and Path(target).name == "text.proto":
+        if seen["renames"] == before:
             die()
         rename(source, target)
         if seen["renames"] == after:
@@ -104,6 +104,8 @@ def run(calls=None, before=None, after=None, output=None):
 
     lm.model.register_forward_pre_hook(count)
     os.replace = replace
+    if output:
+        os.link = lambda *_: die()
     pack(lm, TEXT[:14], small(), output=folder / "text.proto")
 
 def forked(work):
@@ -198,6 +200,58 @@ def test_work_of_another_kind_is_refused_or_dropped(tmp_path: Path) -> None:
     (tmp_path / "file.partial" / "settings.safetensors").unlink()  # whose parts are these?
     with Journal(output, other) as journal:
         assert list(journal.parts()) == []
+
+
+def work(output: Path, meanwhile: Callable[[], object] = lambda: None) -> None:
+    with Journal(output, SETTINGS) as journal:
+        journal.add({"x": torch.zeros(1)})
+        meanwhile()
+        journal.finish(lambda path: path.write_text("done"))
+
+
+def test_killed_right_after_it_had_finished_nothing_is_left_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Journal) -> None:
+        raise Stopped
+
+    output = tmp_path / "file"
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "_drop", killed)
+        with pytest.raises(Stopped):
+            work(output)
+    assert (tmp_path / "file.partial").exists()
+    with pytest.raises(InputError, match="exists already"):
+        Journal(output, SETTINGS).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert output.read_text() == "done"
+
+
+def test_a_file_that_appears_meanwhile_is_kept_and_so_is_the_work(tmp_path: Path) -> None:
+    output = tmp_path / "file"
+    with pytest.raises(InputError, match="made by another program meanwhile"):
+        work(output, meanwhile=lambda: output.write_text("mine"))
+    assert output.read_text() == "mine"
+    with Journal(output, SETTINGS, overwrite=True) as journal:
+        assert len(list(journal.parts())) == 1
+        journal.finish(lambda path: path.write_text("done"))
+    assert output.read_text() == "done"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_of_someone_else_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "file.partial"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"holds 'notes\.txt'; move that elsewhere"):
+            Journal(tmp_path / "file", SETTINGS, overwrite=overwrite).__enter__()
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").rename(tmp_path / "notes.txt")
+    with Journal(tmp_path / "file", SETTINGS) as journal:
+        (folder / "late.txt").write_text("mine too")
+        journal.finish(lambda path: path.write_text("done"))
+    assert [path.name for path in folder.iterdir()] == ["late.txt"]
 
 
 def test_an_output_that_is_there_is_kept(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from prototokens import FrozenLM, decode, fit, fit_batch, load, load_lm, preset, save
+from prototokens import FrozenLM, PackConfig, decode, fit, fit_batch, load, load_lm, pack, preset, read_range, save
 from prototokens.metrics import h_lm_nats, token_accuracy
 from prototokens.recipes import Stop
+from prototokens.unpacking import Reader
 
 pytestmark = pytest.mark.real_model
 
@@ -62,6 +63,15 @@ def test_the_learned_start_is_what_fits_begin_from(lm: FrozenLM) -> None:
         assert token_accuracy(decode(lm, r.tokens).ids, target_ids) == 1
     mean = fit_batch(lm, ids, preset("tuned", stop=Stop(max_steps=0)))
     assert all(r.tokens.provenance.start == "text-e" for r in mean)
+
+
+def test_a_document_is_packed_in_float32_and_unpacked_in_bfloat16(lm: FrozenLM) -> None:
+    archive = pack(lm, SENTENCE, PackConfig(effort="fast", chunk_tokens=8))
+    assert archive.share_from_vectors > 0.9
+    low = load_lm("smollm2-135m", dtype="bfloat16")
+    for model, batch_tokens in ((lm, 1), (lm, 1000), (low, 1000)):
+        assert Reader(model, archive, batch_tokens=batch_tokens, anew=lambda _: lm).text() == SENTENCE
+    assert read_range(lm, archive, 4, 12) == SENTENCE[4:12]
 
 
 def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:

@@ -49,8 +49,11 @@ def assemble(
     if arrangement.fixed:
         fixed = torch.stack([lm.fixed_vector(name).cpu() for name in arrangement.fixed])
     chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
-    stores = chosen.smallest() if store == "auto" else [store] * len(fits)
-    missed = [~held for held in chosen.held(range(len(fits)), stores)]
+    stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
+    every_held = chosen.held(range(len(fits)), stores)
+    if lm.dtype != torch.float32:  # rounding is coarse enough there to differ by more than a margin
+        every_held = [a & b for a, b in zip(every_held, chosen.alone(stores), strict=True)]
+    missed = [~held for held in every_held]
     vectors, of_vectors = [], []
     for fit, name in zip(fits, stores, strict=True):
         own = [fit.e] if fit.m is None else [fit.e, fit.m]
@@ -80,6 +83,12 @@ def assemble(
     )
 
 
+def _fitting(fit: ChunkFit, store: str) -> str:
+    """The dtype that was asked for, or float32 where it cannot hold a chunk's vectors."""
+    vectors = fit.e if fit.m is None else torch.stack([fit.e, fit.m])
+    return store if rounded(vectors, store).isfinite().all() else STORES[-1]
+
+
 class _Stores:
     """Which tokens the chunks' vectors give when they are stored in this dtype or that."""
 
@@ -98,13 +107,13 @@ class _Stores:
         self.ids, self.m, self.fixed, self.batch_tokens = ids, m, fixed, batch_tokens
 
     def smallest(self) -> list[str]:
-        """For each chunk the smallest dtype in which it keeps as many tokens as in float32."""
+        """For each chunk the smallest dtype in which it keeps every token that it has in float32."""
         every = list(range(len(self.fits)))
-        counts = [int(held.sum()) for held in self.held(every, [STORES[-1]] * len(every))]
+        wanted = self.held(every, [STORES[-1]] * len(every))
         stores, waiting = [STORES[-1]] * len(every), every
         for store in STORES[:-1]:
             found = self.held(waiting, [store] * len(waiting))
-            kept = [n for n, held in zip(waiting, found, strict=True) if int(held.sum()) >= counts[n]]
+            kept = [n for n, held in zip(waiting, found, strict=True) if bool((held | ~wanted[n]).all())]
             for number in kept:
                 stores[number] = store
             waiting = [n for n in waiting if stores[n] == STORES[-1]]
@@ -119,8 +128,15 @@ class _Stores:
             m = torch.stack([self._m(fits[n], stores[n]) for n in batch])  # (B, D)
             targets = torch.stack([self.ids[fits[n].task.start : fits[n].task.stop] for n in batch])
             logits = chunk_logits(self.lm, self.arrangement, targets.shape[1], e, m, self.fixed)
-            for number, held in zip(batch, is_held(logits, targets, self.margin), strict=True):
+            for number, held in zip(batch, is_held(logits, targets, self.margin, self.lm.dtype), strict=True):
                 found[number] = held
+        return found
+
+    def alone(self, stores: Sequence[str]) -> list[Tensor]:
+        """`held` for every chunk, each in a pass of its own: what a reader falls back on with these weights."""
+        batch_tokens, self.batch_tokens = self.batch_tokens, 1
+        found = self.held(range(len(self.fits)), stores)
+        self.batch_tokens = batch_tokens
         return found
 
     def _m(self, fit: ChunkFit, store: str) -> Tensor:

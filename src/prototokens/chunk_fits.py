@@ -18,6 +18,9 @@ from .metrics import logit_margins
 from .recipes import FitConfig, Stop
 from .starts import learned_start
 
+_LEAST_LEAD = 0.01  # logits, in float32; 0.0003 was seen
+_LEAST_LEAD_ELSEWHERE = 0.5  # in 16 bits, where a lead is known to a few hundredths of its logits' size
+
 
 def common_m(lm: FrozenLM, recipe: FitConfig) -> Tensor:
     """The m-token that all chunks of a document have in common, float32, (D,).
@@ -52,8 +55,7 @@ def fit_chunks(
         attempt: that attempt.
         m: the m-token that the document's chunks have in common, (D,).
         recipe: arrangement, optimiser, start and seed.
-        margin: in logits; the fit goes on until every token leads by that much, and a token that leads by less than
-            half of it counts as missed.
+        margin: in logits; the fit goes on until every token leads by that much. What counts as missed: see `is_held`.
         progress: see `fit_batch`.
 
     Returns:
@@ -67,26 +69,30 @@ def fit_chunks(
     all_m = torch.stack([outcome.m for outcome in found.outcomes])  # (B, D)
     arrangement = arrangement_named(config.arrangement)
     logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, found.fixed)
-    missed = (~is_held(logits, targets, margin)).sum(1).tolist()
+    missed = (~is_held(logits, targets, margin, lm.dtype)).sum(1).tolist()
     return [
         ChunkFit(task, count, own_e[0].cpu(), own_m.cpu() if attempt.own_m else None)
         for task, count, own_e, own_m in zip(tasks, missed, e, all_m, strict=True)
     ]
 
 
-def is_held(logits: Tensor, targets: Tensor, margin: float) -> Tensor:
+def is_held(logits: Tensor, targets: Tensor, margin: float, dtype: torch.dtype) -> Tensor:
     """Which tokens come from the vectors alone: those that lead, and by at least half the margin.
+
+    However small the margin, they lead by more than what was seen to change between batches and threads.
 
     Args:
         logits: (B, T, V).
         targets: ids, (B, T).
         margin: in logits.
+        dtype: of the weights.
 
     Returns:
         bool, (B, T), on the CPU.
     """
     lead = logit_margins(logits, targets.to(logits.device)).cpu()
-    return (lead > 0) & (lead >= margin / 2)  # NaN is neither
+    least = max(margin / 2, _LEAST_LEAD if dtype == torch.float32 else _LEAST_LEAD_ELSEWHERE)
+    return lead >= least  # NaN is not
 
 
 def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:

@@ -151,7 +151,8 @@ def decode_command(
     try:
         lm = load_model(name, revision, dtype, device, device_map, trust_remote_code)
     except InputError as error:
-        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if model is None else ""
+        missing = model is None and str(error).startswith("unknown model")
+        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
         raise InputError(f"{error}{remedy}") from None
     decoded = decode(lm, tokens)
     if as_json:

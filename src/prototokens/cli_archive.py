@@ -17,6 +17,7 @@ from .terminal import Device, DeviceMap, Dtype, Json, Model, Revision, TrustRemo
 
 if TYPE_CHECKING:
     from .archive import Archive
+    from .lm import FrozenLM
     from .packing import PackProgress
     from .unpacking import Reader
 
@@ -73,6 +74,8 @@ def pack_command(
     from .starters import load_starter
 
     began = time.perf_counter()
+    if str(output) == "-":
+        raise InputError("an archive cannot be written to stdout; name a file (a file called - is ./-)")
     text = _read(file)
     check_new_file(output, overwrite=force)
     if start not in STARTS and not Path(start).exists():
@@ -90,7 +93,8 @@ def pack_command(
         with _show_packing() as show:
             archive = pack(lm, text, config, output=output, overwrite=force, progress=show)
     except KeyboardInterrupt:
-        print("what is finished is kept: the same command goes on with it", file=sys.stderr)
+        if output.with_name(f"{output.name}.partial").exists():
+            print("what is finished is kept: the same command goes on with it", file=sys.stderr)
         raise
     record = _record(archive, output) | {
         "effort": effort,
@@ -125,6 +129,7 @@ def unpack_command(
     """
     from .files import check_new_file, new_file
 
+    output = None if str(output) == "-" else output
     if output is None and as_json:
         raise InputError("--json takes stdout for itself: name a file for the text (-o)")
     if output is not None:
@@ -136,7 +141,11 @@ def unpack_command(
         sys.stdout.buffer.write(raw)
         return 0
     with new_file(output, overwrite=force) as temporary:
-        Path(temporary).write_bytes(raw)
+        try:
+            Path(temporary).write_bytes(raw)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written ({error.strerror})") from None
+    _tell_retries(reader)
     if as_json:
         print_json(
             {"file": str(output), "bytes": len(raw), **asdict(reader.decoding), "model": reader.lm.identity.name}
@@ -168,9 +177,17 @@ def verify_command(
         print_json(record)
         return 0
     print(f"{file}: {record['chunks']} chunks, {record['tokens']} tokens, all as they were packed")
-    if record["alone"] or record["anew"]:
-        print(f"{record['alone']} chunks came right only alone in their batch, {record['anew']} only in float32 anew")
+    _tell_retries(reader)
     return 0
+
+
+def _tell_retries(reader: Reader) -> None:
+    alone, anew = reader.decoding.alone, reader.decoding.anew
+    if alone or anew:
+        print(
+            f"note: {alone} chunks came right only alone in their batch, {anew} only with the weights loaded anew",
+            file=sys.stderr,
+        )
 
 
 def _read(file: Path) -> str:
@@ -205,9 +222,13 @@ def _reader(
     try:
         lm = load_model(name, revision, dtype, device, device_map, trust)
     except InputError as error:
-        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if model is None else ""
+        missing = model is None and str(error).startswith("unknown model")
+        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
         raise InputError(f"{error}{remedy}") from None
-    anew = lambda: load_model(name, revision, "float32", device, device_map, trust)  # noqa: E731 - bound right here
+
+    def anew(dtype: str) -> FrozenLM:
+        return load_model(name, revision, dtype, device, device_map, trust)
+
     return Reader(lm, archive, batch_tokens=batch_tokens, anew=anew)
 
 
@@ -229,13 +250,16 @@ def _record(archive: Archive, file: Path) -> dict[str, Any]:
 
 
 def _print_packed(record: dict[str, Any]) -> None:
+    held = record["tokens"] - record["residual_tokens"]
     times = record["bytes_out"] / max(1, record["bytes_in"])
     sizes = f"{record['bytes_out']} bytes for {record['bytes_in']} bytes of text ({times:.1f} times as many)"
     print(f"saved: {record['file']}, {sizes}")
-    print(
-        f"{record['share_from_vectors']:.1%} of {record['tokens']} tokens come from the vectors of {record['chunks']} "
-        f"chunks alone; {record['residual_tokens']} tokens and {record['literal_bytes']} bytes are kept as they are"
-    )
+    if record["bytes_in"]:
+        print(
+            f"{held} of {record['tokens']} tokens come from the vectors of {record['chunks']} chunks alone; "
+            f"{record['residual_tokens']} tokens and {record['literal_bytes']} bytes are kept as they are "
+            f"(share from the vectors: {record['share_from_vectors']:.1%})"
+        )
 
 
 @contextmanager

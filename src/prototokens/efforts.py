@@ -51,7 +51,7 @@ class Effort:
 
 EFFORTS: dict[str, Effort] = {
     "fast": Effort((8,), (Attempt(False, 80), Attempt(True, 80)), spare=0.25, floor_tokens=8, margin=1.0),
-    "balanced": Effort((8,), (Attempt(False, 160), Attempt(True, 200)), spare=0.0, floor_tokens=4, margin=3.0),
+    "balanced": Effort((8, 16), (Attempt(False, 160), Attempt(True, 200)), spare=0.0, floor_tokens=4, margin=3.0),
     "thorough": Effort(
         (8, 16, 24),
         (Attempt(False, 300), Attempt(True, 400), Attempt(True, 1000)),

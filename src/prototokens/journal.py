@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,8 @@ from .records import read_record, write_record
 _KIND = "finished work"
 _SUFFIX = ".partial"
 _SETTINGS = "settings.safetensors"
+_WRITTEN = "output"
+_OURS = re.compile(r"lock|settings\.safetensors|part-\d+\.safetensors|output|\.prototokens-.*")
 
 
 class Journal:
@@ -46,7 +49,13 @@ class Journal:
     def __enter__(self) -> Journal:
         from filelock import FileLock, Timeout
 
-        check_new_file(self.output, overwrite=self.overwrite)
+        if not self.folder.exists():
+            check_new_file(self.output, overwrite=self.overwrite)
+        strangers = [name for name in self._names() if not _OURS.fullmatch(name)]
+        if strangers:
+            raise InputError(
+                f"{self.folder}: is where unfinished work is kept, and holds {strangers[0]!r}; move that elsewhere"
+            )
         try:
             self.folder.mkdir(exist_ok=True)
             self._lock = FileLock(self.folder / "lock")
@@ -58,7 +67,9 @@ class Journal:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from None
         try:
-            check_new_file(self.output, overwrite=self.overwrite)  # the other process may have finished just now
+            if _same_file(self.folder / _WRITTEN, self.output):  # killed right after it had finished
+                self._drop()
+            check_new_file(self.output, overwrite=self.overwrite)
             self._begin()
         except BaseException:
             self.__exit__(None, None, None)
@@ -69,7 +80,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._paths():  # nothing to go on with
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._drop()
         self._lock.release()
 
     def _begin(self) -> None:
@@ -103,12 +114,51 @@ class Journal:
         write_record(self.folder / f"part-{last + 1:08d}.safetensors", _KIND, tensors, {}, overwrite=False)
 
     def finish(self, write: Callable[[Path], object]) -> None:
-        """Let `write` write the output under the name it is given, move it to its place, and drop the journal."""
-        written = self.folder / "output"
+        """Let `write` write the output under the name it is given, move it to its place, and drop the journal.
+
+        Raises:
+            InputError: meanwhile there is another file in its place, which is not to be overwritten; the journal stays.
+        """
+        written, target = self.folder / _WRITTEN, self.output.resolve()
         written.unlink(missing_ok=True)
         write(written)
-        os.replace(written, self.output.resolve())
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.overwrite:
+            os.replace(written, target)
+        else:
+            try:
+                os.link(written, target)  # unlike a move it never replaces what is there
+            except FileExistsError:
+                raise InputError(
+                    f"{self.output}: was made by another program meanwhile; move it, or overwrite it (--force): "
+                    "what is finished is kept"
+                ) from None
+            except OSError:  # a file system without links
+                check_new_file(self.output, overwrite=False)
+                os.replace(written, target)
+        self._drop()
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be read ({error.strerror})") from None
+
+    def _drop(self) -> None:
+        """Remove the journal's own files, and the folder if nothing else is in it."""
+        for name in self._names():
+            if _OURS.fullmatch(name):
+                (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

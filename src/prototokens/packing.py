@@ -29,6 +29,7 @@ from .tokens import library_versions
 
 _TRIAL_CHUNKS = 8
 _TRIAL_ENOUGH = 6  # a length comes out if that many of its trial chunks do
+_TRIAL_SHARE = 8  # longer chunks than the shortest are tried where the document has that many times the trial's
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PackConfig:
         effort: name of one of `EFFORTS`, or an `Effort`: what is tried before tokens go into the residual.
         chunk_tokens: tokens of a chunk; None: the longest of the effort's lengths that comes out in a trial.
         store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest in which it keeps all
-            tokens that it has in float32.
+            tokens that it has in float32. A chunk that float16 has no room for is stored in float32 in any case.
         margin: in logits, instead of the effort's (see `Effort`).
         batch_tokens: tokens fitted and decoded side by side; None: from the memory at hand.
         recipe: arrangement, optimiser, start and seed of the fits; its stopping rule is the effort's.
@@ -178,6 +179,7 @@ class Packer:
         self.fits: dict[Task, ChunkFit] = {fit.task: fit for part in parts for fit in from_tensors(part)}
         self._began = time.perf_counter()
         self._done_before: int | None = None
+        self._most_done = 0
 
     def archive(self, store: str | None = None) -> Archive:
         """Fit what is missing, and assemble the archive; once fitted, it can be had in another dtype at little cost.
@@ -218,7 +220,8 @@ class Packer:
 
         A few chunks of every length are fitted, from the shortest on, as long as they come out. If they do not with the
         common m-token even at the shortest, every chunk gets its own at once. These fits count: they are of chunks as
-        they are cut later. A document too short for that is cut at the shortest length.
+        they are cut later. A document too short for that is cut at the shortest length, and longer chunks are tried
+        only where the trial is a small part of the work.
         """
         lengths = self._lengths()
         first_own = next((n for n, attempt in enumerate(self.effort.attempts) if attempt.own_m), 0)
@@ -227,7 +230,7 @@ class Packer:
             for length in lengths:
                 chunks = self._chunks(length)
                 whole = [chunk for chunk in chunks if chunk[1] - chunk[0] == length]
-                if len(whole) < _TRIAL_CHUNKS:
+                if len(whole) < _TRIAL_CHUNKS * (1 if length == lengths[0] else _TRIAL_SHARE):
                     break
                 tried = True
                 tasks = [Task(*whole[n * len(whole) // _TRIAL_CHUNKS], first) for n in range(_TRIAL_CHUNKS)]
@@ -296,6 +299,7 @@ class Packer:
         done = sum(fit.task.length for fit in chosen)
         if self._done_before is None:
             self._done_before = done
+        done = self._most_done = max(done, self._most_done)  # a trial of longer chunks begins anew
         seconds = time.perf_counter() - self._began
         speed = max(0, done - self._done_before) / max(seconds, 1e-9)
         return PackProgress(

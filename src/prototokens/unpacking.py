@@ -25,7 +25,7 @@ class Decoding:
         tokens: their tokens.
         forward_passes: passes of the model.
         alone: chunks that came right only alone in their batch.
-        anew: chunks that came right only with the weights loaded anew in float32.
+        anew: chunks that came right only with the weights loaded anew.
         seconds: wall time.
     """
 
@@ -40,14 +40,14 @@ class Decoding:
 class Reader:
     """Reads an archive with a model: all of it or parts, never a wrong token.
 
-    A chunk whose checksum fails is decoded once more alone in its batch, and then with the weights loaded anew in
-    float32; if it fails still, it is named in an error.
+    A chunk whose checksum fails is decoded once more alone in its batch, and then with the weights loaded anew, in
+    float32 and in the dtype that it was packed with; if it fails still, it is named in an error.
 
     Args:
         lm: the model that the archive was packed with.
         archive: the archive.
         batch_tokens: tokens decoded side by side; None: from the memory at hand.
-        anew: loads the weights anew in float32; None: `load_lm` by the model's name.
+        anew: loads the weights anew in the dtype of that name; None: `load_lm` by the model's name.
 
     Attributes:
         decoding: what decoding took so far.
@@ -62,7 +62,7 @@ class Reader:
         archive: Archive,
         *,
         batch_tokens: int | None = None,
-        anew: Callable[[], FrozenLM] | None = None,
+        anew: Callable[[str], FrozenLM] | None = None,
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}; it must be at least 1")
@@ -70,8 +70,8 @@ class Reader:
         self.lm, self.archive = lm, archive
         self.batch_tokens = batch_tokens or default_batch_tokens(lm)
         self.decoding = Decoding()
-        self._anew = anew or (lambda: _loaded_anew(lm))
-        self._lm_anew: FrozenLM | None = None
+        self._anew = anew or (lambda dtype: _loaded_anew(lm, dtype))
+        self._found_anew: dict[str, FrozenLM | str] = {}
 
     def chunk_ids(self, chunk: int) -> Tensor:
         """Token ids of one chunk, int64, (T,)."""
@@ -142,23 +142,26 @@ class Reader:
         began, waiting = time.perf_counter(), list(chunks)
         found: dict[int, Tensor] = {}
         self._count(chunks=len(waiting), tokens=sum(self.archive.lengths[chunk].item() for chunk in waiting))
-        for turn in ("", "alone", "anew"):
+        tried = []
+        for turn in ("", "alone", *self._dtypes_anew()):
             if not waiting:
                 break
-            lm = self._float32() if turn == "anew" else self.lm
-            if lm is None:
-                break
+            lm = self._loaded(turn) if turn not in ("", "alone") else self.lm
+            if isinstance(lm, str):
+                tried.append(f"not in {turn} anew ({lm})")
+                continue
             right = self._pass(lm, waiting, 1 if turn else self.batch_tokens)
             found |= right
             waiting = [chunk for chunk in waiting if chunk not in right]
             if turn:
-                self._count(**{turn: len(right)})
+                self._count(**{"alone" if turn == "alone" else "anew": len(right)})
+                tried.append("alone in their batch" if turn == "alone" else f"with the weights anew in {turn}")
         self._count(seconds=time.perf_counter() - began)
         if waiting:
             named = " ".join(map(str, waiting[:8])) + (" ..." if len(waiting) > 8 else "")
             raise InputError(
-                f"{len(waiting)} of {len(self.archive)} chunks do not decode to the tokens that were packed "
-                f"(counted from 0: {named}), not alone in their batch and not in float32; "
+                f"at least {len(waiting)} of {len(self.archive)} chunks do not decode to the tokens that were packed "
+                f"(counted from 0: {named}); tried: {'; '.join(tried)}; "
                 "decode with the model loaded as it was packed "
                 f"({self.archive.packing.get('dtype', 'float32')}) or on another machine"
             )
@@ -179,14 +182,20 @@ class Reader:
                     right[number] = patched
         return right
 
-    def _float32(self) -> FrozenLM | None:
-        if self._lm_anew is None:
+    def _dtypes_anew(self) -> list[str]:
+        """The dtypes to load the weights anew in: float32, and the one that the archive was packed with."""
+        return list(dict.fromkeys(["float32", str(self.archive.packing.get("dtype", "float32"))]))
+
+    def _loaded(self, dtype: str) -> FrozenLM | str:
+        """The weights anew in a dtype, or why they cannot be had."""
+        if dtype not in self._found_anew:
             try:
-                lm = self._anew()
-            except InputError:
-                return None
-            self._lm_anew = lm if lm.identity.fingerprint == self.lm.identity.fingerprint else None
-        return self._lm_anew
+                lm = self._anew(dtype)
+                same = lm.identity.fingerprint == self.lm.identity.fingerprint
+                self._found_anew[dtype] = lm if same else "they are others by now"
+            except InputError as error:
+                self._found_anew[dtype] = str(error)
+        return self._found_anew[dtype]
 
     def _count(self, **more: float) -> None:
         old = self.decoding
@@ -235,5 +244,5 @@ def _check_model(lm: FrozenLM, archive: Archive) -> None:
         raise InputError(f"this archive holds vectors of width {archive.m.shape[-1]}, and {own.name} has {lm.width}")
 
 
-def _loaded_anew(lm: FrozenLM) -> FrozenLM:
-    return load_lm(lm.identity.name, revision=lm.identity.revision, dtype="float32", device=lm.device)
+def _loaded_anew(lm: FrozenLM, dtype: str) -> FrozenLM:
+    return load_lm(lm.identity.name, revision=lm.identity.revision, dtype=dtype, device=lm.device)

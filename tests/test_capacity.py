@@ -13,9 +13,10 @@ from torch import Tensor
 
 from families import RECIPE, family
 from prototokens import FrozenLM, InputError, Stop, decode, fit
-from prototokens.capacity import GRID, Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
+from prototokens.capacity import Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
 from prototokens.cramming import CRAMMING, reconstruct
 from prototokens.fitting import Given
+from prototokens.published import LENGTHS
 
 STOP = Stop(max_steps=200, margin=0.01)
 
@@ -73,7 +74,7 @@ def test_growth_goes_on_from_the_longest_prefix_that_held() -> None:
 @settings(max_examples=60)
 def test_bisection_finds_the_longest_length_of_the_grid(capacities: list[int], length: int) -> None:
     for capacity, found in zip(capacities, bisect(Known(capacities), texts(len(capacities), length), 10), strict=True):
-        assert found.tokens == max((n for n in GRID if n <= min(capacity, length)), default=0)
+        assert found.tokens == max((n for n in LENGTHS if n <= min(capacity, length)), default=0)
         assert len(found.trials) <= 5
 
 

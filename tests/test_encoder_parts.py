@@ -21,7 +21,6 @@ from prototokens.encoder.curve import Curve, read_curve
 from prototokens.encoder.encoding import Encoder, encode
 from prototokens.encoder.objective import _noise, logits_of, pull
 from prototokens.encoder.pool import cached_pools, training_pools
-from prototokens.encoder.processes import AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.recipes import (
     Curriculum,
     EncoderTraining,
@@ -388,14 +387,3 @@ def test_a_viewer_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "trackio", None)
     with pytest.raises(InputError, match="trackio is not installed: pip install trackio"):
         Curve(tmp_path / "curve.jsonl", 0, "trackio")
-
-
-def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    alone = running_processes()
-    assert type(alone) is Processes
-    assert (alone.rank, alone.count, alone.device) == (0, 1, None)
-    assert torch.equal(alone.mean(torch.tensor(3.0)), torch.tensor(3.0))
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(InputError, match="several processes need accelerate"):
-        AcceleratedProcesses()

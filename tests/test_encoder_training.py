@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError
 from prototokens.encoder.checkpoints import FILE
 from prototokens.encoder.encoding import Encoder, encode
+from prototokens.encoder.processes import AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.recipes import Curriculum, Objective, Schedule, TextChoice
 from prototokens.encoder.run import TrainingRun
 from prototokens.encoder.training import CURVE, train_encoder
@@ -262,3 +264,14 @@ def test_settings_of_a_run_are_refused_in_words(llama: FrozenLM, source: str, tm
         train(llama, tmp_path, short_training(source), save_every=0)
     with pytest.raises(InputError, match="unknown viewer 'x'; choose one of: none tensorboard trackio"):
         train(llama, tmp_path, short_training(source), viewer="x")
+
+
+def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    alone = running_processes()
+    assert type(alone) is Processes
+    assert (alone.rank, alone.count, alone.device) == (0, 1, None)
+    assert torch.equal(alone.mean(torch.tensor(3.0)), torch.tensor(3.0))
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(InputError, match="several processes need accelerate"):
+        AcceleratedProcesses()

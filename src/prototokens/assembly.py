@@ -45,9 +45,7 @@ def assemble(
         packing: what to record.
     """
     ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in stretches)])
-    fixed = torch.empty(0, lm.width)
-    if arrangement.fixed:
-        fixed = torch.stack([lm.fixed_vector(name).cpu() for name in arrangement.fixed])
+    fixed = lm.fixed_vectors(arrangement.fixed).cpu()
     chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
     stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
     every_held = chosen.held(range(len(fits)), stores)

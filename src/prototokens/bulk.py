@@ -13,7 +13,7 @@ import torch
 from .archive import read_archive
 from .chunks import in_batches
 from .errors import InputError
-from .files import check_new_file
+from .files import check_new_file, file_bytes, utf8
 from .fitting import fit_batch
 from .lm import FrozenLM
 from .packing import PackConfig, pack
@@ -156,11 +156,8 @@ def fit_texts(
 
 def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     """Work: pack one document."""
-    raw, output = _raw(Path(job["file"])), Path(job["output"])
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{job['file']}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
+    output = Path(job["output"])
+    text = utf8(file_bytes(Path(job["file"])), job["file"])
     archive = pack(lm, text, job["config"], output=output, overwrite=job["overwrite"])
     return _pack_record(archive.text_bytes, output, archive.tokens, archive.share_from_vectors)
 
@@ -168,19 +165,12 @@ def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
 def _packed_before(file: Path, target: Path) -> Outcome:
     try:
         archive = read_archive(target)
-        if archive.text_hash != hashlib.sha256(_raw(file)).hexdigest():
+        if archive.text_hash != hashlib.sha256(file_bytes(file)).hexdigest():
             raise InputError(f"{target}: holds another text than {file}; pack it anew (--force)")
     except InputError as error:
         return Outcome(target, None, str(error), made=False)
     record = _pack_record(archive.text_bytes, target, archive.tokens, archive.share_from_vectors)
     return Outcome(target, record, made=False)
-
-
-def _raw(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
 
 
 def _pack_record(bytes_in: int, output: Path, tokens: int, share: float) -> dict[str, Any]:

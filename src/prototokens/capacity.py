@@ -14,10 +14,8 @@ from .errors import InputError
 from .fitting import Given, fit_batch
 from .lm import FrozenLM
 from .metrics import h_lm_nats
+from .published import LENGTHS
 from .recipes import FitConfig, preset
-
-GRID = (4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024, 1448)
-"""The paper's lengths, in tokens (arXiv 2505.21189, section 3)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +183,7 @@ def bisect(
     target_ids: Tensor,
     max_steps: int,
     *,
-    lengths: tuple[int, ...] = GRID,
+    lengths: tuple[int, ...] = LENGTHS,
     work: int | None = None,
 ) -> list[Capacity]:
     """Find the longest of some lengths by halving, every fit from the recipe's start.
@@ -196,7 +194,7 @@ def bisect(
         attempt: how a prefix is fitted.
         target_ids: texts, int64, (B, T).
         max_steps: optimiser steps that one trial may take.
-        lengths: lengths to choose from; those above T are left out.
+        lengths: lengths to choose from, the paper's unless given; those above T are left out.
         work: as in `grow`.
 
     Returns:

@@ -28,9 +28,11 @@ from .terminal import (
     TrustRemoteCode,
     interrupts,
     load_model,
+    load_needed,
     print_json,
     read_text,
     show_progress,
+    start_named,
 )
 
 if TYPE_CHECKING:
@@ -147,13 +149,7 @@ def decode_command(
 
     tokens = load(file)
     needed = tokens.provenance.model
-    name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
-    try:
-        lm = load_model(name, revision, dtype, device, device_map, trust_remote_code)
-    except InputError as error:
-        missing = model is None and str(error).startswith("unknown model")
-        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
-        raise InputError(f"{error}{remedy}") from None
+    lm, _, _ = load_needed(needed, file, model, revision, dtype, device, device_map, trust_remote_code)
     decoded = decode(lm, tokens)
     if as_json:
         print_json(
@@ -301,14 +297,11 @@ def _config(
 ) -> FitConfig:
     from dataclasses import replace
 
-    from .recipes import STARTS, preset
-    from .starters import load_starter
+    from .recipes import preset
 
     config = preset(name, e_tokens=e_tokens, restarts=restarts, seed=seed)
     if start is not None:
-        if start not in STARTS and not Path(start).exists():
-            raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(STARTS)}")
-        config = replace(config, start=start if start in STARTS else load_starter(start))
+        config = replace(config, start=start_named(start))
     stop = config.stop
     stop = stop if max_steps is None else replace(stop, max_steps=max_steps)
     stop = stop if margin is None else replace(stop, margin=margin)

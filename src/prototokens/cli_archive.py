@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import InputError
-from .terminal import Device, DeviceMap, Dtype, Json, Model, Revision, TrustRemoteCode, load_model, print_json
+from .files import file_bytes, utf8
+from .terminal import (
+    Device,
+    DeviceMap,
+    Dtype,
+    Json,
+    Model,
+    Revision,
+    TrustRemoteCode,
+    load_model,
+    load_needed,
+    print_json,
+    start_named,
+)
 
 if TYPE_CHECKING:
     from .archive import Archive
@@ -70,22 +83,19 @@ def pack_command(
     """
     from .files import check_new_file
     from .packing import PackConfig, pack
-    from .recipes import STARTS, preset
-    from .starters import load_starter
+    from .recipes import preset
 
     began = time.perf_counter()
     if str(output) == "-":
         raise InputError("an archive cannot be written to stdout; name a file (a file called - is ./-)")
     text = _read(file)
     check_new_file(output, overwrite=force)
-    if start not in STARTS and not Path(start).exists():
-        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(STARTS)}")
     config = PackConfig(
         effort=effort,
         chunk_tokens=chunk_tokens,
         store=store,
         batch_tokens=batch_tokens,
-        recipe=preset(start=start if start in STARTS else load_starter(start), seed=seed),
+        recipe=preset(start=start_named(start), seed=seed),
         margin=margin,
     )
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
@@ -192,15 +202,9 @@ def _tell_retries(reader: Reader) -> None:
 
 def _read(file: Path) -> str:
     """The text of a file or of stdin, exactly as its bytes have it."""
-    where = "stdin" if str(file) == "-" else str(file)
-    try:
-        raw = sys.stdin.buffer.read() if where == "stdin" else file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from None
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
+    if str(file) == "-":
+        return utf8(sys.stdin.buffer.read(), "stdin")
+    return utf8(file_bytes(file), str(file))
 
 
 def _reader(
@@ -217,14 +221,7 @@ def _reader(
     from .unpacking import Reader
 
     archive = read_archive(file)
-    needed = archive.model
-    name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
-    try:
-        lm = load_model(name, revision, dtype, device, device_map, trust)
-    except InputError as error:
-        missing = model is None and str(error).startswith("unknown model")
-        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
-        raise InputError(f"{error}{remedy}") from None
+    lm, name, revision = load_needed(archive.model, file, model, revision, dtype, device, device_map, trust)
 
     def anew(dtype: str) -> FrozenLM:
         return load_model(name, revision, dtype, device, device_map, trust)

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -148,6 +149,11 @@ class FrozenLM:
         ]
         token = next((t for t in (getattr(o, k, None) for o, k in owners) if isinstance(t, int)), 0)
         return self.embed(torch.tensor(token))
+
+    def fixed_vectors(self, names: Sequence[str]) -> Tensor:
+        """The model's own fixed vectors of these names, float32, (F, D), on `device`; errors as in `fixed_vector`."""
+        empty = torch.empty(0, self.width, device=self.device)
+        return torch.cat([empty, *(self.fixed_vector(name).unsqueeze(0) for name in names)])
 
     def logits(self, inputs_embeds: Tensor, read: range) -> Tensor:
         """Logits of one forward pass, by the model's own path from input embeddings.

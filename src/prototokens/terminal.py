@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import InputError
+from .files import file_bytes, utf8
 
 if TYPE_CHECKING:
     from .descent import FitProgress
     from .lm import FrozenLM
+    from .starters import Starter
+    from .tokens import Identity
 
 Model = Annotated[
     str, typer.Option(help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.", metavar="MODEL")
@@ -46,6 +49,42 @@ def load_model(
     return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
 
 
+def load_needed(
+    needed: Identity,
+    file: Path,
+    model: str | None,
+    revision: str | None,
+    dtype: str,
+    device: str | None,
+    device_map: str | None,
+    trust: bool,
+) -> tuple[FrozenLM, str, str | None]:
+    """Load the model that a file needs, or the one that the user names instead; with the name and revision taken."""
+    name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
+    try:
+        return load_model(name, revision, dtype, device, device_map, trust), name, revision
+    except InputError as error:
+        missing = model is None and str(error).startswith("unknown model")
+        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
+        raise InputError(f"{error}{remedy}") from None
+
+
+def start_named(start: str) -> str | Starter:
+    """A start by its name, or the learned start in a file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from .recipes import STARTS
+    from .starters import load_starter
+
+    if start in STARTS:
+        return start
+    if not Path(start).exists():
+        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(STARTS)}")
+    return load_starter(start)
+
+
 def read_text(text: str | None, file: Path | None) -> str:
     """The text that the user gave in one of three ways: as an argument, in a file, on stdin."""
     if (text is None) == (file is None):
@@ -56,16 +95,10 @@ def read_text(text: str | None, file: Path | None) -> str:
     elif file is None:
         raw, where = b"" if sys.stdin is None else sys.stdin.buffer.read(), "stdin"
     else:
-        try:
-            raw, where = file.read_bytes(), str(file)
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error.strerror})") from None
+        raw, where = file_bytes(file), str(file)
     if not raw:
         raise InputError(f"{where} is empty: there is no text to fit")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start})") from None
+    return utf8(raw, where)
 
 
 @contextmanager

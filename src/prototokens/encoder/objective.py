@@ -74,9 +74,8 @@ def pull(
 def logits_of(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, length: int) -> Tensor:
     """Logits of one forward pass from e (B, K, D) and m (B, D), (B, T, V)."""
     layout = arrangement.layout(length, e.shape[1])
-    fixed = [lm.fixed_vector(name) for name in arrangement.fixed]
-    rows = torch.stack(fixed) if fixed else e.new_empty(0, e.shape[-1])
-    return lm.logits(layout.inputs_embeds(e, m, rows), layout.read_positions())
+    fixed = lm.fixed_vectors(arrangement.fixed)
+    return lm.logits(layout.inputs_embeds(e, m, fixed), layout.read_positions())
 
 
 @torch.enable_grad()

@@ -20,10 +20,11 @@ from torch import Tensor
 from ..capacity import bisect, grow, one_step, prefix_h_lm_nats
 from ..fitting import Given, fit_batch
 from ..lm import FrozenLM
+from ..published import LENGTHS
 from ..recipes import FitConfig
 from .cells import Batch, Settings, cell_settings, chunked
 from .fits import measured, recipe
-from .scales import PAPER_LENGTHS, SOURCES
+from .scales import SOURCES
 from .work import Measurement
 
 ACCURACY = 0.99
@@ -62,7 +63,7 @@ class Grid:
 GRIDS = {
     "smoke": Grid((4, 8), 1, 1, 1, "fast", 10, 512, 8, 2, 120),
     "laptop": Grid((4, 8, 16, 22, 32, 45), 2, 1, 1, "fast", 200, 512, 96, 8, 20_000),
-    "paper": Grid(PAPER_LENGTHS, 50, 50, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
+    "paper": Grid(LENGTHS, 50, 50, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
 }
 
 

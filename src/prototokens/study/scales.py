@@ -6,18 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import InputError
+from ..published import MODELS
 
 SOURCES = ("random", "old", "recent", "generated")
 """The paper's kinds of text: random words, old prose, prose later than the model, and the model's own."""
-
-PAPER_MODELS = (
-    "EleutherAI/pythia-160m",
-    "EleutherAI/pythia-410m",
-    "EleutherAI/pythia-1.4b",
-    "meta-llama/Llama-3.2-1B",
-    "meta-llama/Llama-3.2-3B",
-    "meta-llama/Llama-3.1-8B",
-)
 
 
 @dataclass(frozen=True)
@@ -60,13 +52,10 @@ SCALES = {
             64,
             {"random": 50, "old": 256, "recent": 50, "generated": 50},
             _BUNDLED | {"old": "pg19", "recent": "fanfics"},
-            PAPER_MODELS,
+            tuple(MODELS.values()),
         ),
     )
 }
-
-PAPER_LENGTHS = (4, 5, 8, 11, 16, 22, 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024, 1448)
-"""The published grid of lengths, in tokens."""
 
 
 def scale_named(name: str) -> Scale:

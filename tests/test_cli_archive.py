@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from encoders import random_encoder
 from families import build, tokenizer
-from prototokens import cli, packing, read_archive
+from prototokens import cli, load_lm, packing, read_archive
 from prototokens.efforts import EFFORTS, Attempt
 
 RAW = b"\xef\xbb\xbfTwo lines,\r\nna\xc3\xafve \xf0\x9f\x98\x80.\x00 \xef\xbf\xbd"
@@ -110,6 +111,23 @@ def test_ctrl_c_keeps_what_is_finished(run: Any, models: Path, monkeypatch: pyte
     assert run(*pack(models, "--batch-tokens", 8))[0] == 0
     assert run("unpack", "archive")[:2] == (0, RAW)
     assert not Path("archive.partial").exists()
+
+
+def test_chunks_can_begin_at_an_encoder(run: Any, models: Path, tmp_path: Path) -> None:
+    random_encoder(load_lm(str(models / "llama"))).save_pretrained("encoder")
+    code, _, _ = run(*pack(models, "--encoder", "encoder", "--json"))
+    assert code == 0
+    assert read_archive("archive").packing["start"].startswith("encoder-")
+    assert run("unpack", "archive")[:2] == (0, RAW)
+    for options, words in (
+        (("--encoder", "encoder", "--start", "text-e"), "give --start or --encoder, not both"),
+        (("--encoder", "nowhere"), "unknown encoder 'nowhere'"),
+        (("--encoder", "shipped"), "no encoder for"),
+        (("--encoder", "encoder", "--chunk-tokens", 9), "too long for the encoder, which takes 4"),
+    ):
+        code, _, err = run(*pack(models, *options, "--force"))
+        assert (code, err.count("\n")) == (2, 1)
+        assert words in err
 
 
 def test_a_damaged_archive_leaves_no_output(run: Any, models: Path) -> None:

@@ -18,6 +18,8 @@ from .metrics import logit_margins
 from .recipes import FitConfig, Stop
 from .starts import learned_start
 
+Beginning = Callable[[Tensor], tuple[Tensor, Tensor]]
+
 _LEAST_LEAD = 0.01  # logits, in float32; 0.0003 was seen
 _LEAST_LEAD_ELSEWHERE = 0.5  # in 16 bits, where a lead is known to a few hundredths of its logits' size
 
@@ -29,7 +31,12 @@ def common_m(lm: FrozenLM, recipe: FitConfig) -> Tensor:
     before anything is fitted to it, so that it is stored in two bytes an entry at no loss.
     """
     starter = learned_start(lm, recipe)
-    m = (lm.embedding_statistics.mean if starter is None else starter.m).detach().cpu().float()
+    return in_two_bytes(lm.embedding_statistics.mean if starter is None else starter.m)
+
+
+def in_two_bytes(m: Tensor) -> Tensor:
+    """A vector rounded to float16, on the CPU, float32; as it is where float16 has no room for it."""
+    m = m.detach().cpu().float()
     small = m.half().float()
     return small if small.isfinite().all() else m
 
@@ -43,6 +50,7 @@ def fit_chunks(
     recipe: FitConfig,
     margin: float,
     progress: Callable[[FitProgress], None] | None = None,
+    begin: Beginning | None = None,
 ) -> list[ChunkFit]:
     """Fit a batch of chunks of one length, and count what each misses.
 
@@ -57,13 +65,15 @@ def fit_chunks(
         recipe: arrangement, optimiser, start and seed.
         margin: in logits; the fit goes on until every token leads by that much. What counts as missed: see `is_held`.
         progress: see `fit_batch`.
+        begin: where fits set out from, instead of the recipe's start: texts (B, T) -> e (B, 1, D) and m (B, D).
 
     Returns:
         One fit per task, in order.
     """
     targets = torch.stack([ids[task.start : task.stop] for task in tasks])  # (B, T)
     config = replace(recipe, stop=Stop(max_steps=attempt.steps, margin=margin), seed=recipe.seed + tasks[0].attempt)
-    given = None if attempt.own_m else Given(m=m)
+    e_start, m_start = (None, None) if begin is None else begin(targets)
+    given = Given(e_start=e_start, m_start=m_start) if attempt.own_m else Given(e_start=e_start, m=m)
     found = descend(lm, targets, config, given, progress=progress)
     e = torch.stack([outcome.e for outcome in found.outcomes])  # (B, 1, D)
     all_m = torch.stack([outcome.m for outcome in found.outcomes])  # (B, D)

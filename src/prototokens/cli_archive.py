@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +22,8 @@ from .terminal import (
     Model,
     Revision,
     TrustRemoteCode,
+    encoder_for,
+    load_encoder,
     load_model,
     load_needed,
     print_json,
@@ -31,7 +33,7 @@ from .terminal import (
 if TYPE_CHECKING:
     from .archive import Archive
     from .lm import FrozenLM
-    from .packing import PackProgress
+    from .packing import PackConfig, PackProgress
     from .unpacking import Reader
 
 archive_app = typer.Typer()
@@ -66,7 +68,15 @@ def pack_command(
         float | None, typer.Option(help="Fit until every token leads by this many logits; default: the effort's.")
     ] = None,
     batch_tokens: BatchTokens = None,
-    start: Annotated[str, typer.Option(help="auto, normal, text-e, text-m, or a file of a learned start.")] = "auto",
+    start: Annotated[
+        str, typer.Option(help="auto, normal, vocabulary, text-e, text-m, or a file of a learned start.")
+    ] = "auto",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped.", metavar="PATH"
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="What random draws are made from.")] = 0,
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -82,7 +92,7 @@ def pack_command(
     Example: prototokens pack book.txt -o book.proto
     """
     from .files import check_new_file
-    from .packing import PackConfig, pack
+    from .packing import PackConfig
     from .recipes import preset
 
     began = time.perf_counter()
@@ -90,6 +100,9 @@ def pack_command(
         raise InputError("an archive cannot be written to stdout; name a file (a file called - is ./-)")
     text = _read(file)
     check_new_file(output, overwrite=force)
+    if encoder is not None and start != "auto":
+        raise InputError("give --start or --encoder, not both")
+    named = load_encoder(None if encoder == "shipped" else encoder)
     config = PackConfig(
         effort=effort,
         chunk_tokens=chunk_tokens,
@@ -99,13 +112,9 @@ def pack_command(
         margin=margin,
     )
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
-    try:
-        with _show_packing() as show:
-            archive = pack(lm, text, config, output=output, overwrite=force, progress=show)
-    except KeyboardInterrupt:
-        if output.with_name(f"{output.name}.partial").exists():
-            print("what is finished is kept: the same command goes on with it", file=sys.stderr)
-        raise
+    if encoder is not None:
+        config = replace(config, encoder=encoder_for(lm, named))
+    archive = _pack(lm, text, config, output, force)
     record = _record(archive, output) | {
         "effort": effort,
         "seconds": time.perf_counter() - began,
@@ -115,6 +124,19 @@ def pack_command(
     else:
         _print_packed(record)
     return 0
+
+
+def _pack(lm: FrozenLM, text: str, config: PackConfig, output: Path, force: bool) -> Archive:
+    """Pack with a progress line, and say what an interrupted packing keeps."""
+    from .packing import pack
+
+    try:
+        with _show_packing() as show:
+            return pack(lm, text, config, output=output, overwrite=force, progress=show)
+    except KeyboardInterrupt:
+        if output.with_name(f"{output.name}.partial").exists():
+            print("what is finished is kept: the same command goes on with it", file=sys.stderr)
+        raise
 
 
 @archive_app.command("unpack")

@@ -20,7 +20,9 @@ from .terminal import (
     Model,
     Revision,
     TrustRemoteCode,
+    encoder_for,
     interrupts,
+    load_encoder,
     load_model,
     print_json,
     read_text,
@@ -82,9 +84,9 @@ def encode_command(
     if output is not None:
         check_new_file(output, overwrite=force)
     recipe = preset_named(preset)
-    loaded = _load(encoder)
+    loaded = load_encoder(encoder)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
-    own = _of_model(loaded, lm)
+    own = encoder_for(lm, loaded)
     ids = lm.encode(content)[:tokens]
     if output is None:
         output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
@@ -210,9 +212,9 @@ def eval_command(
         raise InputError(f"unknown control {unknown[0]!r}; choose one of: {' '.join(CONTROLS)}")
     if texts < 2:
         raise InputError(f"--texts is {texts}; it must be at least 2")
-    loaded = _load(encoder)
+    loaded = load_encoder(encoder)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
-    own = _of_model(loaded, lm)
+    own = encoder_for(lm, loaded)
     rows: list[dict[str, Any]] = []
     for row in evaluate(lm, own, sizes, sources.split(","), starts.split(","), asked, texts, seed):
         rows.append(row)
@@ -223,21 +225,6 @@ def eval_command(
     if as_json:
         print_json({"encoder": own.name, "step": own.training["step"], "model": lm.identity.name, "scores": rows})
     return 0
-
-
-def _load(name: str | None) -> Encoder | None:
-    from .encoder.encoding import Encoder
-
-    return None if name is None else Encoder.from_pretrained(name)
-
-
-def _of_model(encoder: Encoder | None, lm: FrozenLM) -> Encoder:
-    """The encoder that was named, or the shipped one; refused before work if it is another model's."""
-    from .encoder.encoding import shipped_encoder
-
-    encoder = encoder or shipped_encoder(lm.identity)
-    encoder.check(lm.identity)
-    return encoder
 
 
 def _training(
@@ -262,7 +249,7 @@ def _beginning(start: str, begin: str | None) -> tuple[Starter | None, Encoder |
 
     if begin is not None and start != "auto":
         raise InputError("give --start or --begin, not both")
-    return None if start == "auto" else load_starter(start), _load(begin)
+    return None if start == "auto" else load_starter(start), load_encoder(begin)
 
 
 def _untrained(lm: FrozenLM, config: EncoderConfig, starter: Starter | None, seed: int) -> Encoder:

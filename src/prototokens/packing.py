@@ -14,10 +14,12 @@ import torch
 from .archive import Archive, write_archive
 from .arrangements import arrangement_named
 from .assembly import assemble
-from .chunk_fits import common_m, fit_chunks, from_tensors, to_tensors
+from .chunk_fits import Beginning, common_m, fit_chunks, from_tensors, in_two_bytes, to_tensors
 from .chunks import default_batch_tokens
 from .descent import FitProgress
 from .efforts import ChunkFit, Effort, Task, effort_named, next_wave, settle
+from .encoder.encoding import Encoder, refinement
+from .encoder.scores import written
 from .errors import InputError
 from .journal import Journal
 from .lm import FrozenLM
@@ -44,6 +46,8 @@ class PackConfig:
         margin: in logits, instead of the effort's (see `Effort`).
         batch_tokens: tokens fitted and decoded side by side; None: from the memory at hand.
         recipe: arrangement, optimiser, start and seed of the fits; its stopping rule is the effort's.
+        encoder: what every chunk's vectors begin at, instead of the recipe's start: arrangement and chunks are such as
+            it takes, and nothing is perturbed. If it writes an m-token for each text, every chunk keeps its own.
     """
 
     effort: str | Effort = "balanced"
@@ -52,6 +56,7 @@ class PackConfig:
     margin: float | None = None
     batch_tokens: int | None = None
     recipe: FitConfig = field(default_factory=preset)
+    encoder: Encoder | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "effort", effort_named(self.effort))
@@ -64,6 +69,10 @@ class PackConfig:
             raise InputError(f"margin is {self.margin:g}; it must be a number of logits, at least 0")
         if self.recipe.e_tokens != 1:
             raise InputError(f"e_tokens is {self.recipe.e_tokens}; a chunk has one e-token")
+        if self.encoder is not None:
+            if self.encoder.config.e_tokens != 1:
+                raise InputError(f"the encoder writes {self.encoder.config.e_tokens} e-tokens; a chunk has one")
+            object.__setattr__(self, "recipe", refinement(self.encoder, self.recipe.stop.max_steps, self.recipe))
 
 
 @dataclass(frozen=True)
@@ -140,13 +149,17 @@ def _settings(lm: FrozenLM, raw: bytes, config: PackConfig) -> dict[str, object]
         "effort": repr(config.effort),
         "chunk length": config.chunk_tokens,
         "margin": _margin(config),
-        "start": start_name(lm, config.recipe),
+        "start": _start_name(lm, config),
         "recipe": repr(recipe),
     }
 
 
 def _margin(config: PackConfig) -> float:
     return effort_named(config.effort).margin if config.margin is None else config.margin
+
+
+def _start_name(lm: FrozenLM, config: PackConfig) -> str:
+    return start_name(lm, config.recipe) if config.encoder is None else config.encoder.name
 
 
 class Packer:
@@ -174,7 +187,10 @@ class Packer:
         self.batch_tokens = config.batch_tokens or default_batch_tokens(lm)
         self.stretches = stretches(lm, text)
         self.ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in self.stretches)])
-        self.m = common_m(lm, config.recipe)
+        self.m, self.begin = common_m(lm, config.recipe), _beginning(lm, config.encoder)
+        if config.encoder is not None:
+            config.encoder.check(lm.identity)
+            self.m = in_two_bytes(config.encoder.network.start_m)
         parts = journal.parts() if journal else ()
         self.fits: dict[Task, ChunkFit] = {fit.task: fit for part in parts for fit in from_tensors(part)}
         self._began = time.perf_counter()
@@ -199,7 +215,7 @@ class Packer:
             "dtype": str(self.lm.dtype).removeprefix("torch."),
             "store": store,
             "preset": self.config.recipe.preset,
-            "start": start_name(self.lm, self.config.recipe),
+            "start": _start_name(self.lm, self.config),
             "seed": self.config.recipe.seed,
             "versions": library_versions(),
         }
@@ -225,7 +241,8 @@ class Packer:
         """
         lengths = self._lengths()
         first_own = next((n for n, attempt in enumerate(self.effort.attempts) if attempt.own_m), 0)
-        for first in sorted({0, first_own}):
+        writes_m = self.config.encoder is not None and self.config.encoder.config.m == "text"
+        for first in sorted({first_own if writes_m else 0, first_own}):
             taken, tried = None, False
             for length in lengths:
                 chunks = self._chunks(length)
@@ -244,8 +261,16 @@ class Packer:
 
     def _lengths(self) -> tuple[int, ...]:
         """Chunk lengths to choose from: those that the model has positions for."""
-        asked = self.config.chunk_tokens
+        asked, encoder = self.config.chunk_tokens, self.config.encoder
         lengths = self.effort.lengths if asked is None else (asked,)
+        if encoder is not None:
+            longest = encoder.config.max_tokens
+            if asked and asked > longest:
+                raise InputError(
+                    f"a chunk of {asked} tokens is too long for the encoder, which takes {longest}; "
+                    f"make it at most {longest} (--chunk-tokens)"
+                )
+            lengths = tuple(length for length in lengths if length <= longest) or (longest,)
         bound = self.lm.max_positions
         if bound is None:
             return lengths
@@ -281,6 +306,7 @@ class Packer:
                 self.config.recipe,
                 self.margin,
                 self._show(chunks, first),
+                self.begin,
             )
             if self.journal:
                 self.journal.add(to_tensors(fits))
@@ -312,3 +338,7 @@ class Packer:
             seconds_left=(len(self.ids) - done) / speed if speed else float("inf"),
             fit=None,
         )
+
+
+def _beginning(lm: FrozenLM, encoder: Encoder | None) -> Beginning | None:
+    return None if encoder is None else lambda target_ids: written(encoder, lm, target_ids)

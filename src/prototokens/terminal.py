@@ -20,6 +20,7 @@ from .files import file_bytes, utf8
 
 if TYPE_CHECKING:
     from .descent import FitProgress
+    from .encoder.encoding import Encoder
     from .lm import FrozenLM
     from .starters import Starter
     from .tokens import Identity
@@ -85,6 +86,22 @@ def start_named(start: str) -> str | Starter:
     return load_starter(start)
 
 
+def load_encoder(name: str | None) -> Encoder | None:
+    """The encoder in a folder or on the Hub, or None where none is named."""
+    from .encoder.encoding import Encoder
+
+    return None if name is None else Encoder.from_pretrained(name)
+
+
+def encoder_for(lm: FrozenLM, encoder: Encoder | None) -> Encoder:
+    """The encoder that was named, or the shipped one; refused before work if it is another model's."""
+    from .encoder.encoding import shipped_encoder
+
+    encoder = encoder or shipped_encoder(lm.identity)
+    encoder.check(lm.identity)
+    return encoder
+
+
 def read_text(text: str | None, file: Path | None) -> str:
     """The text that the user gave in one of three ways: as an argument, in a file, on stdin."""
     if (text is None) == (file is None):
@@ -148,8 +165,12 @@ def show_progress() -> Iterator[Any]:
 
 def print_json(record: dict[str, Any]) -> None:
     """One JSON object on stdout; a number that is not finite becomes null."""
-    print(json.dumps({k: _finite(v) for k, v in record.items()}, ensure_ascii=False))
+    print(json.dumps(_finite(record), ensure_ascii=False))
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

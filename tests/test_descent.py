@@ -249,10 +249,14 @@ def test_starts_are_what_they_are_called() -> None:
     e, m = start_vectors(lm, text, FitConfig(start="text-m"), 0)
     assert torch.allclose(m, mean)
     assert torch.allclose(e[0], everything, atol=1e-6)
-    both = torch.cat([torch.cat([e, m[None]]) for r in range(50)
-                      for e, m in [start_vectors(lm, text, FitConfig(start="normal"), r)]])  # fmt: skip
-    assert both.mean() == pytest.approx(0, abs=0.05)
-    assert both.std() == pytest.approx(1, abs=0.05)
+    normal, vocabulary = (
+        torch.cat([torch.cat([e, m[None]]) for r in range(50)
+                   for e, m in [start_vectors(lm, text, FitConfig(start=start), r)]])
+        for start in ("normal", "vocabulary")
+    )  # fmt: skip
+    assert normal.mean() == pytest.approx(0, abs=0.05)
+    assert normal.std() == pytest.approx(1, abs=0.05)
+    assert torch.equal(vocabulary, everything + lm.embedding_statistics.std * normal)
     shared = torch.stack([lm.encode("ab"), lm.encode("cd")])
     e, _ = start_vectors(lm, shared, FitConfig(start="text-e"), 0)
     assert torch.allclose(e[0], lm.embed(lm.encode("abcd")).mean(0), atol=1e-6)

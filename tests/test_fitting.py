@@ -196,7 +196,7 @@ def test_a_step_of_a_batch_is_a_step_in_a_loop(lm: FrozenLM, restarts: int) -> N
         assert (one.token_positions, one.backward_positions) == (alone.token_positions, alone.backward_positions)
 
 
-@pytest.mark.parametrize("start", ["normal", "text-e", "text-m"])
+@pytest.mark.parametrize("start", ["normal", "vocabulary", "text-e", "text-m"])
 def test_a_start_does_not_depend_on_the_batch(llama: FrozenLM, start: str) -> None:
     config = budget(replace(ONE, start=start), max_steps=0)
     texts = ["tree", "Yes.", "tree"]

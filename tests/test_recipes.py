@@ -47,6 +47,7 @@ def test_bounds_themselves_are_allowed() -> None:
     Stop(max_steps=0, accuracy=1, margin=0, patience=1, check_every=1)
     FitConfig(e_tokens=1, perturbation=0, restarts=1, seed=-5)
     FitConfig(start="normal", restarts=2)
+    FitConfig(start="vocabulary", restarts=2)
 
 
 def test_presets_are_named_and_frozen() -> None:

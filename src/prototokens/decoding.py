@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
-from .tokens import ProtoTokens, hash_ids
+from .tokens import Identity, ProtoTokens, hash_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,12 @@ def decode(
 
 def check_model(lm: FrozenLM, tokens: ProtoTokens) -> None:
     """Refuse proto-tokens of another model, and say which one they belong to."""
-    own, wanted = lm.identity, tokens.provenance.model
+    check_identity(lm, tokens.provenance.model)
+
+
+def check_identity(lm: FrozenLM, wanted: Identity) -> None:
+    """Refuse vectors that belong to another model; see `check_model`."""
+    own = lm.identity
     if wanted.fingerprint != own.fingerprint:
         revision = f" at revision {wanted.revision}" if wanted.revision else ""
         raise InputError(

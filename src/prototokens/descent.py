@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -111,6 +111,24 @@ class Bank:
         self._ids, self._mean, self._square = self._ids[used], self._mean[used], self._square[used]
 
 
+@dataclass(frozen=True, eq=False)
+class Regulariser:
+    """A further loss on the vectors of a batch, descended together with the cross-entropy.
+
+    What is kept and who is done is judged by the tokens alone, as ever, but only when the further loss has been at work
+    for some steps.
+
+    Attributes:
+        loss: e-tokens (R, K, D), m-tokens (R, D) and the number of each row's text, int64, (R,), all on the model's
+            device -> the sum over the rows of what is added to their `loss`, nats per token, (), by differentiable
+            operations. A row is one restart of a text; rows that are done are no longer among them.
+        steps: no text is done before that many steps, and the best evaluation from there on is kept.
+    """
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    steps: int = 0
+
+
 @dataclass(frozen=True)
 class FitProgress:
     """How a fit stands, over the best attempt at every text.
@@ -175,6 +193,7 @@ class Descent:
         m: bank of m-tokens, S = 1.
         group_of: group of each text, int64, (B,); texts that share no vector are groups of their own.
         config: the recipe.
+        regulariser: a further loss on the vectors, or None.
     """
 
     def __init__(
@@ -187,16 +206,17 @@ class Descent:
         m: Bank,
         group_of: Tensor,
         config: FitConfig,
+        regulariser: Regulariser | None = None,
     ) -> None:
         self.lm, self.layout, self.fixed, self.config = lm, layout, fixed, config
-        self.e, self.m = e, m
+        self.e, self.m, self.regulariser = e, m, regulariser
         self.lr = config.optimiser.lr * (lm.embedding_statistics.std if config.optimiser.relative else 1.0)
         texts, restarts = len(group_of), config.restarts
         self.text_of = torch.arange(texts).repeat_interleave(restarts)  # (R,)
         self.group_of = group_of.tolist()
         attempt_of = group_of[self.text_of] * restarts + torch.arange(restarts).repeat(texts)  # (R,)
         self.attempt_of = attempt_of.tolist()
-        self.board = ScoreBoard(attempt_of.to(lm.device), config.stop)
+        self.board = ScoreBoard(attempt_of.to(lm.device), config.stop, regulariser.steps if regulariser else 0)
         self.target_ids = target_ids.to(lm.device)
         self._began = time.perf_counter()
         self._forward = torch.zeros(texts, dtype=torch.long)
@@ -246,11 +266,22 @@ class Descent:
         share = 1 / self.layout.length
         row_lr = self._learning_rates(scores.loss.mean(-1))
         gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient)
-        for bank, gradient in zip(banks, gradients, strict=True):
-            bank.step(gradient * share, self.config.optimiser, row_lr)
+        further = self._further_gradients(banks)
+        for bank, gradient, more in zip(banks, gradients, further, strict=True):
+            whole = gradient * share if more is None else gradient * share + more
+            bank.step(whole, self.config.optimiser, row_lr)
         self._backward += self._positions
         for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
+
+    def _further_gradients(self, banks: list[Bank]) -> Sequence[Tensor | None]:
+        """The regulariser's gradient at the vectors of each bank; None where it has none."""
+        if self.regulariser is None:
+            return [None] * len(banks)
+        loss = self.regulariser.loss(self.e.rows(), self.m.rows()[:, 0], self._text_of_there)
+        if not loss.requires_grad:  # all that it depends on is held fixed
+            return [None] * len(banks)
+        return torch.autograd.grad(loss, [bank.values for bank in banks], allow_unused=True)
 
     def _learning_rates(self, loss: Tensor) -> Tensor:
         """Learning rate of each row, (R,), from its loss (R,), in nats per token."""
@@ -283,6 +314,7 @@ class Descent:
         self.active = active
         self._active_there = active.to(self.lm.device)
         texts = self.text_of[active]
+        self._text_of_there = texts.to(self.lm.device)
         self._positions = torch.bincount(texts, minlength=len(self._steps)) * len(self.layout.slots)
 
     def _progress(self, step: int) -> FitProgress:

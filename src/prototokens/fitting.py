@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .arrangements import Arrangement, Layout, arrangement_named
-from .descent import Bank, Descent, FitProgress, Outcome
+from .descent import Bank, Descent, FitProgress, Outcome, Regulariser
 from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
@@ -72,6 +72,7 @@ class Given:
         share: `"e"` or `"m"`: texts of one group have that vector in common.
         groups: group number of each text, int64, (B,); one group if None.
         fixed: values of the arrangement's fixed vectors by name, each (D,), where the model's own are not meant.
+        regulariser: a further loss on the vectors of the batch.
     """
 
     e: Tensor | None = None
@@ -81,6 +82,7 @@ class Given:
     share: Literal["e", "m"] | None = None
     groups: Tensor | None = None
     fixed: Mapping[str, Tensor] | None = None
+    regulariser: Regulariser | None = None
 
     def __post_init__(self) -> None:
         if self.share not in (None, "e", "m"):
@@ -185,8 +187,8 @@ def descend(
     group_of = _groups(given, len(target_ids))
     e, m = _banks(lm, target_ids, group_of, config, given)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
-    outcomes = Descent(lm, layout, fixed, rows, e, m, group_of, config).run(progress, should_stop)
-    return Descended(layout, fixed, outcomes)
+    descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser)
+    return Descended(layout, fixed, descent.run(progress, should_stop))
 
 
 def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:

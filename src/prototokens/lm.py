@@ -6,7 +6,8 @@ import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -131,6 +132,13 @@ class FrozenLM:
         """Outputs of the embedding module for ids (...), float32, (..., D), on `device`."""
         return self.embedding(ids.to(self.device)).float()
 
+    @cached_property
+    def bos_id(self) -> int | None:
+        """Id of the token that stands before a text, as the tokenizer or the model's config names it, or None."""
+        owners = (self.tokenizer, getattr(self.model, "config", None))
+        ids = (getattr(owner, "bos_token_id", None) for owner in owners)
+        return next((token for token in ids if isinstance(token, int)), None)
+
     def fixed_vector(self, name: str) -> Tensor:
         """The model's own fixed vector of that name, float32, (D,).
 
@@ -141,13 +149,8 @@ class FrozenLM:
         """
         if name != "bos":
             raise InputError(f"the arrangement holds a fixed vector {name!r}: give its value in Given(fixed=...)")
-        config = getattr(self.model, "config", None)
-        owners = [
-            (self.tokenizer, "bos_token_id"),
-            (config, "bos_token_id"),
-            (self.tokenizer, "eos_token_id"),
-        ]
-        token = next((t for t in (getattr(o, k, None) for o, k in owners) if isinstance(t, int)), 0)
+        fallback = getattr(self.tokenizer, "eos_token_id", None)
+        token = self.bos_id if self.bos_id is not None else fallback if isinstance(fallback, int) else 0
         return self.embed(torch.tensor(token))
 
     def fixed_vectors(self, names: Sequence[str]) -> Tensor:
@@ -221,8 +224,40 @@ class FrozenLM:
         return found[layer].to(self.device).float()
 
     @torch.no_grad()
-    def generate(self, inputs_embeds: Tensor, count: int) -> Tensor:
-        """Greedy generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count)."""
+    def attentions(self, inputs_embeds: Tensor) -> list[Tensor]:
+        """Attention weights of one forward pass, layer by layer, each float32, (B, H, L, L), on `device`.
+
+        Entry [b, h, i, j] is how much of head h's weight position i gives to position j; layers that have no attention
+        weights are left out. Fused kernels never make the weights, so that the pass runs the eager ones.
+
+        Args:
+            inputs_embeds: (B, L, D), any floating dtype; cast to the model's.
+
+        Raises:
+            InputError: the model gives no attention weights.
+        """
+        found = None
+        if getattr(self.model, "config", None) is not None:
+            options = {"logits_to_keep": 1} if self._keeps_logits else {}
+            inputs = inputs_embeds.to(self.device, self.dtype)
+            with _eager_attention(self.model):
+                found = self.model(inputs_embeds=inputs, use_cache=False, output_attentions=True, **options)
+        layers = getattr(found, "attentions", None) or ()
+        weights = [layer.to(self.device).float() for layer in layers if isinstance(layer, Tensor) and layer.ndim == 4]
+        if not weights:
+            raise InputError(f"{self.identity.name} gives no attention weights: choose a model with softmax attention")
+        return weights
+
+    @torch.no_grad()
+    def generate(self, inputs_embeds: Tensor, count: int, *, seed: int | None = None) -> Tensor:
+        """Generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count).
+
+        Args:
+            inputs_embeds: (B, L, D), any floating dtype; cast to the model's.
+            count: number of new tokens.
+            seed: greedy if None; otherwise multinomial sampling at temperature 1 from this seed. torch's random states
+                are left as they were.
+        """
         from transformers import GenerationConfig
 
         # A shallow copy shares the weights. Its blank settings keep the checkpoint's own (penalties, EOS ids) out.
@@ -230,8 +265,14 @@ class FrozenLM:
         model.generation_config = GenerationConfig()
         inputs = inputs_embeds.to(self.device, self.dtype)
         mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=self.device)
-        greedy = GenerationConfig(max_new_tokens=count, do_sample=False, use_cache=True, pad_token_id=0)
-        return model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=greedy)
+        how = {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        settings = GenerationConfig(
+            max_new_tokens=count, do_sample=seed is not None, use_cache=True, pad_token_id=0, **how
+        )
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            return model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=settings)
 
 
 def load_lm(
@@ -316,6 +357,20 @@ def _hash_state(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def _eager_attention(model: Any) -> Iterator[None]:
+    """Attention that tells its weights while the block runs; the model's own comes back afterwards."""
+    owners = {id(c): c for c in (getattr(part, "config", None) for part in model.modules()) if c is not None}
+    own = [(c, c._attn_implementation_internal) for c in owners.values() if hasattr(c, "_attn_implementation_internal")]
+    try:
+        if own:
+            model.set_attn_implementation("eager")
+        yield
+    finally:
+        for config, name in own:
+            config._attn_implementation_internal = name
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,10 @@ from .arrangements import Arrangement, arrangement_named
 from .errors import InputError
 from .starters import Starter
 
-STARTS = ("auto", "normal", "text-e", "text-m")
+DRAWN_STARTS = ("normal", "vocabulary")
+"""Starts that are random vectors and know nothing of the text; a perturbation is not added to them."""
+
+STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
 
 
 def _check(name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False) -> None:
@@ -89,16 +92,17 @@ class FitConfig:
     Attributes:
         arrangement: name of one of `ARRANGEMENTS`, or an `Arrangement`.
         e_tokens: K, the number of e-tokens.
-        start: `"normal"`: e and m from N(0, 1), the paper's; `"text-e"`: e is the mean embedding of the text's
-            tokens and m that of the whole vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start;
-            `"auto"`: the learned start that the package holds for the model and arrangement, or else `"text-e"`.
+        start: `"normal"`: e and m from N(0, 1), the paper's; `"vocabulary"`: both from N(mean, std^2) of the model's
+            input embeddings; `"text-e"`: e is the mean embedding of the text's tokens and m that of the whole
+            vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start; `"auto"`: the learned start that
+            the package holds for the model and arrangement, or else `"text-e"`.
         perturbation: standard deviation of the Gaussian noise added to the start, in units of the standard
             deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
-            text, so that it does not depend on what else is in the batch.
+            text, so that it does not depend on what else is in the batch. `DRAWN_STARTS` take none.
         optimiser: settings of AdamW.
         stop: when a text is done.
         restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
-            differ by their perturbation only, so that without one they are all the same (but for `"normal"`).
+            differ by their perturbation only, so that without one they are all the same (but for `DRAWN_STARTS`).
         seed: what the random draws are made from.
         preset: name under which the recipe is recorded.
     """
@@ -115,7 +119,7 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
-        if self.restarts > 1 and self.perturbation == 0 and self.start != "normal":
+        if self.restarts > 1 and self.perturbation == 0 and self.start not in DRAWN_STARTS:
             raise InputError(f"restarts is {self.restarts} and perturbation 0: they would all be the same")
         if not isinstance(self.start, Starter) and self.start not in STARTS:
             raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(STARTS)}")

@@ -22,11 +22,12 @@ class ScoreBoard:
     Args:
         attempt_of: attempt of each row, int64, (R,).
         stop: when an attempt is done.
+        earliest: steps before which no attempt is done; the best from there on is kept, where there is one.
     """
 
-    def __init__(self, attempt_of: Tensor, stop: Stop) -> None:
+    def __init__(self, attempt_of: Tensor, stop: Stop, earliest: int = 0) -> None:
         self.attempt_of = attempt_of
-        self.stop = stop
+        self.stop, self.earliest = stop, earliest
         device, attempts = attempt_of.device, int(attempt_of.max()) + 1
         self._rows = torch.bincount(attempt_of, minlength=attempts)
         self._state = torch.full((attempts,), RUNNING, device=device)
@@ -51,6 +52,9 @@ class ScoreBoard:
         Returns:
             Whether each evaluated row's vectors are to be kept, bool, (R,).
         """
+        if 0 < step == self.earliest:
+            self._accuracy = torch.full_like(self._accuracy, -1.0)
+            self._tie = torch.full_like(self._tie, -torch.inf)
         right = margin > 0
         row_loss, row_accuracy = loss.mean(-1), right.float().mean(-1)
         self._record(rows, row_loss, row_accuracy)
@@ -61,7 +65,7 @@ class ScoreBoard:
         accuracy = self._mean(attempt, row_accuracy)
         mean_loss = self._mean(attempt, row_loss)
         smallest = torch.full_like(mean_loss, torch.inf).scatter_reduce_(0, attempt, margin.amin(-1), "amin")
-        met = self._mean(attempt, row_met.float()) == 1
+        met = (self._mean(attempt, row_met.float()) == 1) & (step >= self.earliest)
         evaluated = torch.zeros_like(met).index_fill_(0, attempt, True) & (self._state == RUNNING)
 
         finite = mean_loss.isfinite()
@@ -79,7 +83,7 @@ class ScoreBoard:
         self._state = torch.where(evaluated & met & finite, MET, self._state)
         self._met_step = torch.where(evaluated & met & finite, step, self._met_step)
         if self.stop.patience is not None:
-            stuck = (self._state == RUNNING) & (step - self._low_step >= self.stop.patience)
+            stuck = (self._state == RUNNING) & (step - self._low_step >= self.stop.patience) & (step >= self.earliest)
             self._state = torch.where(evaluated & stuck, PLATEAU, self._state)
         return improved[attempt]
 

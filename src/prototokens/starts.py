@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .arrangements import arrangement_named
 from .lm import FrozenLM
-from .recipes import FitConfig
+from .recipes import DRAWN_STARTS, FitConfig
 from .starters import Starter, shipped_starter
 from .tokens import hash_ids
 
@@ -26,10 +26,12 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
     Returns:
         e (K, D) and m (D,), float32, on the model's device.
     """
-    if config.start == "normal":
-        noise = _noise(lm, target_ids, config, restart)
-        return noise[:-1], noise[-1]
     statistics = lm.embedding_statistics
+    if config.start in DRAWN_STARTS:
+        drawn = _noise(lm, target_ids, config, restart)
+        if config.start == "vocabulary":
+            drawn = statistics.mean + statistics.std * drawn
+        return drawn[:-1], drawn[-1]
     text_mean = lm.embed(target_ids).flatten(0, -2).mean(0)  # (D,)
     starter = learned_start(lm, config)
     if starter is not None:

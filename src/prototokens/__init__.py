@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .encoder.training import train_encoder
     from .errors import InputError
     from .fitting import FitResult, Given, fit, fit_batch
+    from .geometry.connecting import connect
+    from .geometry.curves import ConnectConfig
+    from .geometry.paths import Path
     from .jacobi import JacobiResult, jacobi_decode
     from .lm import FrozenLM, load_lm
     from .packing import PackConfig, pack
@@ -24,11 +27,11 @@ if TYPE_CHECKING:
     from .unpacking import chunk_ids, iter_text, read_range, unpack
 
 __all__ = [
-    "ARRANGEMENTS", "PRESETS", "AdamW", "Archive", "Arrangement", "Capacity", "CrammingResult", "Decoded",
-    "Encoder", "EncoderConfig", "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "JacobiResult",
-    "PackConfig", "ProtoTokens", "Stop", "bisect", "chunk_ids", "cram", "cram_batch", "decode", "encode", "fit",
-    "fit_batch", "grow", "iter_text", "jacobi_decode", "load", "load_lm", "pack", "preset", "read_archive",
-    "read_range", "reconstruct", "save", "train_encoder", "unpack", "write_archive",
+    "ARRANGEMENTS", "PRESETS", "AdamW", "Archive", "Arrangement", "Capacity", "ConnectConfig", "CrammingResult",
+    "Decoded", "Encoder", "EncoderConfig", "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "JacobiResult",
+    "PackConfig", "Path", "ProtoTokens", "Stop", "bisect", "chunk_ids", "connect", "cram", "cram_batch", "decode",
+    "encode", "fit", "fit_batch", "grow", "iter_text", "jacobi_decode", "load", "load_lm", "pack", "preset",
+    "read_archive", "read_range", "reconstruct", "save", "train_encoder", "unpack", "write_archive",
 ]  # fmt: skip
 
 _HOME = {
@@ -42,6 +45,9 @@ _HOME = {
     "encoder.training": ("train_encoder",),
     "errors": ("InputError",),
     "fitting": ("FitResult", "Given", "fit", "fit_batch"),
+    "geometry.connecting": ("connect",),
+    "geometry.curves": ("ConnectConfig",),
+    "geometry.paths": ("Path",),
     "jacobi": ("JacobiResult", "jacobi_decode"),
     "lm": ("FrozenLM", "load_lm"),
     "packing": ("PackConfig", "pack"),

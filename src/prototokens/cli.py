@@ -13,6 +13,7 @@ import typer
 from .cli_archive import archive_app
 from .cli_bulk import bulk_app
 from .cli_encoder import encode_app, encoder_app
+from .cli_path import path_app
 from .cli_report import report_app
 from .cli_starter import starter_app
 from .cli_study import study_app
@@ -55,6 +56,7 @@ app.add_typer(archive_app)
 app.add_typer(bulk_app)
 app.add_typer(encode_app)
 app.add_typer(encoder_app)
+app.add_typer(path_app)
 app.add_typer(starter_app)
 app.add_typer(study_app)
 app.add_typer(report_app)
@@ -73,7 +75,9 @@ def fit_command(
     preset: Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.")] = "fast",
     start: Annotated[
         str | None,
-        typer.Option(help="auto, normal, text-e, text-m, or a file of a learned start; default: the preset's."),
+        typer.Option(
+            help="auto, normal, vocabulary, text-e, text-m, or a file of a learned start; default: the preset's."
+        ),
     ] = None,
     arrangement: Annotated[
         str | None,

@@ -5,14 +5,17 @@ PG-19 books), prose `generated` by the model (its continuations of PG-19 context
 tokens, time in seconds, accuracy a share of tokens.
 
 References: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025),
-https://arxiv.org/abs/2505.21189: MODELS, LENGTHS, TABLE_1 to TABLE_4, SPEED_UP. Cramming 1568 Tokens into a Single
-Vector and Back Again (Kuratov et al., 2025), https://arxiv.org/abs/2502.13063: CRAMMED_TOKENS.
+https://arxiv.org/abs/2505.21189: MODELS, LENGTHS, TABLE_1 to TABLE_4, SPEED_UP, FIGURE_7 and
+CURVE_ACCURACY, CURVE_LENGTH. Cramming 1568 Tokens into a Single Vector and Back Again (Kuratov et al., 2025),
+https://arxiv.org/abs/2502.13063: CRAMMED_TOKENS. What proto-tokens encode (Bondarenko et al., 2026),
+https://arxiv.org/abs/2602.18301, of which we know the abstract: ROLES, TEACHING.
 """
 
 from __future__ import annotations
 
 ONE_STEP = "Mezentsev & Oseledets (2025), arXiv 2505.21189"
 CRAMMING = "Kuratov et al. (2025), arXiv 2502.13063"
+ENCODED = "Bondarenko et al. (2026), arXiv 2602.18301"
 
 MODELS = {
     "Pythia 160M": "EleutherAI/pythia-160m",
@@ -125,3 +128,21 @@ CRAMMED_TOKENS = {
     ("old", 2): {"Pythia 160M": 192, "Llama 3.2 1B": 1024},
 }
 """(source, vectors) -> model -> tokens that autoregressive cramming holds at a mean accuracy of 0.99."""
+
+FIGURE_7_TEXTS = 5
+FIGURE_7_SOLUTIONS = 10
+
+FIGURE_7 = {"segment": "fails in the middle", "bezier": "stays right all along"}
+"""Ways between two solutions of one text -> token accuracy along them, in words, over all pairs of solutions of a text."""
+
+CURVE_ACCURACY = 1.0
+"""Figure 7: token accuracy along the fitted quadratic Bezier curve, about."""
+
+CURVE_LENGTH = 1.2
+"""Figure 7: length of that curve over the segment's, at most."""
+
+ROLES = "m carries more of a text's meaning than e"
+"""What the two vectors do, in words."""
+
+TEACHING = {"anchor": "costs reconstruction", "relational": "does not"}
+"""Loss beside reconstruction that makes e follow a teacher's sentence embeddings -> what it costs, in words."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -81,6 +81,22 @@ def legend(figure: Any, axes: list[Any], columns: int = 1) -> None:
         figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
 
 
+def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float = 1.0) -> Any:
+    """Numbers as coloured cells, the first row at the top; cell (row, column) is centred on its numbers from 0.
+
+    Returns:
+        What a colour bar is made of.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    mesh = ax.pcolormesh(values, vmin=low, vmax=high, cmap="viridis", shading="nearest")
+    ax.invert_yaxis()
+    ax.grid(visible=False)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator("auto", integer=True))
+    return mesh
+
+
 def logarithmic(axis: Any) -> None:
     """A logarithmic axis with plain numbers as its ticks."""
     from matplotlib.ticker import LogLocator, NullFormatter
@@ -91,14 +107,14 @@ def logarithmic(axis: Any) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def octaves(axis: Any, lengths: list[int]) -> None:
-    """A logarithmic axis of text lengths, with those lengths as its ticks where there is room."""
+def octaves(axis: Any, values: Iterable[float], apart: float = 1.6) -> None:
+    """A logarithmic axis of values such as text lengths, with those as its ticks that are so many times apart."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    kept: list[int] = []
-    for length in sorted(set(lengths)):
-        if not kept or length >= 1.6 * kept[-1]:
-            kept.append(length)
-    axis.set_ticks(kept, [str(length) for length in kept])
+    kept: list[float] = []
+    for value in sorted(set(values)):
+        if not kept or value >= apart * kept[-1]:
+            kept.append(value)
+    axis.set_ticks(kept, [f"{value:g}" for value in kept])
     axis.set_ticks([], minor=True)
 
 

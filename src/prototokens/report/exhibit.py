@@ -106,12 +106,21 @@ def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
     cells = {(entry.row, entry.group, entry.column): entry for entry in entries}
     assert len(cells) == len(entries), "two numbers for one cell"
     place = {head: i for i, head in enumerate(order)}
-    heads = sorted(dict.fromkeys(e.row for e in entries), key=lambda head: place.get(head[0], len(place)))
+    heads = sorted(_grouped([e.row for e in entries]), key=lambda head: place.get(head[0], len(place)))
     return Grid(
         groups=[(group, published[group], sum(g == group for g, _ in columns)) for group in published],
         columns=columns,
         rows=[(head, [cells.get((head, *column)) for column in columns]) for head in heads],
     )
+
+
+def _grouped(heads: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Row heads, each once, in the order in which they came, but those that begin alike together."""
+    first: dict[tuple[str, ...], int] = {}
+    for head in heads:
+        for end in range(1, len(head) + 1):
+            first.setdefault(head[:end], len(first))
+    return sorted(dict.fromkeys(heads), key=lambda head: [first[head[:end]] for end in range(1, len(head) + 1)])
 
 
 def to_csv(table: Table, entries: Sequence[Entry]) -> str:
@@ -134,3 +143,8 @@ def unmeasured(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """Rows of a table that hold published numbers only."""
     measured = {entry.row for entry in entries if not entry.published}
     return list(dict.fromkeys(entry.row for entry in entries if entry.published and entry.row not in measured))
+
+
+def listed(told: Sequence[str]) -> str:
+    """What a figure shows, as a sentence."""
+    return "; ".join(told) + "." if told else "Nothing was measured."

@@ -1,10 +1,14 @@
-"""Every table and figure of the report, in its order. To add one, add it here (see CONTRIBUTING.md)."""
+"""Every table and figure of the report, in its order. To add one, add it here (see CONTRIBUTING.md).
+
+Those on where solutions lie and what they say stand in `geometry_exhibits.py`.
+"""
 
 from __future__ import annotations
 
 from .. import published
 from . import comparisons, figures, tables
 from .exhibit import Figure, Table
+from .geometry_exhibits import GEOMETRY
 
 EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
@@ -128,4 +132,5 @@ EXHIBITS: tuple[Table | Figure, ...] = (
         ("source", "tokens", "method"),
         comparisons.quality,
     ),
+    *GEOMETRY,
 )

@@ -9,7 +9,7 @@ from .. import published
 from .comparisons import AUTOREGRESSIVE, GAIN, METHODS, RATIO, information, paired_nats, throughput, way
 from .conditions import by, distinct, ordered, series
 from .drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panels
-from .exhibit import Entry
+from .exhibit import Entry, listed
 from .summary import REACHED, Row, mean
 from .tables import BEST, M_SHARED, NATS, SOURCES, capacity, of_method, searched_capacity
 
@@ -51,7 +51,7 @@ def tell_capacity(rows: Sequence[Row]) -> str:
         f"{label}, {source}, {shared} m: {value:.0f} {'tokens' if quantity == BEST else 'nats'}"
         for (source, shared), quantity, label, value in _capacity_points(rows)
     ]
-    return f"Capacity by source, on logarithmic axes, beside the six models of the paper. {_listed(told)}"
+    return f"Capacity by source, on logarithmic axes, beside the six models of the paper. {listed(told)}"
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Any:
@@ -90,7 +90,7 @@ def tell_accuracy(rows: Sequence[Row]) -> str:
                 told.append(
                     f"{where}: {first.value:.2f} at {min(curve)[0]} tokens, {last.value:.2f} at {max(curve)[0]}"
                 )
-    return f"Mean token accuracy against length of text, one panel for each source. {_listed(told)}"
+    return f"Mean token accuracy against length of text, one panel for each source. {listed(told)}"
 
 
 def draw_information(rows: Sequence[Row]) -> Any:
@@ -115,7 +115,7 @@ def tell_information(rows: Sequence[Row]) -> str:
     """Figure 3 in words."""
     ratios = [e for e in information(rows) if e.row[2] == RATIO]
     told = [f"{e.group}, {e.row[0]}, {e.row[1]} vectors: {e.summary.value:.2f}" for e in ratios]
-    return f"Nats in one step against nats autoregressively, a point for each text. Ratios of the sums: {_listed(told)}"
+    return f"Nats in one step against nats autoregressively, a point for each text. Ratios of the sums: {listed(told)}"
 
 
 def draw_throughput(rows: Sequence[Row]) -> Any:
@@ -140,7 +140,7 @@ def tell_throughput(rows: Sequence[Row]) -> str:
     """Figure 4 in words."""
     gains = [e for e in throughput(rows) if not e.published and e.row[1] == GAIN]
     told = [f"{e.group}, {e.row[0]}, {e.column}: {e.summary.value:.1f} times autoregressive" for e in gains]
-    return f"Tokens a second against length of text, both axes logarithmic. {_listed(told)}"
+    return f"Tokens a second against length of text, both axes logarithmic. {listed(told)}"
 
 
 _AXIS = {BEST: "capacity, tokens", NATS: "H_LM, nats"}
@@ -182,7 +182,3 @@ def _means(ax: Any, rows: Sequence[Row], column: str, i: int, name: str, line: s
     spread = [s.sd or 0 for _, s in found]
     style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": line}
     ax.errorbar(lengths, means, yerr=spread, label=name, capsize=2, elinewidth=0.8, **style)
-
-
-def _listed(told: list[str]) -> str:
-    return "; ".join(told) + "." if told else "Nothing was measured."

@@ -70,7 +70,7 @@ def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) 
         models=sorted({f"{row['model']} ({row['scale']})" for row in rows if row["status"] == "done"}),
         provenance_heads=PROVENANCE_HEADS,
         provenance=provenance(rows),
-        sources=(published.ONE_STEP, published.CRAMMING),
+        sources=(published.ONE_STEP, published.CRAMMING, published.ENCODED),
     )
     return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in covered if not c.complete))
 

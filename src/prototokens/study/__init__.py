@@ -23,6 +23,12 @@ STUDIES = {
     "throughput": "Figure 4: tokens per second of decoding, in one step and autoregressively.",
     "cost": "Table 4: steps and seconds of a fit, by length and recipe.",
     "quality": "Exact match, BLEU, ROUGE and chrF beside three other parallel and autoregressive schemes.",
+    "locality": "Figures 5 and 6: how far apart the solutions of one text, one context and different contexts lie.",
+    "connectivity": "Figure 7: accuracy and loss along the segment and a fitted curve between two solutions.",
+    "basin": "How far e and m may be moved before tokens go wrong, and which tokens go first.",
+    "roles": "What e and m each do: exchanged between texts, read by linear probes, attended to.",
+    "reading": "What ordinary generation from e, m or both writes, beside the text and its context.",
+    "structure": "What following a teacher's sentence embeddings costs a fit, and what neighbours it gives.",
 }
 """The studies, in the order of the paper's tables and figures, each with a line about it."""
 

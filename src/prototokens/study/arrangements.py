@@ -44,7 +44,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid((1, 4), 2, 1, "tuned", 12, 2),
-    "laptop": Grid((1, 2, 4, 16), 8, 1, "tuned", 200, 8),
+    "laptop": Grid((1, 2, 4, 16), 4, 1, "tuned", 200, 4),
     "paper": Grid((1, 2, 4, 256), 50, 1, "paper", 5000, 25),
 }
 

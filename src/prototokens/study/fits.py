@@ -28,11 +28,12 @@ def recipe(settings: Settings, **changes: Any) -> FitConfig:
 
 def recipe_hash(name: str) -> str:
     """Eight digits that change when the recipe of that name does."""
-    return _config_hash(_named(name))
+    return config_hash(_named(name))
 
 
 @lru_cache  # a grid asks once per cell
-def _config_hash(config: FitConfig) -> str:
+def config_hash(config: Any) -> str:
+    """Eight digits that change when a field of a frozen dataclass does."""
     return hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 

@@ -16,7 +16,7 @@ from ..tokens import hash_ids, save
 from . import study_module
 from .cells import Batch, BoundCell, cell_keys
 from .fits import recipe_hash
-from .scales import Scale
+from .scales import CONTINUED, Scale
 from .store import DONE, FAILED, Store
 from .work import Done, Measurement, Runner, describe, draw_texts, measure, one
 
@@ -116,11 +116,15 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
             f"{scale.context_tokens}: choose a smaller scale"
         )
     key = f"{card['origin']['fingerprint']} {source} {corpus} {count} x {length} after {scale.context_tokens}"
+    per_context = scale.per_context if source == CONTINUED else 1
+    if per_context > 1:
+        key += f", {per_context} for each context"
     if Path(corpus).is_file():
         key += f" {_file_hash(corpus)}"
     kept = store.texts(key)
     if kept is None:
-        job = {"source": corpus, "tokens": length, "count": count, "context_tokens": scale.context_tokens}
+        job = {"source": corpus, "tokens": length, "count": count}
+        job |= {"context_tokens": scale.context_tokens, "per_context": per_context}
         kept = one(runner, draw_texts, job)
         store.keep_texts(key, kept)
     return kept

@@ -11,6 +11,9 @@ from ..published import MODELS
 SOURCES = ("random", "old", "recent", "generated")
 """The paper's kinds of text: random words, old prose, prose later than the model, and the model's own."""
 
+CONTINUED = "continued"
+"""A further kind: several texts of the model's own for each context that they continue."""
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -21,6 +24,7 @@ class Scale:
         tokens: length of the drawn texts, at least the longest that a grid asks for.
         context_tokens: length of the old prose that generated texts continue.
         counts: how many texts are drawn of each kind.
+        per_context: how many of the kind `CONTINUED`, after one another, continue the same context.
         corpora: where the texts of each kind come from: a name or file that `texts.sample` takes.
         models: the models that are studied if none is named.
     """
@@ -29,6 +33,7 @@ class Scale:
     tokens: int
     context_tokens: int
     counts: Mapping[str, int]
+    per_context: int
     corpora: Mapping[str, str]
     models: tuple[str, ...]
 
@@ -38,19 +43,25 @@ class Scale:
         return replace(self, corpora={**self.corpora, **changed})
 
 
-_BUNDLED = {source: source for source in SOURCES}
+_BUNDLED = {**{source: source for source in SOURCES}, CONTINUED: "generated"}
 _BUILT_IN = ("smollm2-135m",)
+
+
+def _counts(*counts: int) -> dict[str, int]:
+    return dict(zip((*SOURCES, CONTINUED), counts, strict=True))
+
 
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", 24, 16, {"random": 2, "old": 4, "recent": 2, "generated": 2}, _BUNDLED, _BUILT_IN),
-        Scale("laptop", 96, 64, {"random": 4, "old": 16, "recent": 4, "generated": 4}, _BUNDLED, _BUILT_IN),
+        Scale("smoke", 24, 16, _counts(2, 4, 2, 2, 4), 2, _BUNDLED, _BUILT_IN),
+        Scale("laptop", 96, 64, _counts(4, 16, 4, 4, 18), 3, _BUNDLED, _BUILT_IN),
         Scale(
             "paper",
             1448,
             64,
-            {"random": 50, "old": 256, "recent": 50, "generated": 50},
+            _counts(50, 256, 50, 50, 500),
+            10,
             _BUNDLED | {"old": "pg19", "recent": "fanfics"},
             tuple(MODELS.values()),
         ),

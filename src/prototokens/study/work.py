@@ -107,10 +107,10 @@ def describe(lm: FrozenLM, _: Any) -> dict[str, Any]:
 
 
 def draw_texts(lm: FrozenLM, job: dict[str, Any]) -> list[list[int]]:
-    """Work: the ids of texts; a job has `source`, `tokens`, `count`, `context_tokens`, see `texts.sample`."""
+    """Work: the ids of texts; a job has the arguments of `texts.sample`, but for the model."""
     from ..texts import sample
 
-    return sample(job["source"], lm, job["tokens"], job["count"], context_tokens=job["context_tokens"]).tolist()
+    return sample(lm=lm, **job).tolist()
 
 
 def measure(lm: FrozenLM, job: dict[str, Any]) -> list[Measurement]:

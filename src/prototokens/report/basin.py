@@ -1,0 +1,199 @@
+"""The basin: how far vectors may be moved before their tokens go wrong, and which tokens go first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from .conditions import by, distinct, ordered, series
+from .drawing import INK, MARKERS, PALETTE, heat_map, legend, octaves, panels
+from .exhibit import Entry, listed
+from .summary import REACHED, Row, mean, share
+from .tables import entry, of_method
+
+VECTORS = ("e", "m", "both")
+KINDS = {
+    "noise": "noise, of the vector's length",
+    "scaling": "scaling, factor",
+    "rounding": "rounding, bits kept",
+    "projection": "principal directions kept",
+    "random projection": "random directions kept",
+}
+"""Kinds of change, with what their amount is told in."""
+
+NO_CHANGE = "none"
+LARGEST, RANK = "largest still exact", "margin rank of what goes first"
+
+_OWN = ("method", "kind", "amount", "vectors", "draw", "margin", "text", "tokens")
+_LINES = ("-", "--", ":", "-.")
+
+
+def basin(rows: Sequence[Row]) -> list[Entry]:
+    """Token accuracy after every change, of texts that were exact before it."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        for (margin,), cell in by(own, "margin").items():
+            column = f"margin {margin:g}"
+            fits = [row["exact"] for row in of_method(cell, "fit")]
+            entries += entry((NO_CHANGE, "none", "share exact"), label, column, share(fits), 2)
+        cells = by(_changes(own), "kind", "vectors")
+        for kind, vectors in product(ordered((kind for kind, _ in cells), KINDS), VECTORS):
+            entries += _of_kind(label, kind, vectors, cells.get((kind, vectors), []))
+    return entries
+
+
+def _of_kind(label: str, kind: str, vectors: str, rows: Sequence[Row]) -> list[Entry]:
+    head, entries = (KINDS.get(kind, kind), vectors), []
+    for (amount, margin), cell in by(rows, "amount", "margin").items():
+        found = mean(row["token_accuracy"] for row in cell)
+        entries += entry((*head, f"{told(kind, amount):g}"), label, f"margin {margin:g}", found)
+    for (margin,), cell in by(rows, "margin").items():
+        column = f"margin {margin:g}"
+        if kind == "noise":
+            entries += entry((*head, LARGEST), label, column, mean(_largest_exact(cell)), 2)
+        entries += entry((*head, RANK), label, column, mean(_first_lost_ranks(cell)), 2)
+    return entries
+
+
+def told(kind: str, amount: float) -> float:
+    """The amount of a change as a reader wants it: factor, bits kept, share of directions kept."""
+    if kind == "scaling":
+        return round(1 + amount, 6)
+    if kind == "rounding":
+        return 32 - amount
+    return round(1 - amount, 6) if "projection" in kind else amount
+
+
+def _changes(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in of_method(rows, "change") if row["fit_exact"]]
+
+
+def _largest_exact(rows: Sequence[Row]) -> list[float]:
+    """For each text and draw the largest amount that it and all smaller ones leave exact; 0 if none does."""
+    found = []
+    for runs in by(rows, "text", "draw").values():
+        kept = 0.0
+        for row in sorted(runs, key=lambda row: row["amount"]):
+            if not row["exact"]:
+                break
+            kept = row["amount"]
+        found.append(kept)
+    return found
+
+
+def _first_lost_ranks(rows: Sequence[Row]) -> list[Any]:
+    """For each text and draw the margin rank of what is lost by the change that moves least of those that lose some."""
+    found = []
+    for runs in by(rows, "text", "draw").values():
+        losing = [row for row in runs if row.get("lost_margin_rank") is not None]
+        if losing:
+            found.append(min(losing, key=lambda row: row["moved"])["lost_margin_rank"])
+    return found
+
+
+def draw_basin(rows: Sequence[Row]) -> Any:
+    """Accuracy against the amount of every kind of change, a line for each vector and margin."""
+    labelled = {label: own for label, rows_of in series(rows, _OWN).items() if (own := _changes(rows_of))}
+    if not labelled:
+        return None
+    everything = [row for own in labelled.values() for row in own]
+    kinds, margins = ordered(distinct(everything, "kind"), KINDS), distinct(everything, "margin")
+    places = [(label, kind) for label in labelled for kind in kinds]
+    height = -(-len(places) // 2)
+    figure, axes = panels(height, 2, 1.0 + 2.1 * height)
+    for ax, (label, kind) in zip(axes, places, strict=False):
+        _lines(ax, [row for row in labelled[label] if row["kind"] == kind], kind, margins)
+        ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":")
+        ax.set(xlabel=KINDS.get(kind, kind), ylabel="token accuracy", ylim=(-0.03, 1.05))
+        if len(labelled) > 1:
+            ax.set_title(label)
+    for ax in axes[len(places) :]:
+        ax.remove()
+    legend(figure, axes[: len(places)], columns=3)
+    return figure
+
+
+def _lines(ax: Any, rows: Sequence[Row], kind: str, margins: Sequence[float]) -> None:
+    """Means over texts and draws: a colour for each vector, a line style for each margin."""
+    for (vectors, margin), cell in by(rows, "vectors", "margin").items():
+        points = [
+            (told(kind, amount), found.value)
+            for (amount,), texts in by(cell, "amount").items()
+            if (found := mean(row["token_accuracy"] for row in texts))
+        ]
+        i, line = VECTORS.index(vectors) if vectors in VECTORS else len(VECTORS), margins.index(margin)
+        style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": _LINES[line % len(_LINES)]}
+        ax.plot(*zip(*sorted(points), strict=True), label=f"{vectors}, margin {margin:g}", **style)
+    if kind in ("noise", "scaling", "rounding"):
+        octaves(ax.xaxis, (told(kind, amount) for amount in distinct(rows, "amount")), 1.3)
+
+
+def tell_basin(rows: Sequence[Row]) -> str:
+    """The basin in words."""
+    radii = [e for e in basin(rows) if e.row[2] == LARGEST]
+    found = [f"{e.group}, {e.column}, {e.row[1]}: {e.summary.value:.2f}" for e in radii]
+    return (
+        "Token accuracy against the amount of noise, scaling, rounding and projection of e, m and both. Mean of the "
+        f"largest noise, of the vector's length, that leaves a text exact: {listed(found)}"
+    )
+
+
+def draw_positions(rows: Sequence[Row]) -> Any:
+    """Share of right tokens by position and amount of noise, a panel for each vector and margin."""
+    found = _position_panels(rows)
+    if not found:
+        return None
+    figure, axes = panels(len(found), len(VECTORS), 0.6 + 2.1 * len(found))
+    several = len({label for label, _ in found}) > 1
+    places = [(label, margin, vectors, own[vectors]) for (label, margin), own in found.items() for vectors in VECTORS]
+    meshes = {}
+    for ax, (label, margin, vectors, (amounts, shares)) in zip(axes, places, strict=True):
+        if not amounts:
+            ax.remove()
+            continue
+        meshes[ax] = heat_map(ax, shares)
+        ax.set_yticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
+        who = f"{label}\n" if several else ""
+        ax.set(title=f"{who}{vectors}, margin {margin:g}", xlabel="position, from 0", ylabel="noise")
+    figure.colorbar(next(iter(meshes.values())), ax=list(meshes), label="share right", shrink=0.8)
+    return figure
+
+
+def tell_positions(rows: Sequence[Row]) -> str:
+    """Which positions go first, in words."""
+    told_of = []
+    for (label, margin), own in _position_panels(rows).items():
+        for vectors, (amounts, shares) in own.items():
+            if amounts:
+                means = [sum(column) / len(column) for column in zip(*shares, strict=True)]
+                worst = sorted(range(len(means)), key=lambda i: means[i])[:3]
+                places = ", ".join(f"{i} ({means[i]:.2f} right)" for i in worst)
+                told_of.append(f"{label}, margin {margin:g}, {vectors}: {places}")
+    return (
+        "Share of right tokens by position under noise. Positions that go wrong most, counted from 0: "
+        f"{listed(told_of)}"
+    )
+
+
+_Shares = dict[str, tuple[list[float], list[list[float]]]]
+
+
+def _position_panels(rows: Sequence[Row]) -> dict[tuple[str, float], _Shares]:
+    """By label and margin, for each vector: amounts of noise, and for each the share right at every position."""
+    found: dict[tuple[str, float], _Shares] = {}
+    for label, own in series(rows, _OWN).items():
+        noisy = [row for row in _changes(own) if row["kind"] == "noise"]
+        cells = by(noisy, "margin", "vectors")
+        for margin in distinct(noisy, "margin"):
+            found[label, margin] = {vectors: _shares(cells.get((margin, vectors), [])) for vectors in VECTORS}
+    return found
+
+
+def _shares(rows: Sequence[Row]) -> tuple[list[float], list[list[float]]]:
+    length = min((len(row["right"]) for row in rows), default=0)
+    amounts = by(rows, "amount")
+    shares = [
+        [sum(row["right"][i] == "1" for row in cell) / len(cell) for i in range(length)] for cell in amounts.values()
+    ]
+    return [amount for (amount,) in amounts], shares

@@ -1,0 +1,211 @@
+"""The report's tables and figures on where solutions lie and what they say, in their order."""
+
+from __future__ import annotations
+
+from .. import published
+from . import basin, connectivity, locality, roles, structure
+from .exhibit import Figure, Table
+
+GEOMETRY: tuple[Table | Figure, ...] = (
+    Figure(
+        "figure-5",
+        "Figure 5: distance of vectors and distance of texts",
+        "Cosine distance of the vectors of two solutions against the distance of their texts, token by token (TF-IDF) "
+        "and in meaning (all-MiniLM-L6-v2), each pair of exact solutions a point. The paper: at equal text distance, "
+        "pairs of the same context lie slightly closer.",
+        "locality",
+        locality.draw_likeness,
+        locality.tell_likeness,
+    ),
+    Table(
+        "table-figure-5",
+        "Figure 5 in numbers",
+        "Correlation of the cosine distance of the vectors with the distance of the texts; and by how much pairs of "
+        "the same context lie closer at equal text distance (least squares, one slope for both kinds). With 95 % "
+        "intervals over resampled contexts; n counts pairs of exact solutions.",
+        "locality",
+        ("start", "text distance", "quantity"),
+        locality.likeness,
+        comparable=False,
+    ),
+    Figure(
+        "figure-6",
+        "Figure 6: locality",
+        "Density of the cosine distance of two solutions of one text, of two continuations of one context, and of "
+        "different contexts, exact solutions only; each tick is a pair. AUC: the probability that a pair of the same "
+        "text lies closer than one of the same context, with the 95 % interval over resampled contexts; 0.5: nothing "
+        "tells them apart. A start that is learned or made from the text puts solutions of one text together by "
+        "itself; random ones (normal, vocabulary) do not.",
+        "locality",
+        locality.draw_locality,
+        locality.tell_locality,
+    ),
+    Table(
+        "table-figure-6",
+        "Figure 6 in numbers",
+        "Mean distance of two solutions by kind of pair, with standard deviation, and how well each kind is told from "
+        "the next: AUC of distances with the 95 % interval over resampled contexts. Before the fit: the same of the "
+        "starts. Labels shuffled: the mean over 1,000 shuffles of which pair is of which kind, and where 95 % of them "
+        "lie. n counts pairs of exact solutions.",
+        "locality",
+        ("start", "distance", "quantity"),
+        locality.locality,
+        comparable=False,
+    ),
+    Figure(
+        "figure-7",
+        "Figure 7: connectivity",
+        "Token accuracy and loss along the straight segment between two solutions of one text, from different seeds, "
+        "and along a curve that is fitted between them: thin lines are pairs of exact solutions, thick ones their "
+        "means, bands one standard deviation over pairs. The segment is the control: nothing is fitted on it. In the "
+        f"paper the segment {published.FIGURE_7['segment']}, and a quadratic Bezier curve "
+        f"{published.FIGURE_7['bezier']}.",
+        "connectivity",
+        connectivity.draw_connectivity,
+        connectivity.tell_connectivity,
+    ),
+    Table(
+        "table-figure-7",
+        "Figure 7 in numbers",
+        "The lowest token accuracy on each way; the share of pairs whose way is whole, every point of it right; the "
+        "barrier, the highest loss on the way less the mean of both ends; the length over the segment's, mean and "
+        "longest; and steps of the curve's fit. Means and standard deviations over pairs of exact solutions, n counts "
+        "them. Pairs share solutions, so that intervals, which take them as independent, are too narrow. The paper: "
+        f"all pairs of {published.FIGURE_7_SOLUTIONS} solutions of each of {published.FIGURE_7_TEXTS} texts.",
+        "connectivity",
+        ("way",),
+        connectivity.connectivity,
+        order=(connectivity.SOLUTIONS, *connectivity.WAYS.values()),
+    ),
+    Figure(
+        "basin",
+        "The basin: how far vectors may be moved",
+        "Mean token accuracy, over texts that were exact and directions of noise, where e alone, m alone or both are "
+        "changed: by noise of some share of a vector's own length, a factor, fewer bits, or a projection onto the "
+        "first principal directions of the model's embeddings. Random directions are the control of the last. A line "
+        "style for each margin, in logits, that the fit was to reach; dotted: accuracy 0.99. The paper has no such "
+        "figure.",
+        "basin",
+        basin.draw_basin,
+        basin.tell_basin,
+    ),
+    Figure(
+        "basin-positions",
+        "The basin in detail: what goes first",
+        "Share of texts and directions in which a token is still right, by its position and by the amount of noise, "
+        "in lengths of the vector. Texts that were exact without it. The paper has no such figure.",
+        "basin",
+        basin.draw_positions,
+        basin.tell_positions,
+    ),
+    Table(
+        "table-basin",
+        "The basin in numbers",
+        "Mean token accuracy after a change, over texts that were exact and directions of noise. Largest still exact: "
+        "the mean of the largest noise that leaves a text exact, as all smaller ones do. Margin rank: where the tokens "
+        "that the smallest harmful change loses stood among the text's, by their lead before it: 0 the smallest lead, "
+        "1 the largest, 0.5 by chance. No change: the share of fits that are exact, with its 95 % interval. The paper "
+        "has no such table.",
+        "basin",
+        ("change", "of", "amount"),
+        basin.basin,
+        comparable=False,
+        order=(basin.NO_CHANGE, *basin.KINDS.values()),
+    ),
+    Table(
+        "swaps",
+        "Roles: e of one text, m of another",
+        "What e of one text decodes to with the m of another of the same length, both exact before, compared token by "
+        "token with either text and, as a control, with the mean of other texts; beside it, each e with its own m. "
+        "Tokens in common: whatever their places. Tokens that differ: the share of distinct tokens in what is decoded. "
+        f"Means and standard deviations over pairs. Bondarenko et al. (2026) find that {published.ROLES}.",
+        "roles",
+        ("m from", "compared with"),
+        roles.swaps,
+        comparable=False,
+    ),
+    Table(
+        "probes",
+        "Roles: what a linear probe reads",
+        "Score of a linear probe on texts that it was not fitted on, n counts chunks of text, exact or not. Controls: "
+        "the same probe on shuffled labels, mean and standard deviation over shuffles, with the share of them that the "
+        "probe beats; the score of knowing nothing (chance); and the mean embedding of the text in the vectors' place. "
+        f"Bondarenko et al. (2026) find that {published.ROLES}.",
+        "roles",
+        ("read out", "from"),
+        roles.probes,
+        comparable=False,
+        order=tuple(roles.TARGETS.values()),
+    ),
+    Figure(
+        "attention",
+        "Roles: attention",
+        "Share of the attention of later positions that goes to where e stands, and to position 0, by layer and head, "
+        "mean over texts and positions. The control is ordinary text, which has a token of its own there. The paper "
+        "has no such figure.",
+        "roles",
+        roles.draw_attention,
+        roles.tell_attention,
+    ),
+    Table(
+        "table-attention",
+        "Attention in numbers",
+        "The same over all heads: their mean, the head with most and its layer, and the share that a place would have "
+        "if each position attended evenly to itself and all before it. n counts texts.",
+        "roles",
+        ("attention to", "inputs"),
+        roles.attention,
+        comparable=False,
+        order=tuple(roles.PLACES.values()),
+    ),
+    Table(
+        "reading",
+        "Reading without decoding",
+        "Ordinary generation from the vectors of exactly fitted texts: cosine distance of what comes after its first "
+        "token to the own text or context and, mean, to the others of the batch; AUC: the share of those others that "
+        "lie farther, 0.5 by chance. Means and standard deviations over texts. First token right: where e stands last "
+        "it was fitted to be. The control begins with the text's first token instead of vectors. The paper finds "
+        "text unrelated to the original.",
+        "reading",
+        ("begins with", "generation", "compared with"),
+        locality.reading,
+        comparable=False,
+    ),
+    Figure(
+        "structure",
+        "Structure: following a teacher",
+        "Mean token accuracy against how far e or m follows a teacher's sentence embeddings, for each weight of the "
+        "further loss, which stands at its point; 0: no such loss, the control. Left the cosine with an anchor, a "
+        "fixed projection of the embedding; right the correlation, over pairs of texts, of the vectors' cosines with "
+        "the teacher's. Bondarenko et al. (2026) find, for e, that the anchor "
+        f"{published.TEACHING['anchor']} and relational distillation {published.TEACHING['relational']}.",
+        "structure",
+        structure.draw_trade,
+        structure.tell_trade,
+    ),
+    Table(
+        "table-structure",
+        "Structure in numbers",
+        "What a further loss costs and what it reaches, means and standard deviations over chunks of text; the share "
+        "that is exact with its 95 % interval. Error of cosines: root mean square difference between a chunk's cosines "
+        "to the others and the teacher's. The correlation is one number of all chunks. All fits take the same least "
+        "number of steps; the rows without a loss are the control.",
+        "structure",
+        ("loss", "of", "weight"),
+        structure.trade,
+        comparable=False,
+        order=(structure.PLAIN, *structure.LOSSES.values()),
+    ),
+    Table(
+        "neighbours",
+        "Structure: finding the neighbour",
+        "Share of chunks whose nearest chunk, by the cosine of e, m or both, is their neighbour in the text, with its "
+        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n counts chunks. "
+        "The paper has no such table.",
+        "structure",
+        ("loss", "of", "weight"),
+        structure.retrieval,
+        comparable=False,
+        order=(structure.PLAIN, *structure.LOSSES.values()),
+    ),
+)

@@ -1,0 +1,151 @@
+"""The roles of e and m: swaps, probes with their controls, and attention by layer and head."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from .conditions import by, ordered, series
+from .drawing import heat_map, panels
+from .exhibit import Entry, listed
+from .summary import Row, Summary, mean
+from .tables import entry, of_method
+
+TARGETS = {
+    "words": "words, AUC",
+    "length": "length, R²",
+    "source": "kind of text, balanced accuracy",
+    "teacher": "teacher's embedding, cosine",
+}
+"""What is probed for, with its score."""
+
+FEATURES = {"e": "e", "m": "m", "both": "e and m", "text": "mean embedding of the text"}
+INPUTS = {"vectors": "e and m", "text": "ordinary text"}
+PLACES = {"e": "where e stands", "first": "position 0"}
+
+_OWN = ("method", "source", "text", "tokens", "target", "features", "inputs", "place", "m_source", "m_text",
+        "chunk_start", "chunk_tokens")  # fmt: skip
+_COMPARED = {"e": "the text of e", "m": "the text of m", "other": "other texts"}
+
+
+def swaps(rows: Sequence[Row]) -> list[Entry]:
+    """What e of one text and m of another decode to, over pairs that were both exact."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        pairs = [row for row in of_method(own, "swap") if row["both_exact"]]
+        for same, told in ((1, "the same text"), (0, "another text")):
+            cell = [row for row in pairs if row["own"] == same]
+            for compared, name in _COMPARED.items():
+                if same and compared == "m":  # the text of e
+                    continue
+                for column, heading in (("accuracy", "token accuracy"), ("overlap", "tokens in common")):
+                    found = mean(row.get(f"{compared}_{column}") for row in cell)
+                    entries += entry((told, name), label, heading, found)
+            entries += entry((told, "itself"), label, "tokens that differ", mean(row["distinct"] for row in cell))
+    return entries
+
+
+def probes(rows: Sequence[Row]) -> list[Entry]:
+    """Scores of linear probes, beside the same probes on shuffled labels."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        seen = by([row for row in of_method(own, "probe") if row.get("score") is not None], "target", "features")
+        for target, features in _places(seen, TARGETS, FEATURES):
+            cell = seen[target, features]
+            head = (TARGETS.get(target, target), FEATURES.get(features, features))
+            for column, heading, count, spread, decimals in (
+                ("score", "score", "rows", "", 3),
+                ("shuffled", "shuffled labels", "shuffles", "shuffled_sd", 3),
+                ("beaten", "shuffles beaten", "shuffles", "", 2),
+                ("chance", "chance", "", "", 3),
+                ("rows_exact", "exact chunks", "rows", "", 0),
+            ):
+                entries += entry(head, label, heading, _counted(cell, column, count, spread), decimals)
+    return entries
+
+
+def draw_attention(rows: Sequence[Row]) -> Any:
+    """Attention to e, and to position 0, by layer and head, for vectors and for ordinary text."""
+    found = _attention_panels(rows)
+    if not found:
+        return None
+    lines = -(-len(found) // 2)
+    tall = max(len(heads) for heads in found.values())
+    figure, axes = panels(lines, 2, 0.6 + lines * max(1.8, min(5.0, 0.6 + 0.1 * tall)))
+    mesh = None
+    labels = {label for label, *_ in found}
+    for ax, ((label, place, inputs), heads) in zip(axes, found.items(), strict=False):
+        mesh = heat_map(ax, heads)
+        who = f"{label}\n" if len(labels) > 1 else ""
+        title = f"{who}{INPUTS.get(inputs, inputs)}: {PLACES.get(place, place)}"
+        ax.set(title=title, xlabel="head, from 0", ylabel="layer, from 0")
+    for ax in axes[len(found) :]:
+        ax.remove()
+    figure.colorbar(mesh, ax=axes[: len(found)], label="share of attention", shrink=0.8)
+    return figure
+
+
+def tell_attention(rows: Sequence[Row]) -> str:
+    """Attention in words."""
+    found = []
+    for (label, place, inputs), heads in _attention_panels(rows).items():
+        top, layer, head = max((value, i, j) for i, line in enumerate(heads) for j, value in enumerate(line))
+        values = [value for line in heads for value in line]
+        where = f"{label}, {INPUTS.get(inputs, inputs)}, {PLACES.get(place, place)}"
+        average = sum(values) / len(values)
+        found.append(f"{where}: {average:.2f} in the mean, most in layer {layer}, head {head} ({top:.2f})")
+    missing = sorted({row["missing"] for row in of_method(rows, "attention") if row.get("missing")})
+    told = listed([*found, *missing])
+    return f"Share of attention that later positions give to a place, by layer and head, mean over texts. {told}"
+
+
+def attention(rows: Sequence[Row]) -> list[Entry]:
+    """Attention to e and to position 0 over all heads."""
+    entries = []
+    for (label, place, inputs), cell in _looks(rows).items():
+        head = (PLACES.get(place, place), INPUTS.get(inputs, inputs))
+        for column, heading, count, decimals in (
+            ("attention", "mean over heads", "texts", 3),
+            ("attention_top", "most of a head", "texts", 3),
+            ("layer_top", "in layer, from 0", "", 0),
+            ("even", "if attention were even", "", 3),
+        ):
+            entries += entry(head, label, heading, _counted(cell, column, count), decimals)
+    return entries
+
+
+def _looks(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
+    """Rows with attention by label, place and inputs."""
+    found = {}
+    for label, own in series(rows, _OWN).items():
+        seen = by([row for row in of_method(own, "attention") if row.get("heads")], "place", "inputs")
+        found |= {(label, *where): seen[where] for where in _places(seen, PLACES, INPUTS)}
+    return found
+
+
+def _attention_panels(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[list[float]]]:
+    """By label, place and inputs: attention of each layer and head; layers of fewer heads are filled up with zeros."""
+    return {where: _mean_heads([json.loads(row["heads"]) for row in cell]) for where, cell in _looks(rows).items()}
+
+
+def _mean_heads(many: list[list[list[float]]]) -> list[list[float]]:
+    layers, heads = len(many[0]), max(len(layer) for one in many for layer in one)
+
+    def at(one: list[list[float]], i: int, j: int) -> float:
+        return one[i][j] if i < len(one) and j < len(one[i]) else 0.0
+
+    return [[sum(at(one, i, j) for one in many) / len(many) for j in range(heads)] for i in range(layers)]
+
+
+def _places(cells: Mapping[Any, Any], first: Iterable[str], second: Iterable[str]) -> list[tuple[str, str]]:
+    """The cells that there are, in the order of their two names."""
+    firsts, seconds = (ordered((cell[i] for cell in cells), known) for i, known in enumerate((first, second)))
+    return [place for place in product(firsts, seconds) if place in cells]
+
+
+def _counted(rows: Sequence[Row], column: str, count: str = "", spread: str = "") -> Summary | None:
+    """A number that is one of many texts already, with their count and spread, which are columns of its row too."""
+    found, n, sd = (mean(row.get(name) for row in rows) for name in (column, count, spread))
+    return found and Summary(found.value, round(n.value) if n else None, sd.value if sd else None)

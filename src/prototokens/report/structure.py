@@ -1,0 +1,124 @@
+"""Structured solutions: what following a teacher costs in accuracy, and what nearest neighbours find."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .conditions import by, series
+from .drawing import MARKERS, PALETTE, legend, panels
+from .exhibit import Entry, listed
+from .summary import Row, Summary, mean, share
+from .tables import entry
+
+PLAIN = "none"
+LOSSES = {"anchor": "anchor", "relational": "relational distillation"}
+VECTORS = ("e", "m")
+FOLLOWED = {"anchor": "anchor_cosine", "relational": "relation_correlation"}
+"""What each loss drives up, a column with the vector's name behind it."""
+
+_AXIS = {"anchor": "cosine with the anchor", "relational": "correlation of cosines with the teacher's"}
+_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher"}
+_OWN = ("loss", "vector", "weight", "hold", "chunk", "chunk_tokens", "text", "tokens")
+
+
+def trade(rows: Sequence[Row]) -> list[Entry]:
+    """Accuracy and what was reached, by further loss, vector and weight."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        for head, vectors, cell in _ways(own):
+            for column, heading, decimals in (
+                ("token_accuracy", "token accuracy", 3),
+                ("exact", "share exact", 2),
+                ("loss_nats", "loss, nats a token", 3),
+                ("steps", "steps", 0),
+            ):
+                values = [row.get(column) for row in cell]
+                entries += entry(head, label, heading, share(values) if column == "exact" else mean(values), decimals)
+            for vector in vectors:
+                for column, heading in (
+                    ("anchor_cosine", "cosine with the anchor"),
+                    ("relation_error", "error of cosines"),
+                    ("relation_correlation", "correlation of cosines"),
+                ):
+                    found = mean(row.get(f"{column}_{vector}") for row in cell)
+                    if found and column == "relation_correlation":  # one number of all chunks, in each of their rows
+                        found = Summary(found.value)
+                    entries += entry(head, label, f"{heading}, {vector}", found)
+    return entries
+
+
+def retrieval(rows: Sequence[Row]) -> list[Entry]:
+    """How often a chunk's neighbour in its text is the nearest of all chunks, by further loss, vector and weight."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        for head, _, cell in _ways(own):
+            for name, heading in _FOUND_BY.items():
+                ranks = [row.get(f"rank_{name}") for row in cell]
+                found = share(None if rank is None else int(rank == 1) for rank in ranks)
+                entries += entry(head, label, heading, found, 2)
+            chance = mean(1 / row["candidates"] for row in cell if row.get("candidates"))
+            entries += entry(head, label, "by chance", chance and Summary(chance.value), 2)
+    return entries
+
+
+def draw_trade(rows: Sequence[Row]) -> Any:
+    """Accuracy against what each loss reaches, a line for each vector from no weight to the largest."""
+    labelled = {label: points for label, own in series(rows, _OWN).items() if (points := _points(own))}
+    if not labelled:
+        return None
+    figure, axes = panels(len(labelled), len(LOSSES), 0.9 + 2.9 * len(labelled))
+    for line, (label, points) in enumerate(labelled.items()):
+        for ax, loss in zip(axes[line * len(LOSSES) :], LOSSES, strict=False):
+            for i, vector in enumerate(VECTORS):
+                if (loss, vector) not in points:
+                    continue
+                weights, xs, ys = zip(*points[loss, vector], strict=True)
+                ax.plot(xs, ys, color=PALETTE[i], marker=MARKERS[i], label=vector)
+                for weight, x, y in zip(weights, xs, ys, strict=True):
+                    ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+            title = LOSSES[loss] if len(labelled) == 1 else f"{label}: {LOSSES[loss]}"
+            ax.set(title=title, xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
+    legend(figure, axes, columns=2)
+    return figure
+
+
+def tell_trade(rows: Sequence[Row]) -> str:
+    """The trade in words."""
+    told = [
+        f"{label}, {LOSSES[loss]} of {vector}: "
+        + ", ".join(f"weight {weight:g}: {x:.2f} at accuracy {y:.2f}" for weight, x, y in own)
+        for label, rows_of in series(rows, _OWN).items()
+        for (loss, vector), own in _points(rows_of).items()
+    ]
+    return (
+        "Mean token accuracy against how far a vector follows the teacher: for the anchor the cosine with it, for "
+        f"relational distillation the correlation of the cosines between texts. {listed(told)}"
+    )
+
+
+def _ways(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[Row]]]:
+    """Row head, vectors to tell about, and rows of each further loss, those without one first."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...], list[Row]]] = []
+    for (loss, vector, weight), cell in by(rows, "loss", "vector", "weight").items():
+        if loss == PLAIN:
+            found.append(((PLAIN, "none", "0"), VECTORS, cell))
+        else:
+            found.append(((LOSSES.get(loss, str(loss)), str(vector), f"{weight:g}"), (str(vector),), cell))
+    return sorted(found, key=lambda way: way[0][0] != PLAIN)
+
+
+def _points(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """By loss and vector: (weight, what was reached, token accuracy), the plain fits at weight 0."""
+    found = {}
+    for loss, column in FOLLOWED.items():
+        for vector in VECTORS:
+            own = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
+            if not own:
+                continue
+            cells = by([*(row for row in rows if row["loss"] == PLAIN), *own], "weight")
+            means = [(w, mean(r.get(f"{column}_{vector}") for r in c), mean(r["token_accuracy"] for r in c))
+                     for (w,), c in cells.items()]  # fmt: skip
+            if points := [(w, x.value, y.value) for w, x, y in means if x and y]:
+                found[loss, vector] = points
+    return found

@@ -1,0 +1,311 @@
+"""The studies of geometry: what their rows say about the fits of their batch."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+from math import comb
+from string import ascii_lowercase
+from typing import Any
+
+import pytest
+import torch
+
+from families import family
+from prototokens import fit_batch, preset
+from prototokens.errors import InputError
+from prototokens.geometry.distances import KINDS, vector_distances
+from prototokens.geometry.paths import VECTORS
+from prototokens.study import basin, connectivity, locality, reading, roles, structure
+from prototokens.study.fits import recipe
+from prototokens.study.scales import SCALES
+
+Row = tuple[dict[str, Any], Any]
+"""Settings and columns of a cell, as a row has them, and what was kept of its vectors."""
+
+
+@cache
+def text(source: str, number: int) -> str:
+    """Letters, ever the same for a number of a kind."""
+    return "".join(random.Random(f"{source} {number}").choices(ascii_lowercase + "  ", k=64))
+
+
+def ids_of(cells: list[dict[str, Any]]) -> torch.Tensor:
+    lm = family("llama")
+    return torch.stack([lm.encode(text(cell["source"], cell["text"]))[: cell["tokens"]] for cell in cells])
+
+
+def measure(module: Any, batch: int = 0, name: str = "llama", **changes: Any) -> list[Row]:
+    """Run a batch of the smallest scale with some settings of all its cells changed."""
+    cells = [{**cell, **changes} for cell in module.lay_out("smoke")[batch].cells]
+    found = module.run(family(name), cells, ids_of(cells))
+    assert len(found) == len(cells)
+    return [({**cell, **one.columns}, one.vectors) for cell, one in zip(cells, found, strict=True)]
+
+
+def of(rows: list[Row], method: str) -> list[dict[str, Any]]:
+    return [row for row, _ in rows if row["method"] == method]
+
+
+def solutions(rows: list[Row]) -> dict[tuple[int, int], Any]:
+    """Vectors by text and seed."""
+    return {(row["text"], row["fit_seed"]): vectors for row, vectors in rows if row["method"] == "fit"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_locality_compares_every_pair_that_a_kind_means_and_no_other(scale):
+    grid = locality.GRIDS[scale]
+    for batch in locality.lay_out(scale):
+        fits = {(c["text"], c["fit_seed"]) for c in batch.cells if c["method"] == "fit"}
+        pairs = [c for c in batch.cells if c["method"] == "pair"]
+        ends = [frozenset({(c["text"], c["fit_seed"]), (c["other_text"], c["other_seed"])}) for c in pairs]
+        assert len(set(ends)) == len(ends), "a pair is compared once"
+        assert set().union(*ends) == fits, "all that is fitted is compared, and nothing else"
+        contexts = len({c["context"] for c in batch.cells})
+        assert Counter(c["kind"] for c in pairs) == {
+            KINDS[0]: contexts * comb(grid.seeds, 2),
+            KINDS[1]: contexts * comb(grid.continuations, 2),
+            KINDS[2]: comb(contexts, 2) * grid.continuations,
+        }
+        for c in pairs:
+            same = (c["text"] == c["other_text"], c["context"] == c["other_context"])
+            assert same == {KINDS[0]: (True, True), KINDS[1]: (False, True), KINDS[2]: (False, False)}[c["kind"]]
+            assert (c["context"], c["other_context"]) == tuple(
+                c[t] // grid.continuations for t in ("text", "other_text")
+            )
+
+
+def test_locality_measures_the_vectors_that_it_keeps_and_the_starts_before_them():
+    rows = measure(locality)
+    kept, exact = solutions(rows), {(r["text"], r["fit_seed"]): r["exact"] for r in of(rows, "fit")}
+    for row in of(rows, "pair"):
+        first, second = (row["text"], row["fit_seed"]), (row["other_text"], row["other_seed"])
+        expected = vector_distances((kept[second].e, kept[second].m), (kept[first].e, kept[first].m))
+        assert {name: row[name] for name in expected} == pytest.approx(expected)
+        assert row["both_exact"] == exact[first] * exact[second]
+        if row["kind"] == KINDS[0]:
+            assert row["tfidf_distance"] == row["semantic_distance"] == 0
+        else:
+            assert row["tfidf_distance"] > 0
+            assert row["semantic_distance"] > 0
+    for row in of(measure(locality, max_steps=0), "pair"):
+        for name in expected:
+            assert row[name] == pytest.approx(row[f"start_{name}"], abs=1e-6), "with no step taken they are the starts"
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_connectivity_joins_every_pair_of_a_text_s_solutions_once_for_each_way(scale):
+    grid = connectivity.GRIDS[scale]
+    cells = [cell for batch in connectivity.lay_out(scale) for cell in batch.cells]
+    for number in range(grid.texts):
+        own = [cell for cell in cells if cell["text"] == number]
+        assert [cell["fit_seed"] for cell in own if cell["method"] == "fit"] == list(range(grid.seeds))
+        for way in ("segment", *grid.curves):
+            pairs = [(cell["fit_seed"], cell["other_seed"]) for cell in own if cell["method"] == way]
+            assert pairs == list(combinations(range(grid.seeds), 2))
+    assert len(cells) == grid.texts * (grid.seeds + (1 + len(grid.curves)) * comb(grid.seeds, 2))
+
+
+@pytest.fixture
+def all_curves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Row]]]:
+    """Connectivity of three solutions of each of two texts, by every kind of curve."""
+    grid = replace(connectivity.GRIDS["smoke"], texts=2, seeds=3, curves=tuple(connectivity.CURVES), texts_at_once=2)
+    monkeypatch.setitem(connectivity.GRIDS, "smoke", grid)
+    return lambda **changes: measure(connectivity, max_steps=200, **changes)
+
+
+def test_connectivity_s_ways_begin_and_end_at_the_solutions(all_curves):
+    rows = all_curves(taus=17)  # the places that a curve's look has, and the ends
+    fits = {(row["text"], row["fit_seed"]): row for row in of(rows, "fit")}
+    kept, segments = solutions(rows), {}
+    assert all(row["exact"] for row in fits.values()), "the tiny model solves two tokens"
+    for row in (row for method in ("segment", *connectivity.CURVES) for row in of(rows, method)):
+        ends = [(row["text"], row["fit_seed"]), (row["text"], row["other_seed"])]
+        accuracies, losses = json.loads(row["accuracies"]), json.loads(row["losses_nats"])
+        assert len(accuracies) == len(losses) == row["taus"]
+        for place, end in ((0, ends[0]), (-1, ends[1])):
+            assert accuracies[place] == pytest.approx(fits[end]["token_accuracy"])
+            assert losses[place] == pytest.approx(fits[end]["loss_nats"], abs=1e-4)
+        assert row["lowest_accuracy"] == pytest.approx(min(accuracies), abs=1e-5)
+        assert row["highest_loss_nats"] == pytest.approx(max(losses), abs=1e-5)
+        assert row["barrier_nats"] == pytest.approx(max(losses) - (losses[0] + losses[-1]) / 2, abs=1e-5)
+        vectors = [(kept[end].e, kept[end].m) for end in ends]
+        straight = vector_distances(*vectors)["euclidean_both"]
+        assert row["length"] == pytest.approx(straight * row["length_ratio"], rel=1e-5)
+        assert row["both_exact"] == 1
+        assert row["missing"] is None
+        if row["method"] == "segment":
+            assert row["length_ratio"] == pytest.approx(1)
+            segments[tuple(ends)] = row
+        else:
+            assert row["length_ratio"] >= 1 - 1e-6
+            assert row["lowest_accuracy"] >= segments[tuple(ends)]["lowest_accuracy"], "a curve begins as the segment"
+            assert row["steps"] <= row["curve_steps"]
+
+
+def test_connectivity_s_curves_are_the_segment_before_their_first_step(all_curves):
+    rows = all_curves(curve_steps=0)
+    for method in connectivity.CURVES:
+        for straight, curve in zip(of(rows, "segment"), of(rows, method), strict=True):
+            assert curve["steps"] == 0
+            assert curve["length_ratio"] == pytest.approx(1)
+            for column in ("accuracies", "losses_nats"):
+                assert json.loads(curve[column]) == pytest.approx(json.loads(straight[column]), abs=1e-4)
+
+
+def test_connectivity_measures_the_segment_of_inexact_solutions_and_fits_them_no_curve():
+    rows = measure(connectivity, max_steps=0)
+    assert not any(row["exact"] for row in of(rows, "fit"))
+    for row in of(rows, "segment"):
+        assert (row["both_exact"], row["missing"]) == (0, None)
+        assert row["lowest_accuracy"] < 1
+    for row in of(rows, "bezier"):
+        assert (row["both_exact"], row["missing"]) == (0, "an end is not exact")
+        assert row["accuracies"] is row["lowest_accuracy"] is row["length_ratio"] is row["steps"] is None
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_basin_makes_every_change_of_every_text_to_every_vector(scale):
+    grid = basin.GRIDS[scale]
+    for batch in basin.lay_out(scale):
+        changes = [cell for cell in batch.cells if cell["method"] == "change"]
+        made = Counter((c["kind"], c["amount"], c["vectors"]) for c in changes)
+        texts = len({cell["text"] for cell in batch.cells})
+        assert made == {
+            (kind, amount, vectors): texts * (grid.draws if kind == "noise" else 1)
+            for kind, amounts in grid.amounts.items()
+            for amount in amounts
+            for vectors in VECTORS
+        }
+
+
+def test_basin_moves_vectors_by_the_amount_and_an_amount_of_nothing_changes_nothing():
+    fits = {row["text"]: row for row in of(measure(basin), "fit")}
+    for row in of(measure(basin, amount=0), "change"):
+        assert row["moved"] == 0
+        assert row["token_accuracy"] == row["fit_accuracy"] == fits[row["text"]]["token_accuracy"]
+        assert row["lost_margin_rank"] is None
+    for row in of(measure(basin, amount=0.5, kind="scaling"), "change"):
+        assert row["moved"] == pytest.approx(0.5)
+    for row in of(measure(basin, amount=0.25, kind="noise"), "change"):
+        assert row["moved"] == pytest.approx(0.25)
+        assert row["token_accuracy"] == pytest.approx(row["right"].count("1") / row["tokens"])
+        assert row["fit_exact"] == fits[row["text"]]["exact"]
+
+
+def test_basin_s_fits_reach_the_margin_and_only_exact_ones_tell_what_goes_first():
+    rows = measure(basin, tokens=2, max_steps=300, margin=1.0)
+    for row in of(rows, "fit"):
+        assert row["exact"], "the tiny model solves two tokens"
+        assert (row["min_margin"] >= 1) == (row["stop_reason"] == "accuracy")
+    lost = [row for row in of(rows, "change") if "0" in row["right"] and "1" in row["right"]]
+    assert lost
+    assert all(row["lost_margin_rank"] in (0, 1) for row in lost), "of two tokens either the first or the last goes"
+    assert all(row["lost_margin_rank"] is None for row in of(measure(basin, max_steps=0), "change"))
+
+
+def test_roles_swap_of_a_text_with_itself_is_its_own_decode():
+    rows = measure(roles)
+    first = {(r["source"], r["text"]): r for r in of(rows, "fit") if r["chunk_start"] == 0}
+    swaps = of(rows, "swap")
+    own = [row for row in swaps if row["own"]]
+    assert [(row["source"], row["text"]) for row in own] == list(first)
+    for row in swaps:
+        of_e, of_m = (row["source"], row["text"]), (row["m_source"], row["m_text"])
+        assert row["own"] == (of_e == of_m)
+        assert row["both_exact"] == first[of_e]["exact"] * first[of_m]["exact"]
+        for column in ("e_overlap", "m_overlap", "other_overlap", "distinct"):
+            assert 0 <= row[column] <= 1
+    for row in own:
+        assert row["e_accuracy"] == row["m_accuracy"] == first[row["source"], row["text"]]["token_accuracy"]
+        assert row["e_overlap"] == row["m_overlap"] >= row["e_accuracy"]
+
+
+def test_roles_probes_stand_beside_their_controls_and_say_why_there_is_none(monkeypatch):
+    def missing() -> None:
+        raise InputError("no teacher here")
+
+    rows = measure(roles)
+    chunks = len(of(rows, "fit"))
+    for row in of(rows, "probe"):
+        assert row["rows"] == chunks
+        assert (row["score"] is None) == (row["missing"] is not None)
+        if row["score"] is not None:
+            assert 0 <= row["beaten"] <= 1
+            assert row["chance"] == {"words": 0.5, "length": 0, "source": 0.5, "teacher": 0}[row["target"]]
+    monkeypatch.setattr(roles, "load_teacher", missing)
+    before = {(row["target"], row["features"]): row["score"] for row in of(rows, "probe")}
+    for row in of(measure(roles), "probe"):
+        if row["target"] == "teacher":
+            assert (row["score"], row["missing"]) == (None, "no teacher here")
+        else:
+            assert row["score"] == before[row["target"], row["features"]]
+
+
+def test_roles_attention_is_a_share_for_each_head_and_missing_where_a_model_has_none():
+    config = family("llama").model.config
+    for row in of(measure(roles), "attention"):
+        heads = json.loads(row["heads"])
+        assert len(heads) == config.num_hidden_layers
+        assert {len(layer) for layer in heads} == {config.num_attention_heads}
+        flat = [head for layer in heads for head in layer]
+        assert 0 <= min(flat) <= row["attention"] <= max(flat) == row["attention_top"] <= 1
+        assert 0 < row["even"] < 1
+    for row in of(measure(roles, name="mamba"), "attention"):
+        assert row["heads"] is None
+        assert "gives no attention weights" in row["missing"]
+
+
+def test_reading_both_vectors_of_an_exact_text_begins_with_its_first_token():
+    rows = [row for row, _ in measure(reading, tokens=10, text_tokens=2, max_steps=300)]
+    assert all(row["exact"] for row in rows), "the tiny model solves two tokens"
+    assert all(row["first_right"] for row in rows if row["part"] == "both" and not (row["bos"] or row["sampled"]))
+    columns = [f"{m}_{w}_{o}" for m in ("tfidf", "semantic") for w in ("own", "other") for o in ("text", "context")]
+    assert all(0 <= row[column] <= 2 for row in rows for column in columns)
+
+
+def test_reading_s_control_knows_the_first_token_and_nothing_of_the_vectors(monkeypatch):
+    control = {steps: [row for row, _ in measure(reading, max_steps=steps) if row["part"] == "first"] for steps in (0, 4)}
+    for unfitted, fitted in zip(control[0], control[4], strict=True):
+        assert unfitted["first_right"] == 1
+        for column in ("reading", "reading_accuracy", "tfidf_own_text", "semantic_auc_context"):
+            assert unfitted[column] == fitted[column]
+    monkeypatch.setattr(type(family("llama")), "bos_id", None)
+    for row, _ in measure(reading, max_steps=0):
+        assert (row["reading"] is None) == (row["tfidf_own_text"] is None) == bool(row["bos"])
+
+
+def test_structure_with_no_further_loss_is_the_library_s_fit():
+    rows = [row for row, _ in measure(structure, hold=0)]
+    window = ids_of(rows)
+    chunks = torch.stack([ids[3 * row["chunk"] :][:3] for row, ids in zip(rows, window, strict=True)])
+    again = fit_batch(family("llama"), chunks, recipe(rows[0], start="vocabulary"))
+    assert [row["loss_nats"] for row in rows] == [fit.loss for fit in again]
+    assert preset("fast").start != "vocabulary"
+
+
+def test_structure_s_losses_bring_vectors_to_what_they_pull_at():
+    ways = {}
+    for number, batch in enumerate(structure.lay_out("smoke")):
+        head = (batch.cells[0]["loss"], batch.cells[0]["vector"])
+        ways[head] = [row for row, _ in measure(structure, number, hold=40, max_steps=60)]
+    plain = ways["none", "none"]
+    for (loss, vector), rows in ways.items():
+        assert all(row["steps"] >= 40 for row in rows), "no fit is done before the further loss was at work"
+        for row, other in zip(rows, plain, strict=True):
+            assert 1 <= row["rank_e"] <= row["candidates"] == len(rows) - 1
+            for control in ("rank_text", "rank_teacher"):
+                assert row[control] == other[control], "it knows nothing of the fit"
+        if loss == "anchor":
+            assert mean(rows, f"anchor_cosine_{vector}") > mean(plain, f"anchor_cosine_{vector}")
+        if loss == "relational":
+            assert mean(rows, f"relation_error_{vector}") < mean(plain, f"relation_error_{vector}")
+
+
+def mean(rows: list[dict[str, Any]], column: str) -> float:
+    return sum(row[column] for row in rows) / len(rows)

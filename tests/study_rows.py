@@ -94,9 +94,10 @@ def _locality() -> list[Row]:
             for when, measure in (("", "cosine"), ("", "euclidean"), ("start_", "cosine"), ("start_", "euclidean"))
             for i, part in enumerate(("e", "m", "both"))
         }
-        rows.append(row("locality", method="pair", start=start, kind=kind, context=n % 3, other_context=n % 3 + 3 * other,
-                        text=n, other_text=n + far, fit_seed=0, other_seed=int(not far), both_exact=int(n < 5),
-                        tfidf_distance=0.3 * far + 0.02 * n, semantic_distance=0.2 * far + 0.03 * n, **distances))  # fmt: skip
+        distances |= {"tfidf_distance": 0.3 * far + 0.02 * n, "semantic_distance": 0.2 * far + 0.03 * n}
+        rows.append(row("locality", method="pair", start=start, kind=kind, context=n % 3, other_seed=int(not far),
+                        other_context=n % 3 + 3 * other, text=n, other_text=n + far, fit_seed=0,
+                        both_exact=int(n < 5), **distances))  # fmt: skip
     return rows
 
 
@@ -109,10 +110,10 @@ def _connectivity() -> list[Row]:
         deep = (0.8 if method == "segment" else 0.02) / (1 + text)
         way = [round(1 - deep * math.sin(math.pi * i / 8), 6) for i in range(9)]
         exact = int(text + last < 3)
-        curve = {"steps": 40 + text, "length_ratio": 1.1 + 0.01 * last} if method == "bezier" else {"steps": None}
+        steps, ratio = (None, 1.0) if method == "segment" else (40 + text, 1.1 + 0.01 * last)
         rows.append(row("connectivity", method=method, text=text, fit_seed=first, other_seed=last, both_exact=exact,
-                        taus=9, accuracies=json.dumps(way), losses_nats=json.dumps([4 * (1 - x) + 0.01 for x in way]),
-                        lowest_accuracy=min(way), barrier_nats=4 * deep, **({"length_ratio": 1.0} | curve)))  # fmt: skip
+                        taus=9, accuracies=json.dumps(way), losses_nats=json.dumps([4.01 - 4 * x for x in way]),
+                        lowest_accuracy=min(way), barrier_nats=4 * deep, length_ratio=ratio, steps=steps))  # fmt: skip
     return rows
 
 
@@ -122,10 +123,12 @@ def _basin() -> list[Row]:
     rows = [row("basin", method="fit", margin=margin, text=text) for margin, text in product((0.01, 2.0), range(3))]
     for margin, text, kind, vectors in product((0.01, 2.0), range(3), amounts, ("e", "m", "both")):
         for n, amount in enumerate(amounts[kind]):
-            right = "1" * (8 - 3 * n) + "0" * (3 * n)
+            lost = n * (2 + (vectors == "both") - (margin > 1)) + (vectors == "m") * (n > 0)
+            right = "1" * (8 - lost) + "0" * lost
+            rank = 0.2 if lost else None
             rows.append(row("basin", method="change", margin=margin, text=text, kind=kind, amount=amount, draw=0,
-                            vectors=vectors, right=right, exact=int(not n), token_accuracy=1 - 3 * n / 8,
-                            lost_margin_rank=0.2 if n else None, moved=abs(amount), fit_exact=int(text < 2)))  # fmt: skip
+                            vectors=vectors, right=right, exact=int(not lost), token_accuracy=1 - lost / 8,
+                            lost_margin_rank=rank, moved=abs(amount), fit_exact=int(text < 2)))  # fmt: skip
     return rows
 
 
@@ -150,10 +153,11 @@ def _roles() -> list[Row]:
 
 
 def _reading() -> list[Row]:
-    measures = [f"{m}_{w}_{t}" for m, w, t in product(("tfidf", "semantic"), ("own", "other", "auc"), ("text", "context"))]
+    names = product(("tfidf", "semantic"), ("own", "other", "auc"), ("text", "context"))
+    measures = ["_".join(name) for name in names]
     return [
         row("reading", part=part, bos=bos, sampled=sampled, text=text, text_tokens=8, reading="so it goes",
-            first_right=int(part != "m"), **{measure: 0.5 + 0.1 * text for measure in measures})
+            first_right=int(part != "m"), **dict.fromkeys(measures, 0.5 + 0.1 * text))
         for part, bos, sampled, text in product(("e", "m", "both", "first"), (0, 1), (0, 1), range(2))
     ]  # fmt: skip
 

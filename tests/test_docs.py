@@ -164,6 +164,7 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
         "decode": "decode file",
         "inspect": "inspect file",
         "models": "models",
+        "path": "path file file",
         "pack": "pack letter.txt -o letter.proto",
         "unpack": "unpack letter.proto -o again.txt",
         "verify": "verify letter.proto",
@@ -177,7 +178,7 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
     assert set(table) == set(calls)
     for name, call in calls.items():
         record = json.loads(run(f"prototokens {call} --json")[1])
-        nested = {key for name in ("models", "files", "failed") for key in (record.get(name) or [{}])[0]}
+        nested = {key for name in ("models", "files", "failed", "points") for key in (record.get(name) or [{}])[0]}
         assert set(record) | nested == table[name], name
 
 

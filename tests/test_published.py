@@ -71,6 +71,10 @@ def test_table_4_and_figures() -> None:
     assert list(published.TABLE_4) == list(published.MODELS)
     assert published.TABLE_4_LENGTHS == (32, 64, 128, 256, 512)
     assert published.SPEED_UP == 279
+    assert (published.FIGURE_7_TEXTS, published.FIGURE_7_SOLUTIONS) == (5, 10)
+    assert (published.CURVE_ACCURACY, published.CURVE_LENGTH) == (1.0, 1.2)
+    assert list(published.FIGURE_7) == ["segment", "bezier"]
+    assert list(published.TEACHING) == ["anchor", "relational"]
     assert published.CRAMMED_TOKENS["old", 1][LLAMA_8B] == 1568
     assert published.CRAMMED_TOKENS["random", 1]["Pythia 1.4B"] == 139
     assert published.CRAMMED_TOKENS["old", 2] == {"Pythia 160M": 192, LLAMA_1B: 1024}

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from prototokens.report.exhibit import Figure
+from prototokens.report.exhibits import EXHIBITS
 from prototokens.report.page import build_report
 from study_rows import every_study, row
 
@@ -91,11 +93,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_page_fits_a_phone_and_a_desktop_and_fetches_nothing(folder: Path) -> None:
+    drawn = sum(isinstance(exhibit, Figure) for exhibit in EXHIBITS)
     frames = [(page, width) for page in ("full.html", "empty.html") for width in (PHONE, DESKTOP)]
     seen, err = measure(folder, *frames)
     assert [(x["width"], x["page"]) for x in seen] == [(width, width) for _, width in frames]
     assert {(x["outside"], x["captions"], x["fetched"]) for x in seen} == {(0, 0, 0)}
-    assert [x["pictures"] for x in seen] == [4, 4, 0, 0]
+    assert [x["pictures"] for x in seen] == [drawn, drawn, 0, 0]
     assert seen[0]["scrolled"] > seen[1]["scrolled"]  # wide tables scroll in their own boxes
     assert "CONSOLE" not in err
 

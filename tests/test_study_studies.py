@@ -31,6 +31,9 @@ COMMON = {"key", "study", "scale", "model", "recipe", "source", "text", "text_ha
           "status", "error", "fingerprint", "dtype", "device", "threads", "prototokens", "torch",
           "transformers"}  # fmt: skip
 DISTANCES = {f"{measure}_{part}" for measure in ("cosine", "euclidean") for part in ("e", "m", "both")}
+WAY = {"start", "fit_seed", "other_seed", "taus", "inner", "curve_steps", "both_exact", "missing", "accuracies",
+       "losses_nats", "lowest_accuracy", "highest_loss_nats", "barrier_nats", "length", "length_ratio", "steps",
+       "stop_reason", "token_positions", "backward_positions", "seconds"}  # fmt: skip
 SEARCH = {"capacity_tokens", "work", "steps", "stop_reason", "seconds"}
 OWN: dict[str, dict[Any, set[str]]] = {
     "arrangements": {None: FIT | {"arrangement"}},
@@ -63,10 +66,8 @@ OWN: dict[str, dict[Any, set[str]]] = {
     },
     "connectivity": {
         "fit": FIT | {"start", "fit_seed"},
-        **dict.fromkeys(("segment", "bezier"), {
-            "start", "fit_seed", "other_seed", "taus", "inner", "curve_steps", "both_exact", "missing", "accuracies",
-            "losses_nats", "lowest_accuracy", "highest_loss_nats", "barrier_nats", "length", "length_ratio", "steps",
-            "stop_reason", "token_positions", "backward_positions", "seconds"}),
+        "segment": WAY,
+        "bezier": WAY,
     },
     "basin": {
         "fit": FIT | {"start", "margin"},

@@ -133,7 +133,7 @@ FIGURE_7_TEXTS = 5
 FIGURE_7_SOLUTIONS = 10
 
 FIGURE_7 = {"segment": "fails in the middle", "bezier": "stays right all along"}
-"""Ways between two solutions of one text -> token accuracy along them, in words, over all pairs of solutions of a text."""
+"""Ways between two solutions of one text -> token accuracy along them, in words; all pairs of a text's solutions."""
 
 CURVE_ACCURACY = 1.0
 """Figure 7: token accuracy along the fitted quadratic Bezier curve, about."""

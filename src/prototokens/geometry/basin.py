@@ -173,8 +173,8 @@ def hold(
 def lost_margin_rank(margins: Tensor, right: Tensor) -> float | None:
     """Where the tokens that a change loses stood among all, by their margin before it.
 
-    The mean rank of the lost tokens' margins, from 0, over T - 1: 0 where the smallest margin alone is lost, 1 where the
-    largest alone is, 0.5 in the mean if margins do not matter; None where none or all are lost.
+    The mean rank of the lost tokens' margins, counted from 0, over T - 1: 0 where the smallest margin alone is lost, 1
+    where the largest alone is, 0.5 in the mean if margins do not matter; None where none or all are lost.
 
     Args:
         margins: lead of each token of a text that was right, in logits, (T,).

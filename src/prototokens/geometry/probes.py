@@ -1,8 +1,9 @@
 """Probes: what a linear map reads out of vectors about their text, on texts that it was not fitted on.
 
 Ridge regression for numbers, logistic regression for classes, both of standardised vectors. Predictions are made for
-each fold of the texts by a probe that was fitted on the others; all rows of a text are in one fold. With far fewer
-texts than dimensions a score means little alone: it stands beside that of the same probe on shuffled labels.
+each fold of the texts by a probe that was fitted on the others; all rows of a text are in one fold. What is predicted
+of numbers is their difference from the mean, which is taken as known, so that knowing nothing scores chance. With far
+fewer texts than dimensions a score means little alone: it stands beside that of the same probe on shuffled labels.
 
 References: Understanding intermediate layers using linear classifier probes (Alain & Bengio, 2017),
 https://arxiv.org/abs/1610.01644; Designing and Interpreting Probes with Control Tasks (Hewitt & Liang, 2019),
@@ -184,7 +185,9 @@ def _predictions(features: Array, target: Target, fold_of: Array) -> Array:
         if target.has_classes and len(np.unique(labels)) == 1:  # nothing to tell apart
             found[inside] = labels[0]
             continue
-        found[inside] = _model(target).fit(known, labels).predict(features[inside]).reshape(found[inside].shape)
+        predicted = _model(target).fit(known, labels).predict(features[inside]).reshape(found[inside].shape)
+        # The other folds' mean is low where this fold's is high: it alone would score below chance.
+        found[inside] = predicted if target.has_classes else predicted - labels.mean(0) + target.values.mean(0)
     return found
 
 

@@ -44,7 +44,7 @@ def prompt(lm: FrozenLM, tokens: ProtoTokens, part: str, *, bos: bool = False) -
     slots = dict.fromkeys(tokens.arrangement.layout(tokens.length, count).slots)
     chosen = {"e": range(count), "m": (count,), "both": range(count + 1)}[part]
     bank = torch.cat([tokens.e, tokens.m.unsqueeze(0)])  # (K + 1, D)
-    # An arrangement may have no m; it is read all the same.
+    # An arrangement, or a short text, may not hold all of them; they are read all the same.
     order = [*(slot for slot in slots if slot in chosen), *(slot for slot in chosen if slot not in slots)]
     vectors = bank[order].to(lm.device)
     return torch.cat([lm.fixed_vector("bos").unsqueeze(0), vectors]) if bos else vectors
@@ -67,7 +67,8 @@ def read(
         Ids, int64, (B, count), on the CPU.
 
     Raises:
-        InputError: as `prompt`, the count is below 1, or the texts have different numbers of e-tokens.
+        InputError: as `prompt`, the count is below 1 or more than the model has positions for, or the texts have
+            different numbers of e-tokens.
     """
     if count < 1:
         raise InputError(f"count is {count}; it must be at least 1")
@@ -77,4 +78,6 @@ def read(
     if not tokens:
         return torch.empty(0, count, dtype=torch.long)
     prompts = torch.stack([prompt(lm, one, part, bos=bos) for one in tokens])  # (B, L, D)
+    if lm.max_positions is not None and (most := lm.max_positions - prompts.shape[1] + 1) < count:
+        raise InputError(f"count is {count}; after this prompt {lm.identity.name} has positions for {most} tokens")
     return lm.generate(prompts, count, seed=seed).cpu()

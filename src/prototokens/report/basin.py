@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from .conditions import by, distinct, ordered, series
-from .drawing import INK, MARKERS, PALETTE, heat_map, legend, octaves, panels
+from .drawing import INK, MARKERS, PALETTE, above, heat_map, legend, octaves, panels
 from .exhibit import Entry, listed
 from .summary import REACHED, Row, mean, share
 from .tables import entry, of_method
@@ -106,8 +106,7 @@ def draw_basin(rows: Sequence[Row]) -> Any:
         _lines(ax, [row for row in labelled[label] if row["kind"] == kind], kind, margins)
         ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":")
         ax.set(xlabel=KINDS.get(kind, kind), ylabel="token accuracy", ylim=(-0.03, 1.05))
-        if len(labelled) > 1:
-            ax.set_title(label)
+        ax.set_title(above(label, labelled, 2), fontsize=8.5)
     for ax in axes[len(places) :]:
         ax.remove()
     legend(figure, axes[: len(places)], columns=3)
@@ -116,15 +115,16 @@ def draw_basin(rows: Sequence[Row]) -> Any:
 
 def _lines(ax: Any, rows: Sequence[Row], kind: str, margins: Sequence[float]) -> None:
     """Means over texts and draws: a colour for each vector, a line style for each margin."""
-    for (vectors, margin), cell in by(rows, "vectors", "margin").items():
+    cells = by(rows, "vectors", "margin")
+    for (i, vectors), (j, margin) in product(enumerate(VECTORS), enumerate(margins)):
         points = [
             (told(kind, amount), found.value)
-            for (amount,), texts in by(cell, "amount").items()
+            for (amount,), texts in by(cells.get((vectors, margin), []), "amount").items()
             if (found := mean(row["token_accuracy"] for row in texts))
         ]
-        i, line = VECTORS.index(vectors) if vectors in VECTORS else len(VECTORS), margins.index(margin)
-        style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": _LINES[line % len(_LINES)]}
-        ax.plot(*zip(*sorted(points), strict=True), label=f"{vectors}, margin {margin:g}", **style)
+        if points:
+            style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": _LINES[j % len(_LINES)]}
+            ax.plot(*zip(*sorted(points), strict=True), label=f"{vectors}, margin {margin:g}", **style)
     if kind in ("noise", "scaling", "rounding"):
         octaves(ax.xaxis, (told(kind, amount) for amount in distinct(rows, "amount")), 1.3)
 
@@ -145,7 +145,7 @@ def draw_positions(rows: Sequence[Row]) -> Any:
     if not found:
         return None
     figure, axes = panels(len(found), len(VECTORS), 0.6 + 2.1 * len(found))
-    several = len({label for label, _ in found}) > 1
+    labels = {label for label, _ in found}
     places = [(label, margin, vectors, own[vectors]) for (label, margin), own in found.items() for vectors in VECTORS]
     meshes = {}
     for ax, (label, margin, vectors, (amounts, shares)) in zip(axes, places, strict=True):
@@ -154,8 +154,8 @@ def draw_positions(rows: Sequence[Row]) -> Any:
             continue
         meshes[ax] = heat_map(ax, shares)
         ax.set_yticks(range(len(amounts)), [f"{amount:g}" for amount in amounts])
-        who = f"{label}\n" if several else ""
-        ax.set(title=f"{who}{vectors}, margin {margin:g}", xlabel="position, from 0", ylabel="noise")
+        ax.set_title(f"{above(label, labels, 3)}\n{vectors}, margin {margin:g}".strip(), fontsize=8.5)
+        ax.set(xlabel="position, from 0", ylabel="noise")
     figure.colorbar(next(iter(meshes.values())), ax=list(meshes), label="share right", shrink=0.8)
     return figure
 

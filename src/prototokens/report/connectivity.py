@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import published
 from .conditions import by, ordered, series
-from .drawing import PALETTE, legend, panels
+from .drawing import PALETTE, above, legend, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean, share
 from .tables import PAPER, entry, of_method
@@ -30,7 +30,7 @@ _SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats a token"}
 
 
 def connectivity(rows: Sequence[Row]) -> list[Entry]:
-    """Figure 7 in numbers: the lowest accuracy on each way, its barrier and its length, over pairs of exact solutions."""
+    """Figure 7 in numbers: lowest accuracy, barrier and length of each way, over pairs of exact solutions."""
     entries = []
     for label, own in _series(rows).items():
         solved = share(row["exact"] for row in of_method(own, "fit"))
@@ -57,7 +57,7 @@ def connectivity(rows: Sequence[Row]) -> list[Entry]:
 
 
 def draw_connectivity(rows: Sequence[Row]) -> Any:
-    """Figure 7: accuracy and loss along the ways, the mean over pairs with its spread, and each pair as a faint line."""
+    """Figure 7: accuracy and loss along the ways, means over pairs with their spread, and each pair as a faint line."""
     labelled = {label: ways for label, own in _series(rows).items() if (ways := _ways(own))}
     if not labelled:
         return None
@@ -69,8 +69,7 @@ def draw_connectivity(rows: Sequence[Row]) -> Any:
             ax.set(xlabel="tau", ylabel=name)
             if column == "accuracies":
                 ax.set_ylim(-0.03, 1.05)
-            if len(labelled) > 1:
-                ax.set_title(label, fontsize=8.5)
+            ax.set_title(above(label, labelled, 2), fontsize=8.5)
     legend(figure, axes, columns=len(WAYS))
     return figure
 
@@ -116,7 +115,7 @@ def _along(ax: Any, rows: Sequence[Row], column: str, method: str) -> None:
     colour = PALETTE[(list(WAYS).index(method) if method in WAYS else len(WAYS)) % len(PALETTE)]
     for row in rows:
         values = [math.nan if value is None else value for value in json.loads(row[column])]
-        ax.plot(_taus(len(values)), values, color=colour, linewidth=0.6, alpha=0.25)
+        ax.plot(_taus(len(values)), values, color=colour, linewidth=0.6, alpha=0.4)
     means = _means(rows, column)
     low, high = ([s.value + sign * (s.sd or 0) for s in means.values()] for sign in (-1, 1))
     ax.fill_between(list(means), low, high, color=colour, alpha=0.15, linewidth=0)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from textwrap import wrap
 from typing import Any
 
 from ..errors import InputError
@@ -81,6 +82,11 @@ def legend(figure: Any, axes: list[Any], columns: int = 1) -> None:
         figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
 
 
+def above(label: str, labels: Collection[str], columns: int = 1) -> str:
+    """What stands above a panel, one of so many in a row, to say whose it is: nothing where all are of one series."""
+    return "\n".join(wrap(label, 90 // columns)) if len(labels) > 1 else ""
+
+
 def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float = 1.0) -> Any:
     """Numbers as coloured cells, the first row at the top; cell (row, column) is centred on its numbers from 0.
 
@@ -89,7 +95,8 @@ def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float =
     """
     from matplotlib.ticker import MaxNLocator
 
-    mesh = ax.pcolormesh(values, vmin=low, vmax=high, cmap="viridis", shading="nearest")
+    seams = {"edgecolors": "face", "linewidth": 0.3}  # without, browsers show the ground between cells
+    mesh = ax.pcolormesh(values, vmin=low, vmax=high, cmap="viridis", shading="nearest", **seams)
     ax.invert_yaxis()
     ax.grid(visible=False)
     for axis in (ax.xaxis, ax.yaxis):

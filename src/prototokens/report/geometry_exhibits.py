@@ -107,7 +107,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "1 the largest, 0.5 by chance. No change: the share of fits that are exact, with its 95 % interval. The paper "
         "has no such table.",
         "basin",
-        ("change", "of", "amount"),
+        ("change", "vectors", "amount"),
         basin.basin,
         comparable=False,
         order=(basin.NO_CHANGE, *basin.KINDS.values()),
@@ -191,7 +191,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "to the others and the teacher's. The correlation is one number of all chunks. All fits take the same least "
         "number of steps; the rows without a loss are the control.",
         "structure",
-        ("loss", "of", "weight"),
+        ("loss", "vector", "weight"),
         structure.trade,
         comparable=False,
         order=(structure.PLAIN, *structure.LOSSES.values()),
@@ -203,7 +203,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n counts chunks. "
         "The paper has no such table.",
         "structure",
-        ("loss", "of", "weight"),
+        ("loss", "vector", "weight"),
         structure.retrieval,
         comparable=False,
         order=(structure.PLAIN, *structure.LOSSES.values()),

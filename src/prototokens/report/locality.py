@@ -11,7 +11,7 @@ import numpy as np
 from ..geometry.distances import KINDS, MEASURES, PARTS
 from ..geometry.separation import Estimate, Pair, correlation, gap, separation, shuffled
 from .conditions import by, distinct, ordered, series
-from .drawing import MARKERS, PALETTE, legend, panels
+from .drawing import MARKERS, PALETTE, above, legend, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean, share
 from .tables import entry, of_method
@@ -67,6 +67,7 @@ def draw_locality(rows: Sequence[Row]) -> Any:
     solved = _solved(rows)
     if not solved:
         return None
+    labels = {label for label, _ in solved}
     figure, axes = panels(len(solved), len(PARTS), 0.8 + 2.1 * len(solved))
     for i, ((label, start), own) in enumerate(solved.items()):
         for j, part in enumerate(PARTS):
@@ -75,10 +76,11 @@ def draw_locality(rows: Sequence[Row]) -> Any:
             for kind, colour in zip(KINDS, PALETTE, strict=False):
                 _density(ax, values[kind], [x for found in values.values() for x in found], kind, colour)
             found, _ = _auc(own, column, SAME_TEXT, SAME_CONTEXT)
-            ax.set_title(f"{part}, AUC {_told(found)}" if found else part, fontsize=8.5)
+            title = f"{part}, AUC {_told(found)}" if found else part
+            ax.set_title(f"{above(label, labels, 3)}\n{title}".strip(), fontsize=8.5)
             ax.set_yticks([])
             ax.set_ylim(bottom=0)
-        axes[i * len(PARTS)].set_ylabel(f"from {start}\n{label}", fontsize=8)
+        axes[i * len(PARTS)].set_ylabel(f"from {start}")
     for ax in axes[-len(PARTS) :]:
         ax.set_xlabel("cosine distance")
     legend(figure, axes, columns=3)
@@ -103,7 +105,7 @@ def draw_likeness(rows: Sequence[Row]) -> Any:
     solved = {key: own for key, own in _solved(rows).items() if any(row["kind"] != SAME_TEXT for row in own)}
     if not solved:
         return None
-    lines = list(product(solved.items(), PARTS[:2]))
+    lines, labels = list(product(solved.items(), PARTS[:2])), {label for label, _ in solved}
     figure, axes = panels(len(lines), len(TEXT_DISTANCES), 0.8 + 2.1 * len(lines))
     for i, (((label, start), own), part) in enumerate(lines):
         for j, (column, name) in enumerate(TEXT_DISTANCES.items()):
@@ -113,9 +115,10 @@ def draw_likeness(rows: Sequence[Row]) -> Any:
                 if points:
                     style = {"color": PALETTE[k], "marker": MARKERS[k], "s": 14, "alpha": 0.7, "linewidths": 0}
                     ax.scatter(*zip(*points, strict=True), label=kind, **style)
+            ax.set_title(above(label, labels, 2), fontsize=8.5)
             if i == len(lines) - 1:
                 ax.set_xlabel(f"{name} distance of the texts")
-        axes[i * len(TEXT_DISTANCES)].set_ylabel(f"cosine distance, {part}\nfrom {start}, {label}", fontsize=8)
+        axes[i * len(TEXT_DISTANCES)].set_ylabel(f"cosine distance, {part}\nfrom {start}")
     legend(figure, axes, columns=2)
     return figure
 

@@ -106,12 +106,16 @@ def write_report(
 
 
 def number(value: float, decimals: int) -> str:
-    """A number with so many decimals, or more where they would hide that it is not 0, or not quite 1."""
+    """A number with so many decimals, or more where they would hide that it is not 0, or not quite 1.
+
+    What is within 5e-10 of either is taken for it: that is a sum's rounding, and no result.
+    """
+    value = round(value, 9) + 0.0  # -0.0 becomes 0.0
     text = f"{value:,.{decimals}f}"
     if value and not float(text.replace(",", "")):
         return f"{value:.2g}"
     if value < 1 and decimals and float(text.replace(",", "")) == 1:
-        return f"{value:.6f}".rstrip("0")
+        return f"{value:.6f}".rstrip("0") if value < 0.9999995 else f"{value:.9f}"
     return text
 
 

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from .conditions import by, ordered, series
-from .drawing import heat_map, panels
+from .drawing import above, heat_map, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean
 from .tables import entry, of_method
@@ -21,7 +21,7 @@ TARGETS = {
 }
 """What is probed for, with its score."""
 
-FEATURES = {"e": "e", "m": "m", "both": "e and m", "text": "mean embedding of the text"}
+FEATURES = {"e": "e", "m": "m", "both": "e and m", "text": "mean embedding"}
 INPUTS = {"vectors": "e and m", "text": "ordinary text"}
 PLACES = {"e": "where e stands", "first": "position 0"}
 
@@ -78,9 +78,9 @@ def draw_attention(rows: Sequence[Row]) -> Any:
     labels = {label for label, *_ in found}
     for ax, ((label, place, inputs), heads) in zip(axes, found.items(), strict=False):
         mesh = heat_map(ax, heads)
-        who = f"{label}\n" if len(labels) > 1 else ""
-        title = f"{who}{INPUTS.get(inputs, inputs)}: {PLACES.get(place, place)}"
-        ax.set(title=title, xlabel="head, from 0", ylabel="layer, from 0")
+        title = f"{above(label, labels, 2)}\n{INPUTS.get(inputs, inputs)}: {PLACES.get(place, place)}"
+        ax.set_title(title.strip(), fontsize=8.5)
+        ax.set(xlabel="head, from 0", ylabel="layer, from 0")
     for ax in axes[len(found) :]:
         ax.remove()
     figure.colorbar(mesh, ax=axes[: len(found)], label="share of attention", shrink=0.8)
@@ -118,7 +118,7 @@ def attention(rows: Sequence[Row]) -> list[Entry]:
 
 def _looks(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row]]:
     """Rows with attention by label, place and inputs."""
-    found = {}
+    found: dict[tuple[str, str, str], list[Row]] = {}
     for label, own in series(rows, _OWN).items():
         seen = by([row for row in of_method(own, "attention") if row.get("heads")], "place", "inputs")
         found |= {(label, *where): seen[where] for where in _places(seen, PLACES, INPUTS)}

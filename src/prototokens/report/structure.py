@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .conditions import by, series
-from .drawing import MARKERS, PALETTE, legend, panels
+from .drawing import MARKERS, PALETTE, above, legend, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean, share
 from .tables import entry
@@ -75,10 +75,11 @@ def draw_trade(rows: Sequence[Row]) -> Any:
                     continue
                 weights, xs, ys = zip(*points[loss, vector], strict=True)
                 ax.plot(xs, ys, color=PALETTE[i], marker=MARKERS[i], label=vector)
-                for weight, x, y in zip(weights, xs, ys, strict=True):
-                    ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
-            title = LOSSES[loss] if len(labelled) == 1 else f"{label}: {LOSSES[loss]}"
-            ax.set(title=title, xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
+                for n, (weight, x, y) in enumerate(zip(weights, xs, ys, strict=True)):
+                    aside = (4, -9 if n % 2 else 4)  # small weights move a vector little: their points lie close
+                    ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=aside, fontsize=7)
+            ax.set_title(f"{above(label, labelled, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
+            ax.set(xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
     legend(figure, axes, columns=2)
     return figure
 

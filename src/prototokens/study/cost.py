@@ -40,7 +40,7 @@ class Part:
 
 GRIDS = {
     "smoke": (Part("fast", (4, 8), 1, 1, 15), Part("paper", (4,), 1, 1, 15)),
-    "laptop": (Part("fast", (4, 8, 16, 32), 3, 1, 400), Part("paper", (4, 8), 2, 1, 400)),
+    "laptop": (Part("fast", (4, 8, 16, 32), 3, 1, 400), Part("paper", (4, 8), 2, 1, 250)),
     "paper": (
         Part("fast", (32, 64, 128, 256, 512), 10, 1, 5000),
         Part("paper", (32, 64, 128, 256, 512), 10, 1, 5000),

@@ -52,7 +52,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(("random", "old"), 1, 1, 8, ("fast", "cramming"), 10, 2, 120, 2),
-    "laptop": Grid(("random", "old"), 2, 1, 64, ("fast", "cramming"), 150, 8, 6_000, 2),
+    "laptop": Grid(("random", "old"), 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
     "paper": Grid(("random", "old", "recent", "generated"), 50, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 

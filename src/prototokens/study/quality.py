@@ -49,7 +49,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid((4,), 1, ("fast", "cramming"), 15, 512),
-    "laptop": Grid((16,), 2, ("fast", "cramming"), 150, 512),
+    "laptop": Grid((16,), 2, ("fast", "cramming"), 120, 512),
     "paper": Grid((16, 32, 64, 128, 256, 512), 50, ("fast", "cramming"), 5000, 8192),
 }
 

@@ -45,7 +45,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(4, (1, 2), 2, 1, "fast", 12, 2),
-    "laptop": Grid(8, (1, 2, 8), 8, 2, "fast", 120, 8),
+    "laptop": Grid(8, (1, 2, 8), 8, 2, "fast", 80, 8),
     "paper": Grid(256, (1, 16, 256), 256, 10, "paper", 5000, 32),
 }
 

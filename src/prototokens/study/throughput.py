@@ -49,7 +49,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid((4,), 2, 25, 3),
-    "laptop": Grid((8, 16, 32), 4, 200, 5),
+    "laptop": Grid((8, 16, 32), 4, 150, 5),
     "paper": Grid((16, 32, 64, 128, 256, 512), 8, 5000, 5),
 }
 

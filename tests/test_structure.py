@@ -1,0 +1,213 @@
+"""Structure: the further losses' bounds, symmetries and gradients, what they do to a fit, and neighbours' ranks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from families import RECIPE, batch, budget, same_vectors
+from prototokens import Given, InputError, fit_batch
+from prototokens.descent import Regulariser
+from prototokens.geometry.structure import (
+    anchor,
+    anchor_gap,
+    cosines,
+    partner_ranks,
+    projected,
+    relation_correlation,
+    relation_gap,
+    relational,
+)
+
+RANDOM = replace(RECIPE, start="vocabulary", perturbation=0.0, restarts=2)
+TEXTS = ("abc", "xyz", "Yes", "no!")
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def losses(weight: float = 1.0) -> dict[str, Regulariser]:
+    """Every further loss, on four texts of width 6."""
+    teacher, places = random(4, 5, seed=7), random(4, 6, seed=8)
+    return {
+        f"{name} {vector}": make(given, vector, weight)
+        for name, make, given in (("anchor", anchor, places), ("relational", relational, teacher))
+        for vector in ("e", "m")
+    }
+
+
+NAMES = list(losses())
+
+
+def test_projections_are_fixed_unit_vectors_that_keep_angles():
+    teacher = F.normalize(random(6, 20), dim=-1)
+    found = projected(teacher, 4000)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.norm(dim=-1), torch.ones(6))
+    assert torch.equal(found, projected(teacher, 4000))
+    assert not torch.equal(found, projected(teacher, 4000, seed=1))
+    assert torch.allclose(projected(3 * teacher, 50), projected(teacher, 50), atol=1e-5)
+    assert torch.allclose(projected(teacher, 50)[:2], projected(teacher[:2], 50), atol=1e-6)  # text by text
+    assert torch.allclose(cosines(found).double(), cosines(teacher), atol=0.1)
+
+
+def test_an_anchor_s_gap_is_0_at_its_place_2_on_the_other_side_and_does_not_mind_lengths():
+    places, vectors = random(4, 6), random(4, 3, 6, seed=1)
+    found = anchor_gap(vectors, places)
+    assert found.shape == (4,)
+    assert ((found >= 0) & (found <= 2)).all()
+    lengths = torch.tensor([0.1, 1.0, 7.0]).view(1, 3, 1)
+    assert torch.allclose(anchor_gap(vectors * lengths, 5 * places), found)
+    there = places.unsqueeze(1) * lengths
+    assert torch.allclose(anchor_gap(there, places), torch.zeros(4, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(anchor_gap(-there, places), torch.full((4,), 2.0, dtype=torch.float64))
+    assert torch.allclose(anchor_gap(vectors, -places), 2 - found)
+
+
+def test_a_relation_s_gap_is_its_formula_bounded_and_blind_to_turns_and_lengths():
+    vectors, teacher = random(5, 2, 3), random(5, 4, seed=1)
+    found = relation_gap(vectors, teacher)
+    ours, theirs = cosines(vectors), cosines(teacher)
+    expected = [sum((ours[i, j] - theirs[i, j]) ** 2 for j in range(5) if j != i) / 4 for i in range(5)]
+    assert torch.allclose(found, torch.stack(expected))
+    assert ((found >= 0) & (found <= 4)).all()
+    assert torch.allclose(found, relation_gap(teacher, vectors))
+    turn = torch.linalg.qr(random(6, 6, seed=2)).Q
+    turned = vectors.flatten(1) @ turn * torch.arange(1, 6).unsqueeze(1)
+    assert torch.allclose(relation_gap(turned, teacher), found)
+    assert torch.allclose(relation_gap(turned, vectors), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+    assert relation_gap(vectors[:1], teacher[:1]).tolist() == [0]
+
+
+def test_rows_of_one_text_are_no_pair():
+    vectors, teacher = random(3, 6), random(3, 4, seed=1)
+    twice = torch.arange(3).repeat_interleave(2)
+    doubled = relation_gap(vectors[twice], teacher[twice], twice)
+    assert torch.allclose(doubled, relation_gap(vectors, teacher)[twice])
+    assert relation_gap(vectors, teacher[[0, 0, 0]], torch.tensor([4, 4, 4])).tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_loss_does_not_depend_on_the_order_of_rows_and_is_proportional_to_its_weight(name):
+    e, m, texts = random(6, 2, 6), random(6, 6, seed=1), torch.tensor([0, 1, 1, 2, 3, 3])
+    order = torch.randperm(6, generator=torch.Generator().manual_seed(0))
+    loss = losses()[name].loss
+    assert torch.allclose(loss(e[order], m[order], texts[order]), loss(e, m, texts))
+    assert torch.allclose(losses(2.5)[name].loss(e, m, texts), 2.5 * loss(e, m, texts))
+    assert torch.allclose(relation_gap(e[order], m[order], texts[order]), relation_gap(e, m, texts)[order])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_are_those_of_finite_differences(name):
+    e, m = random(5, 2, 6).requires_grad_(), random(5, 6, seed=1).requires_grad_()
+    texts, loss = torch.tensor([0, 1, 2, 2, 3]), losses()[name].loss
+    moved = [e] if name.endswith("e") else [m]
+
+    def of(moving: Tensor) -> Tensor:
+        return loss(moving, m, texts) if name.endswith("e") else loss(e, moving, texts)
+
+    assert torch.autograd.gradcheck(of, moved)
+    other = m if name.endswith("e") else e
+    (gradient,) = torch.autograd.grad(loss(e, m, texts), [other], allow_unused=True)
+    assert gradient is None  # the loss is of the vector that is named, and of no other
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descent_along_a_loss_reaches_its_lowest_value(name):
+    teacher, places = random(4, 5, seed=7), random(4, 6, seed=8)
+    e, m, texts = random(4, 1, 6).requires_grad_(), random(4, 6, seed=1).requires_grad_(), torch.arange(4)
+    optimiser, loss = torch.optim.Adam([e, m], lr=0.05), losses()[name].loss
+    for _ in range(300):
+        optimiser.zero_grad()
+        loss(e, m, texts).backward()
+        optimiser.step()
+    assert loss(e, m, texts).item() == pytest.approx(0, abs=1e-3)
+    own = (e if name.endswith("e") else m).detach().flatten(1)
+    if name.startswith("anchor"):
+        assert torch.allclose(F.normalize(own, dim=-1), F.normalize(places, dim=-1), atol=0.05)
+    else:
+        assert torch.allclose(cosines(own), cosines(teacher), atol=0.05)
+
+
+@pytest.mark.parametrize("vector", ["e", "m"])
+def test_a_weight_of_zero_leaves_the_fit_bit_for_bit(llama, vector):
+    texts, config = batch(llama, *TEXTS), budget(RANDOM, max_steps=40)
+    teacher = random(4, 5).float()
+    plain = fit_batch(llama, texts, config)
+    for further in (anchor(projected(teacher, llama.width), vector, 0.0), relational(teacher, vector, 0.0)):
+        for one, other in zip(plain, fit_batch(llama, texts, config, Given(regulariser=further)), strict=True):
+            assert same_vectors(one, other)
+            assert (one.steps, one.loss, one.stop_reason) == (other.steps, other.loss, other.stop_reason)
+
+
+def test_a_loss_of_a_vector_that_is_held_fixed_changes_nothing(llama):
+    texts, config = batch(llama, *TEXTS), budget(RANDOM, max_steps=10)
+    m, further = llama.embedding_statistics.mean, anchor(random(4, llama.width).float(), "m", 10.0)
+    found = [fit_batch(llama, texts, config, Given(m=m, regulariser=one)) for one in (None, further)]
+    assert all(same_vectors(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("vector", ["e", "m"])
+def test_vectors_of_a_fit_follow_the_teacher_and_the_text_comes_back(llama, vector):
+    texts, config, teacher = batch(llama, *TEXTS), budget(RANDOM, max_steps=250), random(4, 5).float()
+    places = projected(teacher, llama.width)
+
+    def vectors(further: Regulariser | None) -> Tensor:
+        found = fit_batch(llama, texts, config, Given(regulariser=further))
+        assert all(one.exact for one in found)
+        return torch.stack([one.tokens.e if vector == "e" else one.tokens.m.unsqueeze(0) for one in found])
+
+    plain = vectors(None)
+    assert anchor_gap(vectors(anchor(places, vector, 10.0, 60)), places).max() < anchor_gap(plain, places).min()
+    related = vectors(relational(teacher, vector, 10.0, 60))
+    assert relation_gap(related, teacher).mean() < relation_gap(plain, teacher).mean() / 2
+    assert relation_correlation(related, teacher) > 0.8
+
+
+def test_correlation_of_relations():
+    vectors, teacher = random(5, 2, 3), random(5, 4, seed=1)
+    assert relation_correlation(vectors, 3 * vectors) == pytest.approx(1)
+    value = relation_correlation(vectors, teacher)
+    assert -1 <= value <= 1
+    order = torch.tensor([3, 1, 4, 0, 2])
+    assert relation_correlation(vectors[order], teacher[order]) == pytest.approx(value)
+    first, second = torch.triu_indices(5, 5, 1)
+    both = torch.stack([cosines(own)[first, second] for own in (vectors, teacher)])
+    assert value == pytest.approx(torch.corrcoef(both)[0, 1].item())
+    assert torch.tensor(relation_correlation(vectors[:2], teacher[:2])).isnan()
+
+
+def test_partners_are_ranked_by_cosine():
+    angles = torch.tensor([0.0, 10.0, 30.0, 70.0]).deg2rad()
+    vectors = torch.stack([angles.cos(), angles.sin()], dim=1) * torch.tensor([[1.0], [5.0], [0.1], [2.0]])
+    assert partner_ranks(vectors, torch.tensor([1, 0, 3, 0])).tolist() == [1, 1, 3, 3]
+    assert partner_ranks(vectors, torch.tensor([3, 2, 1, 2])).tolist() == [3, 2, 1, 1]
+
+
+def test_partners_of_pairs_come_first_and_ranks_go_with_their_rows():
+    pairs = random(6, 2, 5)
+    vectors, partners = torch.cat([pairs, 2 * pairs]), torch.arange(12).roll(6)
+    assert partner_ranks(vectors, partners).tolist() == [1] * 12
+    other, order = random(12, 2, 5, seed=1), torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    ranks = partner_ranks(other, partners)
+    assert ((ranks >= 1) & (ranks <= 11)).all()
+    assert torch.equal(partner_ranks(other[order], order.argsort()[partners[order]]), ranks[order])
+
+
+@pytest.mark.parametrize("vectors", [torch.ones(6, 3), torch.zeros(6, 3), torch.full((6, 1), 0.3)])
+def test_vectors_that_are_all_the_same_find_nothing(vectors):
+    assert partner_ranks(vectors, torch.arange(6).roll(1)).tolist() == [5] * 6
+
+
+@pytest.mark.parametrize("make", [anchor, relational])
+def test_losses_that_cannot_be_are_refused(make):
+    with pytest.raises(InputError, match=r"^vector is 'both'; it must be 'e' or 'm'$"):
+        make(random(4, 6), "both", 1.0)
+    for weight in (-0.5, float("nan")):
+        with pytest.raises(InputError, match=rf"^weight is {weight:g}; it must be at least 0$"):
+            make(random(4, 6), "e", weight)

@@ -1,0 +1,44 @@
+"""An encoder's held-out token accuracy against the tokens that it was trained on, by length, as SVG.
+
+It reads the `curve.jsonl` that `prototokens encoder train` keeps in its folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+from bench_fit import load_rows
+
+matplotlib.use("svg")
+from matplotlib import pyplot
+
+CURVE = Path(__file__).parent / "rows" / "encoder-curve.jsonl"
+LENGTHS = {"2": "#1d4ed8", "4": "#047857", "8": "#b45309", "16": "#6b7280"}
+KINDS = {"windows": "-", "own": ":"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curve", type=Path, default=CURVE)
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures/encoder-curve.svg"))
+    options = parser.parse_args()
+    rows = [row for row in load_rows(options.curve) if row["kind"] == "validation"]
+    figure, panel = pyplot.subplots(figsize=(6, 3.6))
+    for length, colour in LENGTHS.items():
+        for kind, line in KINDS.items():
+            seen = [(row["tokens"], row[kind][length]["token_accuracy"]) for row in rows if length in row.get(kind, {})]
+            label = f"{length} tokens" if kind == "windows" else None
+            panel.plot(*zip(*seen, strict=True), line, color=colour, label=label)
+    panel.set(xlabel="tokens trained on", ylabel="token accuracy, zero steps", ylim=(0, 1.02))
+    panel.legend(fontsize=8, frameon=False, title="— windows   ··· own texts", title_fontsize=8)
+    figure.tight_layout()
+    options.output.parent.mkdir(exist_ok=True)
+    matplotlib.rcParams["svg.hashsalt"] = "prototokens"
+    figure.savefig(options.output, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()

@@ -25,12 +25,12 @@ def crammed(llama: FrozenLM) -> CrammingResult:
     return cram(llama, llama.encode("abcd"), SHORT)
 
 
-def teacher_forced(lm: FrozenLM, memory: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def teacher_forced(lm: FrozenLM, prompt: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Logits of t_1 ... t_T when the true tokens stand before them, written out."""
-    inputs = torch.cat([memory, lm.embed(ids)])[None]
+    inputs = torch.cat([prompt, lm.embed(ids)])[None]
     with torch.no_grad():
         logits = lm.model(inputs_embeds=inputs, use_cache=False).logits[0].float()
-    return logits[len(memory) - 1 : -1]
+    return logits[len(prompt) - 1 : -1]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -40,13 +40,13 @@ def test_a_short_text_is_generated_from_one_vector(name: str) -> None:
     assert result.exact
     assert result.stop_reason == "accuracy"
     assert result.memory.shape == (1, lm.width)
-    assert lm.decode(reconstruct(lm, result.memory[None], 2)[0]) == "qz"
+    assert lm.decode(reconstruct(lm, result.prompt[None], 2)[0]) == "qz"
 
 
 def test_the_first_token_is_scored_like_every_other(llama: FrozenLM) -> None:
     ids = llama.encode("abcd")
     begin = cram(llama, ids, replace(SHORT, stop=Stop(max_steps=0)))
-    logits = teacher_forced(llama, begin.memory, ids)
+    logits = teacher_forced(llama, begin.prompt, ids)
     assert begin.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item(), rel=1e-5)
     assert begin.loss_history[0].item() == pytest.approx(begin.loss, rel=1e-5)
     assert begin.teacher_forced_accuracy == (logits.argmax(-1) == ids).float().mean()
@@ -54,10 +54,20 @@ def test_the_first_token_is_scored_like_every_other(llama: FrozenLM) -> None:
 
 def test_the_scores_are_those_of_the_vectors_that_are_returned(llama: FrozenLM, crammed: CrammingResult) -> None:
     ids = llama.encode("abcd")
-    logits = teacher_forced(llama, crammed.memory, ids)
+    logits = teacher_forced(llama, crammed.prompt, ids)
     assert crammed.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, ids).item(), rel=1e-5)
     assert crammed.teacher_forced_accuracy == (logits.argmax(-1) == ids).float().mean()
     assert crammed.exact == (crammed.greedy_accuracy == 1) == (crammed.greedy_prefix == len(ids))
+
+
+def test_what_stands_before_the_memory_is_the_recipe_s(llama: FrozenLM, crammed: CrammingResult) -> None:
+    assert torch.equal(crammed.prompt, torch.cat([llama.fixed_vectors(["bos"]), crammed.memory]))
+    few = Stop(max_steps=2)
+    for arrangement in ("e,m*(n-1)", "m,e,m*(n-1)", "e*n"):  # no fixed vector in front of e
+        bare = cram(llama, llama.encode("abcd"), replace(SHORT, arrangement=arrangement, e_tokens=2, stop=few))
+        assert torch.equal(bare.prompt, bare.memory)
+        assert bare.token_positions == 4 * (2 + 3)  # two steps, their end, and the last scoring
+    assert preset("paper").arrangement.head == ("e",)
 
 
 def test_generation_is_the_argmax_token_by_token(llama: FrozenLM) -> None:
@@ -117,7 +127,7 @@ def test_the_published_recipe_and_the_ones_that_are_not_for_cramming(llama: Froz
         cram(llama, torch.zeros(1, 2, dtype=torch.long))
     with pytest.raises(InputError, match="at least one token"):
         cram(llama, torch.zeros(0, dtype=torch.long))
-    with pytest.raises(InputError, match="needs 66 positions, and LlamaForCausalLM has 64"):
+    with pytest.raises(InputError, match="needs 67 positions, and LlamaForCausalLM has 64"):
         cram(llama, torch.zeros(66, dtype=torch.long))
 
 
@@ -137,7 +147,7 @@ def test_jacobi_decoding_ends_at_the_greedy_generation(name: str) -> None:
 
 
 def test_jacobi_refuses_bad_lengths(llama: FrozenLM, crammed: CrammingResult) -> None:
-    one = jacobi_decode(llama, crammed.memory, 1)
+    one = jacobi_decode(llama, crammed.prompt, 1)
     assert (one.passes, one.converged, one.ids.tolist()) == (1, True, crammed.greedy_ids[:1].tolist())
     with pytest.raises(InputError, match="length is 0; it must be at least 1"):
         jacobi_decode(llama, crammed.memory, 0)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .arrangements import Layout
+from .arrangements import E_TOKEN, Layout, arrangement_named
 from .descent import Bank, Descent, FitProgress, Outcome
 from .errors import InputError
 from .fitting import check_texts
@@ -19,13 +19,16 @@ from .starters import Starter
 from .starts import start_vectors
 
 CRAMMING = FitConfig(
+    arrangement="bos,e,m*(n-1)",
     start="text-e",
     perturbation=0.1,
     optimiser=AdamW(lr=0.22, relative=True, anneal_below_nats=2.0),
     stop=Stop(max_steps=5000, margin=0.01),
     preset="cramming",
 )
-"""The default recipe; `preset("paper")` is the published one (section 3: N(0, 1), AdamW 0.01, 5,000 steps)."""
+"""The default recipe. As in the default preset nothing that is trained stands at position 0, where later positions look
+whatever is there; here it is the BOS row. `preset("paper")` is the published one (section 3: no row before [mem],
+N(0, 1), AdamW 0.01, 5,000 steps)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,7 @@ class CrammingResult:
 
     Attributes:
         memory: the [mem] vectors of the best evaluation, float32, (K, D), on the CPU.
+        prompt: what generation begins with: the recipe's F fixed vectors, then `memory`, float32, (F + K, D).
         teacher_forced_accuracy: share of tokens whose argmax is the target when the true tokens stand before it.
         greedy_accuracy: share of tokens that greedy generation from `memory` gets right, place by place; the first
             token counts like every other.
@@ -55,6 +59,7 @@ class CrammingResult:
     """
 
     memory: Tensor
+    prompt: Tensor
     teacher_forced_accuracy: float
     greedy_accuracy: float
     greedy_prefix: int
@@ -100,13 +105,14 @@ def cram_batch(
     """Find [mem] vectors from which the frozen model generates texts of equal length.
 
     Minimises over mem the sum over i of -log P(t_i | mem_1 ... mem_K, t_1 ... t_(i-1)); t_1 is predicted at the last
-    [mem] vector and counts. The engine is that of `fit_batch`: the same loop, restarts, best-so-far and stopping rule.
+    [mem] vector and counts. Fixed vectors that stand before e in the recipe's arrangement, such as BOS, stand before
+    [mem]; the rest of the arrangement is not read. The engine is that of `fit_batch`: the same loop, restarts,
+    best-so-far and stopping rule.
 
     Args:
         lm: the frozen model.
         target_ids: int64, (B, T).
-        config: the recipe, `CRAMMING` if None; `e_tokens` is K, and the arrangement is not read. Of the starts,
-            `"auto"` means `"text-e"`.
+        config: the recipe, `CRAMMING` if None; `e_tokens` is K. Of the starts, `"auto"` means `"text-e"`.
         memory_start: where the descent begins instead of at the recipe's start, (B, K, D); nothing is added to it.
         progress: called whenever rows are looked at (`Stop.check_every`).
         should_stop: asked at every step; when it says yes, the best so far is returned as `"interrupted"`.
@@ -126,20 +132,33 @@ def cram_batch(
     if config.start == "auto":
         config = replace(config, start="text-e")
     texts, length = target_ids.shape if target_ids.ndim == 2 else (0, 0)
-    layout = _layout(length, config.e_tokens)
+    before = _before(lm, config)  # (F, D)
+    layout = _layout(length, config.e_tokens, len(before))
     check_texts(lm, target_ids, layout)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     row_of = torch.arange(len(rows), device=lm.device)
     memory = Bank(_starts(lm, target_ids, config, memory_start), row_of, trained=True)
     unused = Bank(torch.zeros(1, 1, lm.width, device=lm.device), torch.zeros_like(row_of), trained=False)
-    descent = Descent(lm, layout, lm.embed(rows[:, :-1]), rows, memory, unused, torch.arange(texts), config)
+    descent = Descent(lm, layout, _fixed(lm, before, rows), rows, memory, unused, torch.arange(texts), config)
     outcomes = descent.run(progress, should_stop)
-    return [_result(lm, layout, ids, o) for ids, o in zip(target_ids, outcomes, strict=True)]
+    return [_result(lm, layout, before, ids, o) for ids, o in zip(target_ids, outcomes, strict=True)]
 
 
-def reconstruct(lm: FrozenLM, memory: Tensor, length: int) -> Tensor:
-    """Greedy generation with a KV cache from [mem] vectors (B, K, D): `length` ids each, int64, (B, T), on the CPU."""
-    return lm.generate(memory, length).cpu()
+def reconstruct(lm: FrozenLM, prompts: Tensor, length: int) -> Tensor:
+    """Greedy generation with a KV cache from prompts (B, F + K, D): `length` ids each, int64, (B, T), on the CPU."""
+    return lm.generate(prompts, length).cpu()
+
+
+def _before(lm: FrozenLM, config: FitConfig) -> Tensor:
+    """Fixed vectors before [mem], (F, D): those that the arrangement has in front of e."""
+    arrangement = arrangement_named(config.arrangement)
+    head = arrangement.head[: arrangement.head.index(E_TOKEN)] if E_TOKEN in arrangement.head else ()
+    return lm.fixed_vectors([symbol for symbol in head if symbol in arrangement.fixed])
+
+
+def _fixed(lm: FrozenLM, before: Tensor, target_ids: Tensor) -> Tensor:
+    """All that is not trained: what stands before [mem], and the embeddings of texts (R, T) but for the last tokens."""
+    return torch.cat([before.expand(len(target_ids), -1, -1), lm.embed(target_ids[:, :-1])], dim=1)  # (R, F+T-1, D)
 
 
 def _starts(lm: FrozenLM, target_ids: Tensor, config: FitConfig, given: Tensor | None) -> Tensor:
@@ -153,24 +172,28 @@ def _starts(lm: FrozenLM, target_ids: Tensor, config: FitConfig, given: Tensor |
     return given.to(lm.device, torch.float32).repeat_interleave(config.restarts, 0)
 
 
-def _layout(length: int, memories: int) -> Layout:
-    """K [mem] vectors, then the true tokens but the last; the slot of m, number K, stands nowhere."""
-    given = range(memories + 1, memories + length)
-    return Layout((*range(memories), *given), memories - 1, length)
+def _layout(length: int, memories: int, before: int) -> Layout:
+    """F fixed vectors, K [mem] vectors, then the true tokens but the last; the slot of m, number K, stands nowhere."""
+    fixed = range(memories + 1, memories + before + length)
+    slots = (*fixed[:before], *range(memories), *fixed[before:])
+    return Layout(slots, before + memories - 1, length)
 
 
 @torch.no_grad()
-def _result(lm: FrozenLM, layout: Layout, target_ids: Tensor, outcome: Outcome) -> CrammingResult:
+def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, outcome: Outcome) -> CrammingResult:
     """Score the kept vectors once more, alone in their batch, and generate from them."""
     memory = outcome.e.unsqueeze(0)  # (1, K, D)
-    inputs_embeds = layout.inputs_embeds(memory, outcome.m.unsqueeze(0), lm.embed(target_ids[None, :-1]))
+    fixed = _fixed(lm, before, target_ids.unsqueeze(0))
+    inputs_embeds = layout.inputs_embeds(memory, outcome.m.unsqueeze(0), fixed)
     logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
     target = target_ids.to(logits.device)
     margins = logit_margins(logits, target)
-    greedy_ids = reconstruct(lm, memory, layout.length)[0]
+    prompt = torch.cat([before.to(outcome.e), outcome.e])  # (F + K, D)
+    greedy_ids = reconstruct(lm, prompt.unsqueeze(0), layout.length)[0]
     right = greedy_ids == target_ids.cpu()
     return CrammingResult(
         memory=outcome.e.cpu(),
+        prompt=prompt.cpu(),
         teacher_forced_accuracy=(margins > 0).float().mean().item(),
         greedy_accuracy=right.float().mean().item(),
         greedy_prefix=int(correct_prefix(greedy_ids, target_ids.cpu())),

@@ -28,16 +28,16 @@ class JacobiResult:
 
 
 @torch.no_grad()
-def jacobi_decode(lm: FrozenLM, memory: Tensor, length: int, max_passes: int | None = None) -> JacobiResult:
-    """Solve t_i = argmax P(. | memory, t_1 ... t_(i-1)) for all i at once by fixed-point iteration.
+def jacobi_decode(lm: FrozenLM, prompt: Tensor, length: int, max_passes: int | None = None) -> JacobiResult:
+    """Solve t_i = argmax P(. | prompt, t_1 ... t_(i-1)) for all i at once by fixed-point iteration.
 
     Every pass gives each place the model's choice after the last pass's guess. Pass p makes at least the first p tokens
-    those of greedy generation, so that at most T + 1 passes are needed. The first guess is the token that the memory
+    those of greedy generation, so that at most T + 1 passes are needed. The first guess is the token that the prompt
     alone predicts, at every place.
 
     Args:
         lm: the frozen model.
-        memory: [mem] vectors, (K, D), float32.
+        prompt: what stands before the text, e.g. `CrammingResult.prompt`, (P, D), float32.
         length: T, tokens to decode.
         max_passes: stop after that many; T + 1 if None.
 
@@ -51,12 +51,12 @@ def jacobi_decode(lm: FrozenLM, memory: Tensor, length: int, max_passes: int | N
     for name, value in (("length", length), ("max_passes", limit)):
         if value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1")
-    before = memory.to(lm.device).unsqueeze(0)  # (1, K, D)
-    count = memory.shape[0]
+    before = prompt.to(lm.device).unsqueeze(0)  # (1, P, D)
+    count = prompt.shape[0]
     guess = lm.logits(before, range(count - 1, count)).argmax(-1).expand(1, length)  # (1, T)
     passes, converged = 1, length == 1
     while passes < limit and not converged:
-        inputs_embeds = torch.cat([before, lm.embed(guess[:, :-1])], dim=1)  # (1, K+T-1, D)
+        inputs_embeds = torch.cat([before, lm.embed(guess[:, :-1])], dim=1)  # (1, P+T-1, D)
         found = lm.logits(inputs_embeds, range(count - 1, count - 1 + length)).argmax(-1)
         passes += 1
         converged = bool(torch.equal(found, guess))

@@ -107,7 +107,7 @@ def _autoregressive(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> 
             "h_lm_nats": h,
             "work": cram.token_positions + cram.backward_positions,
         }
-        found = jacobi_decode(lm, cram.memory, length)
+        found = jacobi_decode(lm, cram.prompt, length)
         own = {**shared, **_likeness(lm, cram.greedy_ids, ids), "passes": length}
         other = {**shared, **_likeness(lm, found.ids, ids), "passes": found.passes}
         generated.append(Measurement(own, cram.memory))

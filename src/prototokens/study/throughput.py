@@ -86,7 +86,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     jobs: list[Callable[[], list[Tensor]]] = [lambda: [d.ids for d in decode(lm, batch)]]
     for fit, cram in zip(fits, crams, strict=True):
         jobs.append(lambda fit=fit: [decode(lm, fit.tokens).ids])  # type: ignore[misc]
-        jobs.append(lambda cram=cram: list(reconstruct(lm, cram.memory.unsqueeze(0), own_ids.shape[1])))  # type: ignore[misc]
+        jobs.append(lambda cram=cram: list(reconstruct(lm, cram.prompt.unsqueeze(0), own_ids.shape[1])))  # type: ignore[misc]
     found, seconds = _timed(lm, jobs, repeats)
     return _measurements(own_ids, fits, found, seconds, information_nats(lm, own_ids))
 

@@ -106,7 +106,8 @@ def test_the_vectors_hold_the_prefix_that_is_reported() -> None:
         assert decode(lm, tokens).ids.tolist() == text[: found.tokens].tolist()
     for text, found in zip(ids, grow(autoregressive(lm, replace(CRAMMING, stop=STOP)), ids, 200, first=2), strict=True):
         assert found.tokens >= 2
-        assert reconstruct(lm, found.vectors[None], found.tokens)[0].tolist() == text[: found.tokens].tolist()
+        prompt = torch.cat([lm.fixed_vectors(["bos"]), found.vectors])
+        assert reconstruct(lm, prompt[None], found.tokens)[0].tolist() == text[: found.tokens].tolist()
 
 
 def test_a_held_m_stays_as_it_is() -> None:

@@ -173,6 +173,24 @@ def test_save_and_load_is_the_identity(llama: FrozenLM, config: EncoderConfig, t
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=lambda config: config.trunk)
+def test_cut_down_it_writes_the_same_for_texts_that_it_still_takes(llama: FrozenLM, config: EncoderConfig) -> None:
+    whole = random_encoder(llama, config)
+    short = whole.up_to(2)
+    assert short.config == replace(config, max_tokens=2)
+    assert short.weights < whole.weights
+    for length in (1, 2):
+        ids = batch(llama, *("qz"[:length], "ab"[:length]))
+        for one, other in zip(short.vectors(llama, ids), whole.vectors(llama, ids), strict=True):
+            assert torch.equal(one, other)
+    assert same(whole.up_to(4), whole)
+    with pytest.raises(InputError, match="3 tokens is too long for this encoder, which takes 2"):
+        short.vectors(llama, batch(llama, "abc"))
+    for bad in (0, 5):
+        with pytest.raises(InputError, match=f"max_tokens is {bad}; it must be from 1 to 4"):
+            whole.up_to(bad)
+
+
 def test_half_the_bytes_on_disk_and_float32_in_use(llama: FrozenLM, tmp_path: Path) -> None:
     encoder = random_encoder(llama)
     folder = encoder.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)

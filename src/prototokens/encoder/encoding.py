@@ -137,6 +137,24 @@ class Encoder:
         ids = lm.encode(text) if isinstance(text, str) else text
         return encode(lm, self, ids.unsqueeze(0))[0].tokens
 
+    def up_to(self, max_tokens: int) -> Encoder:
+        """The same encoder for texts of at most so many tokens: without what a longer text alone would use.
+
+        A training that ended before its curriculum did leaves weights for lengths that it never saw.
+
+        Raises:
+            InputError: `max_tokens` is below 1 or above what this encoder takes.
+        """
+        if not 1 <= max_tokens <= self.config.max_tokens:
+            raise InputError(f"max_tokens is {max_tokens}; it must be from 1 to {self.config.max_tokens}")
+        config = replace(self.config, max_tokens=max_tokens)
+        network = EncoderNetwork(config, self.network.width, self.network.hidden_width)
+        own = self.network.state_dict()
+        network.load_state_dict(
+            {name: own[name][: len(part)] if part.ndim else own[name] for name, part in network.state_dict().items()}
+        )
+        return replace(self, config=config, network=network.to(self.network.start_e.device))
+
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
         """Write `config.json`, `model.safetensors` and a model card into a folder, which is made if need be.
 

@@ -2,7 +2,8 @@
 
 A trunk is a module made by `trunk(config, feature_width)`. Its `forward` takes features (B, T, F), float32, of texts of
 one length T from 1 to `config.max_tokens`, and returns (B, W), where W is its attribute `out_width`. What it returns
-for a text must not depend on the rest of the batch.
+for a text must not depend on the rest of the batch. Weights that belong to a position or length stand along the first
+axis of a parameter, in order, so that an encoder can be cut down to shorter texts.
 """
 
 from __future__ import annotations

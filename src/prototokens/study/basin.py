@@ -65,7 +65,7 @@ _FEW: dict[str, tuple[float, ...]] = {
 
 GRIDS = {
     "smoke": Grid(4, 2, (0.01,), _FEW, 1, "fast", 12, 2),
-    "laptop": Grid(8, 8, (0.01, 2.0), _AMOUNTS, 2, "fast", 300, 8),
+    "laptop": Grid(8, 8, (0.01, 2.0), _AMOUNTS, 2, "fast", 200, 8),
     "paper": Grid(256, 50, (0.01, 2.0), _AMOUNTS, 3, "fast", 5000, 10),
 }
 

@@ -80,7 +80,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 60, 10, 1),
-    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 500, 200, 2),
+    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 400, 100, 2),
     "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 5000, 1000, 1),
 }
 

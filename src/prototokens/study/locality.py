@@ -65,7 +65,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(("vocabulary", "text-e"), 4, 2, 2, 2, "fast", 8, 2),
-    "laptop": Grid(("vocabulary", "auto", "text-e"), 8, 6, 3, 4, "fast", 250, 6),
+    "laptop": Grid(("vocabulary", "auto", "text-e"), 8, 6, 3, 4, "fast", 150, 6),
     "paper": Grid(("normal", "vocabulary", "text-e"), 256, 50, 10, 10, "paper", 5000, 3),
 }
 

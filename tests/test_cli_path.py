@@ -100,6 +100,7 @@ def test_texts_of_different_lengths_turn_into_each_other(run, files):
 def test_one_vector_alone_can_move(run, files, vectors):
     lm, a, b = load_lm(str(files / "llama")), load(files / "a"), load(files / "again")
     found = record(run, "a", "again", "--vectors", vectors, "--points", 2)
+    assert found["barrier"] is None, "the last place is no solution"
     swapped = replace(a, **{vectors: getattr(b, vectors)})
     assert found["points"][0]["text"] == "abc"
     assert found["points"][1]["text"] == decode(lm, swapped).text

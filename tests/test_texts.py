@@ -191,6 +191,23 @@ def test_the_recent_speech_never_trains_anything(lm: Any) -> None:
 # Texts of the model's own.
 
 
+def test_several_texts_continue_one_context(tiny: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(lm: FrozenLM, contexts: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
+        seen.append(contexts)
+        return continuations(lm, contexts, *rest, **how)
+
+    monkeypatch.setattr("prototokens.texts.continuations", watched)
+    ids = sample("generated", tiny, 6, 5, context_tokens=4, per_context=2)
+    (contexts,) = seen
+    assert torch.equal(contexts[0::2][:2], contexts[1::2])
+    assert len(contexts.unique(dim=0)) == 3
+    assert len(ids.unique(dim=0)) == 5
+    with pytest.raises(InputError, match="per_context is 2: only 'generated' continues contexts, not 'random'"):
+        sample("random", tiny, 6, 4, per_context=2)
+
+
 def test_generated_texts_are_exact_seeded_and_leave_no_trace(tiny: FrozenLM) -> None:
     weights = {name: w.clone() for name, w in tiny.model.state_dict().items()}
     state, settings = torch.get_rng_state(), tiny.model.generation_config

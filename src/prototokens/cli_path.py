@@ -87,7 +87,7 @@ def path_command(
     lm, _, _ = load_needed(needed, first, model, revision, dtype, device, device_map, trust_remote_code)
     connection = None if config is None else _connect(lm, ends, config)
     curve = straight if connection is None else connection.path
-    record = _record(lm, ends, curve, even_taus(points, begin, end)) | {
+    record = _record(lm, ends, curve, even_taus(points, begin, end), vectors == "both") | {
         "kind": curve.kind,
         "vectors": vectors,
         "length": curve.length(),
@@ -123,7 +123,9 @@ def _of_one_text(ends: tuple[ProtoTokens, ProtoTokens]) -> bool:
     return ends[0].provenance.target_hash == ends[1].provenance.target_hash
 
 
-def _record(lm: FrozenLM, ends: tuple[ProtoTokens, ProtoTokens], curve: Curve, taus: Tensor) -> dict[str, Any]:
+def _record(
+    lm: FrozenLM, ends: tuple[ProtoTokens, ProtoTokens], curve: Curve, taus: Tensor, moves_both: bool
+) -> dict[str, Any]:
     """What is decoded along the way; from one solution of a text to another, also how much of it is lost."""
     from .decoding import decode
     from .geometry.profiles import profile
@@ -143,7 +145,8 @@ def _record(lm: FrozenLM, ends: tuple[ProtoTokens, ProtoTokens], curve: Curve, t
         )
     ]
     right = next((score for score, text in zip(scores, texts, strict=True) if text.exact), None)
-    whole = right if _of_one_text(ends) and taus[[0, -1]].tolist() == [0, 1] else None
+    joins_solutions = moves_both and _of_one_text(ends) and taus[[0, -1]].tolist() == [0, 1]
+    whole = right if joins_solutions else None
     return {
         "points": points,
         "same_text": _of_one_text(ends),

@@ -96,6 +96,8 @@ def sample(
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be at least 1")
+    if per_context > 1 and source != "generated":
+        raise InputError(f"per_context is {per_context}: only 'generated' continues contexts, not {source!r}")
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if start not in STARTS:

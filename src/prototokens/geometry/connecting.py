@@ -108,7 +108,10 @@ def _texts(lm: FrozenLM, pairs: Sequence[tuple[ProtoTokens, ProtoTokens]]) -> li
                 found[key] = decoded.ids
     for first, _ in pairs:
         if first.provenance.target_hash not in found:
-            raise InputError("neither of two solutions decodes to their text, so that it is not known: give target_ids")
+            raise InputError(
+                "neither of two solutions decodes to their text, so that it is not known: "
+                "fit one of them until it is exact, or give target_ids"
+            )
     return [found[first.provenance.target_hash] for first, _ in pairs]
 
 

@@ -176,8 +176,8 @@ class CurveDescent:
         self.bank.remember(better)
         self._lowest[numbers] = torch.where(better, lowest, best_lowest)
         self._highest[numbers] = torch.where(better, highest, best_highest)
-        staying, seconds = [], time.perf_counter() - self._began
         states = torch.stack([met, finite]).tolist()
+        staying, seconds = [], time.perf_counter() - self._began
         for place, (number, is_met, is_finite) in enumerate(zip(self.active, *states, strict=True)):
             self._looks[number] += 1
             if is_met or not is_finite:

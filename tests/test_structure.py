@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from families import RECIPE, batch, budget, same_vectors
-from prototokens import Given, InputError, fit_batch
+from prototokens import Given, InputError, Stop, fit_batch, preset
 from prototokens.descent import Regulariser
 from prototokens.geometry.structure import (
     anchor,
@@ -167,6 +167,41 @@ def test_vectors_of_a_fit_follow_the_teacher_and_the_text_comes_back(llama, vect
     related = vectors(relational(teacher, vector, 10.0, 60))
     assert relation_gap(related, teacher).mean() < relation_gap(plain, teacher).mean() / 2
     assert relation_correlation(related, teacher) > 0.8
+
+
+def test_rows_that_are_done_stand_still_and_are_related_to(llama):
+    """Else the last texts, the hardest, would be related to none, and the further loss would cost them nothing."""
+    seen: list[Tensor] = []
+
+    def loss(e: Tensor, m: Tensor, texts: Tensor) -> Tensor:
+        seen.append(e.detach().clone())
+        assert texts.tolist() == list(range(len(TEXTS)))
+        return 0 * e.sum()
+
+    config = budget(replace(RANDOM, restarts=1), max_steps=250)
+    found = fit_batch(llama, batch(llama, *TEXTS), config, Given(regulariser=Regulariser(loss)))
+    assert len({one.steps for one in found}) > 1
+    assert {len(e) for e in seen} == {len(TEXTS)}
+    first, last = (pick(range(len(found)), key=lambda n: found[n].steps) for pick in (min, max))
+    after = torch.stack(seen[found[first].steps + 1 :])
+    assert torch.equal(after[:, first], after[:1, first].expand_as(after[:, first])), "done: it stands still"
+    assert not torch.equal(after[0, last], after[-1, last])
+
+
+def test_a_further_loss_has_its_whole_learning_rate_until_texts_may_be_done(llama):
+    """The same steps as with a constant rate: where the text is all but solved, an annealed one would move nothing."""
+    texts, annealed = batch(llama, *TEXTS), preset(start="vocabulary", stop=Stop(max_steps=20))
+    constant = replace(annealed, optimiser=replace(annealed.optimiser, anneal_below_nats=0.0))
+    further = anchor(random(4, llama.width).float(), "e", 1.0, steps=20)
+    for one, other in zip(*(fit_batch(llama, texts, c, Given(regulariser=further)) for c in (annealed, constant)),
+                          strict=True):  # fmt: skip
+        assert torch.equal(one.loss_history, other.loss_history)
+
+
+def test_more_steps_than_the_budget_are_refused(llama):
+    further = anchor(random(4, llama.width).float(), "e", 1.0, steps=11)
+    with pytest.raises(InputError, match="to be at work for 11 steps, and max_steps is 10: no text could be done"):
+        fit_batch(llama, batch(llama, *TEXTS), budget(RANDOM, max_steps=10), Given(regulariser=further))
 
 
 def test_correlation_of_relations():

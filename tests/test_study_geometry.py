@@ -60,6 +60,7 @@ def solutions(rows: list[Row]) -> dict[tuple[int, int], Any]:
 @pytest.mark.parametrize("scale", SCALES)
 def test_locality_compares_every_pair_that_a_kind_means_and_no_other(scale):
     grid = locality.GRIDS[scale]
+    assert grid.continuations == SCALES[scale].per_context, "else texts are taken for those of another context"
     for batch in locality.lay_out(scale):
         fits = {(c["text"], c["fit_seed"]) for c in batch.cells if c["method"] == "fit"}
         pairs = [c for c in batch.cells if c["method"] == "pair"]
@@ -243,8 +244,12 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
         for name, (kind, number) in (("e", of_e), ("m", of_m)):
             ids = lm.encode(text(kind, number))[: row["chunk_tokens"]]
             assert row[f"{name}_accuracy"] == pytest.approx((decoded == ids).float().mean().item())
-        for column in ("e_overlap", "m_overlap", "other_overlap", "distinct"):
+        for column in ("e_overlap", "m_overlap", "distinct"):
             assert 0 <= row[column] <= 1
+        others = [key for key in first if key not in (of_e, of_m) and key[0] in (of_e[0], of_m[0])]
+        ids = [lm.encode(text(*key))[: row["chunk_tokens"]] for key in others]
+        shares = [(decoded == other).float().mean().item() for other in ids]
+        assert row["other_accuracy"] == (pytest.approx(sum(shares) / len(shares)) if shares else None)
     for row in own:
         assert row["e_accuracy"] == row["m_accuracy"] == first[row["source"], row["text"]]["token_accuracy"]
         assert row["e_overlap"] == row["m_overlap"] >= row["e_accuracy"]

@@ -116,12 +116,13 @@ class Regulariser:
     """A further loss on the vectors of a batch, descended together with the cross-entropy.
 
     What is kept and who is done is judged by the tokens alone, as ever, but only when the further loss has been at work
-    for some steps.
+    for some steps. Until then the learning rate is not tied to the cross-entropy either: where that is small already,
+    the further loss would hardly move anything.
 
     Attributes:
         loss: e-tokens (R, K, D), m-tokens (R, D) and the number of each row's text, int64, (R,), all on the model's
             device -> the sum over the rows of what is added to their `loss`, nats per token, (), by differentiable
-            operations. A row is one restart of a text; rows that are done are no longer among them.
+            operations. A row is one restart of a text; rows that are done stand still.
         steps: no text is done before that many steps, and the best evaluation from there on is kept.
     """
 
@@ -223,6 +224,8 @@ class Descent:
         self._backward = torch.zeros(texts, dtype=torch.long)
         self._steps = [0] * texts
         self._seconds: list[float | None] = [None] * texts
+        self._texts_there = self.text_of.to(lm.device)
+        self._standing = (e.rows().detach(), m.rows().detach())  # all rows' vectors at the last step that they took
         self._select(torch.arange(len(self.text_of)))
 
     def run(
@@ -245,7 +248,7 @@ class Descent:
             if should_stop and should_stop():
                 interrupted = True
                 break
-            self._step(logits, scores, staying)
+            self._step(logits, scores, staying, step)
             if len(staying) < len(self.active):
                 self._drop_to(staying)
         return self._outcomes("interrupted" if interrupted else "steps")
@@ -260,11 +263,11 @@ class Descent:
         self._forward += self._positions
         return logits, scores
 
-    def _step(self, logits: Tensor, scores: Scores, staying: Tensor) -> None:
+    def _step(self, logits: Tensor, scores: Scores, staying: Tensor, step: int) -> None:
         banks = [bank for bank in (self.e, self.m) if bank.trained]
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
-        row_lr = self._learning_rates(scores.loss.mean(-1))
+        row_lr = self._learning_rates(scores.loss.mean(-1), step)
         gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient)
         further = self._further_gradients(banks)
         for bank, gradient, more in zip(banks, gradients, further, strict=True):
@@ -278,14 +281,18 @@ class Descent:
         """The regulariser's gradient at the vectors of each bank; None where it has none."""
         if self.regulariser is None:
             return [None] * len(banks)
-        loss = self.regulariser.loss(self.e.rows(), self.m.rows()[:, 0], self._text_of_there)
+        own = zip(self._standing, (self.e.rows(), self.m.rows()), strict=True)
+        e, m = (standing.index_copy(0, self._active_there, moving) for standing, moving in own)
+        self._standing = (e.detach(), m.detach())
+        loss = self.regulariser.loss(e, m[:, 0], self._texts_there)
         if not loss.requires_grad:  # all that it depends on is held fixed
             return [None] * len(banks)
         return torch.autograd.grad(loss, [bank.values for bank in banks], allow_unused=True)
 
-    def _learning_rates(self, loss: Tensor) -> Tensor:
+    def _learning_rates(self, loss: Tensor, step: int) -> Tensor:
         """Learning rate of each row, (R,), from its loss (R,), in nats per token."""
-        bound = self.config.optimiser.anneal_below_nats
+        held = self.regulariser is not None and step < self.regulariser.steps
+        bound = 0.0 if held else self.config.optimiser.anneal_below_nats
         return self.lr * ((loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss))
 
     def _staying(self, step: int) -> Tensor:
@@ -314,7 +321,6 @@ class Descent:
         self.active = active
         self._active_there = active.to(self.lm.device)
         texts = self.text_of[active]
-        self._text_of_there = texts.to(self.lm.device)
         self._positions = torch.bincount(texts, minlength=len(self._steps)) * len(self.layout.slots)
 
     def _progress(self, step: int) -> FitProgress:

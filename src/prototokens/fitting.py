@@ -180,6 +180,11 @@ def descend(
 ) -> Descended:
     """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`."""
     given = given or Given()
+    if given.regulariser is not None and given.regulariser.steps > config.stop.max_steps:
+        raise InputError(
+            f"the further loss is to be at work for {given.regulariser.steps} steps, and max_steps is "
+            f"{config.stop.max_steps}: no text could be done"
+        )
     arrangement = arrangement_named(config.arrangement)
     layout = arrangement.layout(target_ids.shape[-1], config.e_tokens)
     check_texts(lm, target_ids, layout)

@@ -154,10 +154,14 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
 
 
 def _swap(lm: FrozenLM, first: dict[tuple[str, int], _Chunk], cell: Settings) -> Measurement:
-    """What e of one chunk and m of another decode to, beside both texts and the others."""
+    """What e of one chunk and m of another decode to, beside both texts and others of the same kinds.
+
+    Texts of one kind share tokens: beside texts of any kind, e and m would seem to say what their kind alone says.
+    """
     of_e, of_m = first[cell["source"], cell["text"]], first[cell["m_source"], cell["m_text"]]
     ids = decode(lm, swapped(of_e.fit.tokens, of_m.fit.tokens)).ids
-    others = [chunk.ids for chunk in first.values() if chunk.text not in (of_e.text, of_m.text)]
+    texts, kinds = (of_e.text, of_m.text), (of_e.text[0], of_m.text[0])
+    others = [chunk.ids for chunk in first.values() if chunk.text not in texts and chunk.text[0] in kinds]
     return Measurement(
         {
             "own": int(of_e.text == of_m.text),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prototokens import published
-from prototokens.report import basin, connectivity, locality, roles, structure
+from prototokens.report import basin, connectivity, locality, reading, roles, structure
 from prototokens.report.drawing import style
 from prototokens.report.exhibit import Entry, Figure, Table, lay_out
 from prototokens.report.exhibits import EXHIBITS
@@ -146,8 +146,10 @@ def test_swaps_by_hand() -> None:
     assert value(entries, "the same text", "the text of e", "token accuracy").value == 1.0
     assert value(entries, "another text", "the text of e", "token accuracy").value == 0.5
     assert value(entries, "another text", "the text of m", "tokens in common").value == 0.25
-    assert value(entries, "another text", "other texts", "token accuracy") is None
+    assert value(entries, "another text", "others of their kinds", "token accuracy") is None
     assert value(entries, "another text", "itself", "tokens that differ").n == 2
+    told = roles.tell_swaps(rows)
+    assert "0.50 with the text of e, 0.25 with the text of m, 0.00 with others of their kinds" in told
 
 
 def test_probes_say_how_many_rows_and_shuffles_stand_behind_them() -> None:
@@ -163,6 +165,7 @@ def test_probes_say_how_many_rows_and_shuffles_stand_behind_them() -> None:
     assert value(entries, *head, "shuffles beaten") == Summary(0.9, 20)
     assert value(entries, *head, "chance") == Summary(0.5)
     assert {e.row for e in entries} == {head}
+    assert roles.tell_probes(rows).endswith("words, AUC from m: 0.62, shuffled 0.48.")
 
 
 def test_attention_names_the_head_with_most_and_what_is_missing() -> None:
@@ -209,6 +212,10 @@ def test_structure_by_hand() -> None:
     )
 
 
+def test_retrieval_in_words_counts_first_ranks_by_weight() -> None:
+    assert "relational distillation of e: 0.50 at weight 0, 1.00 at weight 10" in structure.tell_retrieval(CHUNKS)
+
+
 def test_a_loss_that_was_not_followed_anywhere_is_not_drawn() -> None:
     rows = [made | {"relation_correlation_e": None} for made in CHUNKS]
     assert structure.draw_trade(rows) is None
@@ -241,10 +248,15 @@ def test_locality_by_hand() -> None:
 def test_the_control_is_not_scored_for_what_it_was_given() -> None:
     rows = [row("reading", part=part, bos=0, sampled=0, reading="x", first_right=1, tfidf_own_text=0.5)
             for part in ("e", "first")]  # fmt: skip
-    entries = locality.reading(rows)
+    entries = reading.reading(rows)
     assert value(entries, "e", "greedy", "text", "first token right").value == 1
     assert value(entries, "first token (control)", "greedy", "text", "TF-IDF, own").value == 0.5
     assert value(entries, "first token (control)", "greedy", "text", "first token right") is None
+    told = reading.tell_reading(
+        [made | {"semantic_auc_text": auc} for made, auc in zip(rows, (0.75, 0.25), strict=True)]
+    )
+    assert "from e: own text 0.75" in told
+    assert "from first token (control): own text 0.25" in told
 
 
 def test_rows_that_begin_alike_stand_together() -> None:
@@ -281,8 +293,8 @@ def test_a_table_has_numbers_under_all_of_its_heads(table: Table) -> None:
     assert not [e for e in table.make([]) if not e.published]
 
 
-def test_every_study_of_solutions_has_a_table_and_all_but_reading_a_figure() -> None:
+def test_every_study_of_solutions_has_a_table_and_a_figure() -> None:
     assert set(GEOMETRY) <= set(EXHIBITS)
     studies = {made["study"] for made in solution_studies()}
     assert {table.study for table in TABLES} == studies
-    assert {figure.study for figure in FIGURES} == studies - {"reading"}
+    assert {figure.study for figure in FIGURES} == studies

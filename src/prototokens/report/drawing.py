@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from textwrap import wrap
 from typing import Any
 
 from ..errors import InputError
+from .summary import Summary
 
 INK = "#20242a"
 """Colour of lines and letters; in the page it becomes the text's own colour, whatever the reader's theme."""
@@ -85,6 +86,21 @@ def legend(figure: Any, axes: list[Any], columns: int = 1) -> None:
 def above(label: str, labels: Collection[str], columns: int = 1) -> str:
     """What stands above a panel, one of so many in a row, to say whose it is: nothing where all are of one series."""
     return "\n".join(wrap(label, 90 // columns)) if len(labels) > 1 else ""
+
+
+def dots(ax: Any, found: Sequence[Summary | None], place: int, of: int, name: str) -> None:
+    """Numbers over 0, 1, ... as dots with their standard deviations, the `place`-th of so many beside one another."""
+    shown = [(n + (place - (of - 1) / 2) * 0.7 / of, one) for n, one in enumerate(found) if one is not None]
+    if shown:
+        xs, ys, spreads = zip(*((x, one.value, one.sd or 0.0) for x, one in shown), strict=True)
+        style = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": "none", "capsize": 2}
+        ax.errorbar(xs, ys, yerr=spreads, label=name, **style)
+
+
+def named_ticks(ax: Any, names: Sequence[str]) -> None:
+    """Names below 0, 1, ..."""
+    ax.set_xticks(range(len(names)), ["\n".join(wrap(name, 11)) for name in names], fontsize=7.5)
+    ax.set_xlim(-0.5, max(1, len(names)) - 0.5)
 
 
 def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float = 1.0) -> Any:

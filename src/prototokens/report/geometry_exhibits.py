@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import published
-from . import basin, connectivity, locality, roles, structure
+from . import basin, connectivity, locality, reading, roles, structure
 from .exhibit import Figure, Table
 
 GEOMETRY: tuple[Table | Figure, ...] = (
@@ -116,13 +116,23 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "swaps",
         "Roles: e of one text, m of another",
         "What e of one text decodes to with the m of another of the same length, both exact before, compared token by "
-        "token with either text and, as a control, with the mean of other texts; beside it, each e with its own m. "
+        "token with either text and, as a control, with the mean of others of the same kinds; beside it, each e with "
+        "its own m. "
         "Tokens in common: whatever their places. Tokens that differ: the share of distinct tokens in what is decoded. "
         f"Means and standard deviations over pairs. Bondarenko et al. (2026) find that {published.ROLES}.",
         "roles",
         ("m from", "compared with"),
         roles.swaps,
         comparable=False,
+    ),
+    Figure(
+        "figure-swaps",
+        "Roles: whose text comes back",
+        "Accuracy and tokens in common with the text of e, with that of m, and with others of the same kinds (the "
+        "control): mean and standard deviation over pairs of two exactly fitted texts.",
+        "roles",
+        roles.draw_swaps,
+        roles.tell_swaps,
     ),
     Table(
         "probes",
@@ -136,6 +146,15 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         roles.probes,
         comparable=False,
         order=tuple(roles.TARGETS.values()),
+    ),
+    Figure(
+        "figure-probes",
+        "Roles: probes beside their controls",
+        "Score of a linear probe by what it reads from, and of the same probe on shuffled labels, mean and standard "
+        "deviation over shuffles.",
+        "roles",
+        roles.draw_probes,
+        roles.tell_probes,
     ),
     Figure(
         "attention",
@@ -168,8 +187,18 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "text unrelated to the original.",
         "reading",
         ("begins with", "generation", "compared with"),
-        locality.reading,
+        reading.reading,
         comparable=False,
+    ),
+    Figure(
+        "figure-reading",
+        "Reading without decoding: what is told apart",
+        "AUC of the distance to the own text, or context, against that to the others, by what generation begins with: "
+        "mean and standard deviation over texts, ways to generate, and with and without BOS; dotted: chance. The "
+        "control begins with the text's first token.",
+        "reading",
+        reading.draw_reading,
+        reading.tell_reading,
     ),
     Figure(
         "structure",
@@ -200,12 +229,22 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "neighbours",
         "Structure: finding the neighbour",
         "Share of chunks whose nearest chunk, by the cosine of e, m or both, is their neighbour in the text, with its "
-        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n counts chunks. "
+        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, shuffled vectors, and chance. n "
+        "counts chunks. "
         "The paper has no such table.",
         "structure",
         ("loss", "vector", "weight"),
         structure.retrieval,
         comparable=False,
         order=(structure.PLAIN, *structure.LOSSES.values()),
+    ),
+    Figure(
+        "figure-neighbours",
+        "Structure: finding the neighbour, by weight",
+        "The same for the vector that the further loss is about, against its weight; 0: no such loss. Controls: the "
+        "vectors shuffled, and chance (dotted).",
+        "structure",
+        structure.draw_retrieval,
+        structure.tell_retrieval,
     ),
 )

@@ -1,4 +1,4 @@
-"""Where solutions lie and what they say: figures 5 and 6 with their numbers, and reading without decoding."""
+"""Where solutions lie: figures 5 and 6 with their numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 
 from ..geometry.distances import KINDS, MEASURES, PARTS
 from ..geometry.separation import Estimate, Pair, correlation, gap, separation, shuffled
-from .conditions import by, distinct, ordered, series
+from .conditions import by, series
 from .drawing import MARKERS, PALETTE, above, legend, panels
 from .exhibit import Entry, listed
-from .summary import Row, Summary, mean, share
+from .summary import Row, Summary, mean
 from .tables import entry, of_method
 
 SAME_TEXT, SAME_CONTEXT, DIFFERENT = KINDS
@@ -21,7 +21,6 @@ COMPARED = ((SAME_TEXT, SAME_CONTEXT), (SAME_CONTEXT, DIFFERENT), (SAME_TEXT, DI
 BEFORE, SHUFFLED = "before the fit", "labels shuffled"
 TEXT_DISTANCES = {"tfidf_distance": "TF-IDF", "semantic_distance": "semantic"}
 CLOSER = "same context closer by"
-BEGINNINGS = {"e": "e", "m": "m", "both": "e and m", "first": "first token (control)"}
 
 _OWN = ("start", "method", "kind", "context", "text", "fit_seed", "other_context", "other_text", "other_seed")
 
@@ -134,26 +133,6 @@ def tell_likeness(rows: Sequence[Row]) -> str:
         "Cosine distance of the vectors against the distance of the texts, same-context and different-context pairs "
         f"apart. At equal text distance, pairs of the same context lie closer by: {listed(told)}"
     )
-
-
-def reading(rows: Sequence[Row]) -> list[Entry]:
-    """What generation from the vectors of exactly decoded texts is like: own text or context, and those of others."""
-    entries = []
-    exact = [row for row in rows if row["exact"] and row.get("reading") is not None]
-    for label, own in series(exact, ("start", "text_tokens", "part", "bos", "sampled", "text")).items():
-        ways = by(own, "part", "bos", "sampled")
-        for part, bos, sampled in product(ordered(distinct(own, "part"), BEGINNINGS), (0, 1), (0, 1)):
-            cell = ways.get((part, bos, sampled), [])
-            begin = f"{'BOS, ' if bos else ''}{BEGINNINGS.get(part, part)}"
-            for target in ("text", "context"):
-                head = (begin, "sampled" if sampled else "greedy", target)
-                for measure, name in (("tfidf", "TF-IDF"), ("semantic", "semantic")):
-                    for what, heading in (("own", "own"), ("other", "others"), ("auc", "AUC")):
-                        found = mean(row.get(f"{measure}_{what}_{target}") for row in cell)
-                        entries += entry(head, label, f"{name}, {heading}", found, 2)
-                if target == "text" and part != "first":  # the control's is given
-                    entries += entry(head, label, "first token right", share(r["first_right"] for r in cell), 2)
-    return entries
 
 
 def _solved(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from .conditions import by, ordered, series
-from .drawing import above, heat_map, panels
+from .drawing import above, dots, heat_map, legend, named_ticks, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean
 from .tables import entry, of_method
@@ -27,7 +27,8 @@ PLACES = {"e": "where e stands", "first": "position 0"}
 
 _OWN = ("method", "source", "text", "tokens", "target", "features", "inputs", "place", "m_source", "m_text",
         "chunk_start", "chunk_tokens")  # fmt: skip
-_COMPARED = {"e": "the text of e", "m": "the text of m", "other": "other texts"}
+_SCORES = {"accuracy": "token accuracy", "overlap": "tokens in common"}
+_COMPARED = {"e": "the text of e", "m": "the text of m", "other": "others of their kinds"}
 
 
 def swaps(rows: Sequence[Row]) -> list[Entry]:
@@ -40,11 +41,43 @@ def swaps(rows: Sequence[Row]) -> list[Entry]:
             for compared, name in _COMPARED.items():
                 if same and compared == "m":  # the text of e
                     continue
-                for column, heading in (("accuracy", "token accuracy"), ("overlap", "tokens in common")):
+                for column, heading in _SCORES.items():
                     found = mean(row.get(f"{compared}_{column}") for row in cell)
                     entries += entry((told, name), label, heading, found)
             entries += entry((told, "itself"), label, "tokens that differ", mean(row["distinct"] for row in cell))
     return entries
+
+
+def draw_swaps(rows: Sequence[Row]) -> Any:
+    """How much of both texts, and of others, comes back from e of one and m of another."""
+    found = {label: cell for label, cell in _swapped(rows).items() if cell}
+    if not found:
+        return None
+    figure, axes = panels(len(found), 2, 0.8 + 2.4 * len(found))
+    for line, (label, cell) in enumerate(found.items()):
+        for ax, (column, heading) in zip(axes[2 * line :], _SCORES.items(), strict=False):
+            dots(ax, [mean(row.get(f"{compared}_{column}") for row in cell) for compared in _COMPARED], 0, 1, "")
+            named_ticks(ax, list(_COMPARED.values()))
+            ax.set_title(f"{above(label, found, 2)}\n{heading}".strip(), fontsize=8.5)
+            ax.set(ylim=(-0.05, 1.05))
+    return figure
+
+
+def tell_swaps(rows: Sequence[Row]) -> str:
+    """The swaps in words."""
+    told = []
+    for label, cell in _swapped(rows).items():
+        shares = [(name, mean(row.get(f"{compared}_overlap") for row in cell)) for compared, name in _COMPARED.items()]
+        told.append(f"{label}: " + ", ".join(f"{share.value:.2f} with {name}" for name, share in shares if share))
+    return f"Tokens that e of one text with m of another has in common, in whatever order. {listed(told)}"
+
+
+def _swapped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """By label, the pairs of two texts that were both exact."""
+    return {
+        label: [row for row in of_method(own, "swap") if row["both_exact"] and not row["own"]]
+        for label, own in series(rows, _OWN).items()
+    }
 
 
 def probes(rows: Sequence[Row]) -> list[Entry]:
@@ -64,6 +97,42 @@ def probes(rows: Sequence[Row]) -> list[Entry]:
             ):
                 entries += entry(head, label, heading, _counted(cell, column, count, spread), decimals)
     return entries
+
+
+def draw_probes(rows: Sequence[Row]) -> Any:
+    """Scores of the probes of each target beside those on shuffled labels."""
+    found = {
+        (label, target): cell
+        for label, own in series(rows, _OWN).items()
+        for (target,), cell in by([r for r in of_method(own, "probe") if r.get("score") is not None], "target").items()
+    }
+    if not found:
+        return None
+    lines, labels = -(-len(found) // 2), {label for label, _ in found}
+    figure, axes = panels(lines, 2, 0.8 + 2.2 * lines)
+    for ax, ((label, target), cell) in zip(axes, found.items(), strict=False):
+        names = ordered({row["features"] for row in cell}, FEATURES)
+        of = {name: [row for row in cell if row["features"] == name] for name in names}
+        dots(ax, [mean(row["score"] for row in of[name]) for name in names], 0, 2, "probe")
+        dots(ax, [_counted(of[name], "shuffled", "shuffles", "shuffled_sd") for name in names], 1, 2, "shuffled labels")
+        named_ticks(ax, [FEATURES.get(name, name) for name in names])
+        ax.set_title(f"{above(label, labels, 2)}\n{TARGETS.get(target, target)}".strip(), fontsize=8.5)
+    for ax in axes[len(found) :]:
+        ax.remove()
+    legend(figure, axes[: len(found)], columns=2)
+    return figure
+
+
+def tell_probes(rows: Sequence[Row]) -> str:
+    """The probes in words."""
+    told = [
+        f"{label}, {TARGETS.get(row['target'], row['target'])} from {FEATURES.get(row['features'], row['features'])}: "
+        f"{row['score']:.2f}, shuffled {row['shuffled']:.2f}"
+        for label, own in series(rows, _OWN).items()
+        for row in of_method(own, "probe")
+        if row.get("score") is not None and row.get("shuffled") is not None
+    ]
+    return f"Scores of linear probes, and the mean over shuffled labels. {listed(told)}"
 
 
 def draw_attention(rows: Sequence[Row]) -> Any:

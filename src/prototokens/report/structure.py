@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from .conditions import by, series
-from .drawing import MARKERS, PALETTE, above, legend, panels
+from .drawing import INK, MARKERS, PALETTE, above, dots, legend, named_ticks, panels
 from .exhibit import Entry, listed
 from .summary import Row, Summary, mean, share
 from .tables import entry
@@ -18,7 +19,8 @@ FOLLOWED = {"anchor": "anchor_cosine", "relational": "relation_correlation"}
 """What each loss drives up, a column with the vector's name behind it."""
 
 _AXIS = {"anchor": "cosine with the anchor", "relational": "correlation of cosines with the teacher's"}
-_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher"}
+_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher",
+             "shuffled": "by both, shuffled"}  # fmt: skip
 _OWN = ("loss", "vector", "weight", "hold", "chunk", "chunk_tokens", "text", "tokens")
 
 
@@ -40,9 +42,12 @@ def trade(rows: Sequence[Row]) -> list[Entry]:
                     ("anchor_cosine", "cosine with the anchor"),
                     ("relation_error", "error of cosines"),
                     ("relation_correlation", "correlation of cosines"),
+                    ("relation_correlation_shuffled", "the same, teacher shuffled"),
                 ):
                     found = mean(row.get(f"{column}_{vector}") for row in cell)
-                    if found and column == "relation_correlation":  # one number of all chunks, in each of their rows
+                    if found and column.startswith(
+                        "relation_correlation"
+                    ):  # one number of all chunks, in each of their rows
                         found = Summary(found.value)
                     entries += entry(head, label, f"{heading}, {vector}", found)
     return entries
@@ -54,12 +59,60 @@ def retrieval(rows: Sequence[Row]) -> list[Entry]:
     for label, own in series(rows, _OWN).items():
         for head, _, cell in _ways(own):
             for name, heading in _FOUND_BY.items():
-                ranks = [row.get(f"rank_{name}") for row in cell]
-                found = share(None if rank is None else int(rank == 1) for rank in ranks)
-                entries += entry(head, label, heading, found, 2)
+                entries += entry(head, label, heading, share(_first(cell, name)), 2)
             chance = mean(1 / row["candidates"] for row in cell if row.get("candidates"))
             entries += entry(head, label, "by chance", chance and Summary(chance.value), 2)
     return entries
+
+
+def draw_retrieval(rows: Sequence[Row]) -> Any:
+    """How often the neighbour is the nearest by the vector that follows the teacher, against the loss's weight."""
+    labelled = {label: lines for label, own in series(rows, _OWN).items() if (lines := _nearest(own))}
+    if not labelled:
+        return None
+    figure, axes = panels(len(labelled), len(LOSSES), 0.9 + 2.6 * len(labelled))
+    for line, (label, found) in enumerate(labelled.items()):
+        for ax, loss in zip(axes[line * len(LOSSES) :], LOSSES, strict=False):
+            for i, vector in enumerate(VECTORS):
+                cells = found.get((loss, vector), {})
+                dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 3, f"by {vector}")
+                dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
+                if cells:
+                    named_ticks(ax, [f"{weight:g}" for weight in cells])
+                for row in next(iter(cells.values()), [])[:1]:
+                    ax.axhline(1 / row["candidates"], color=INK, linewidth=0.8, linestyle=":")
+            ax.set_title(f"{above(label, labelled, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
+            ax.set(xlabel="weight", ylabel="neighbour is nearest", ylim=(-0.03, 1.05))
+    legend(figure, axes, columns=3)
+    return figure
+
+
+def tell_retrieval(rows: Sequence[Row]) -> str:
+    """The retrieval in words."""
+    told = []
+    for label, own in series(rows, _OWN).items():
+        for (loss, vector), cells in _nearest(own).items():
+            shares = [(weight, share(_first(cell, vector))) for weight, cell in cells.items()]
+            weights = ", ".join(f"{found.value:.2f} at weight {weight:g}" for weight, found in shares if found)
+            told.append(f"{label}, {LOSSES[loss]} of {vector}: {weights}")
+    return f"Share of chunks whose neighbour in the text is the nearest of all; dotted: by chance. {listed(told)}"
+
+
+def _nearest(rows: Sequence[Row]) -> dict[tuple[str, str], dict[float, list[Row]]]:
+    """By loss and vector: rows by weight, the plain fits at weight 0."""
+    plain = [row for row in rows if row["loss"] == PLAIN]
+    found = {}
+    for loss, vector in product(LOSSES, VECTORS):
+        own = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
+        if any(rank is not None for rank in _first(own, vector)):
+            found[loss, vector] = {weight: cell for (weight,), cell in by([*plain, *own], "weight").items()}
+    return found
+
+
+def _first(rows: Sequence[Row], name: str) -> list[int | None]:
+    """Whether each row's neighbour is the nearest by what is named, None where that was not looked at."""
+    ranks = [row.get(f"rank_{name}") for row in rows]
+    return [None if rank is None else int(rank == 1) for rank in ranks]
 
 
 def draw_trade(rows: Sequence[Row]) -> Any:

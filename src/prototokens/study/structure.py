@@ -4,6 +4,7 @@ Each text is a window of a drawn text, cut into two neighbouring chunks. Chunks 
 for the same least number of steps: with no further loss, with an anchor, and with relational distillation, of e or of
 m, with several weights. A row has what a chunk's fit costs, how far the teacher is followed, and how near its neighbour
 is among all other chunks of the batch, by the vectors and, for comparison, by the mean embedding and by the teacher.
+Controls: vectors that are each another chunk's, and a teacher whose embeddings are each another chunk's.
 
 Reference: What proto-tokens encode (Bondarenko et al., 2026), https://arxiv.org/abs/2602.18301.
 """
@@ -135,10 +136,15 @@ def _followed(fits: Sequence[FitResult], teacher: Tensor, places: Tensor) -> dic
         vectors = _vectors(fits, name)
         found[f"anchor_cosine_{name}"] = 1 - anchor_gap(vectors, places)
         found[f"relation_error_{name}"] = relation_gap(vectors, teacher).sqrt()
-        found[f"relation_correlation_{name}"] = torch.full(
-            (len(fits),), relation_correlation(vectors, teacher), dtype=torch.float64
-        )
+        for column, of in (("relation_correlation", teacher), ("relation_correlation_shuffled", _shuffled(teacher))):
+            correlation = relation_correlation(vectors, of)
+            found[f"{column}_{name}"] = torch.full((len(fits),), correlation, dtype=torch.float64)
     return found
+
+
+def _shuffled(rows: Tensor) -> Tensor:
+    """The same rows, each at another's place: a control that must show nothing."""
+    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
 
 
 def _ranks(
@@ -153,7 +159,8 @@ def _ranks(
         "text": lm.embed(chunk_ids).mean(1).cpu(),
         "teacher": teacher,
     }
-    return {f"rank_{name}": partner_ranks(vectors, partners) for name, vectors in compared.items()}
+    ranks = {f"rank_{name}": partner_ranks(vectors, partners) for name, vectors in compared.items()}
+    return ranks | {"rank_shuffled": partner_ranks(_shuffled(compared["both"]), partners)}
 
 
 def _vectors(fits: Sequence[FitResult], name: str) -> Tensor:

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from prototokens import FrozenLM, PackConfig, decode, fit, fit_batch, load, load_lm, pack, preset, read_range, save
+from prototokens.encoder.encoding import shipped_encoder
+from prototokens.encoder.scores import score, written
 from prototokens.metrics import h_lm_nats, token_accuracy
 from prototokens.recipes import Stop
+from prototokens.texts import sample
 from prototokens.unpacking import Reader
 
 pytestmark = pytest.mark.real_model
@@ -72,6 +75,19 @@ def test_a_document_is_packed_in_float32_and_unpacked_in_bfloat16(lm: FrozenLM) 
     for model, batch_tokens in ((lm, 1), (lm, 1000), (low, 1000)):
         assert Reader(model, archive, batch_tokens=batch_tokens, anew=lambda _: lm).text() == SENTENCE
     assert read_range(lm, archive, 4, 12) == SENTENCE[4:12]
+
+
+def test_the_shipped_encoder_writes_short_texts_of_others_with_no_fit_step(lm: FrozenLM) -> None:
+    encoder = shipped_encoder(lm.identity)
+    for length, least in ((1, 0.99), (2, 0.95), (4, 0.8)):
+        ids = sample("recent", lm, length, 32, seed=1)  # never trained on
+        e, m = written(encoder, lm, ids)
+        layout = encoder.config.laid_out
+        assert score(lm, layout, e, m, ids).token_accuracy >= least
+        if length > 1:
+            assert score(lm, layout, e.roll(1, 0), m.roll(1, 0), ids).token_accuracy < 0.3
+    tokens = encoder(lm, "A friend.")
+    assert tokens.provenance.token_accuracy == token_accuracy(decode(lm, tokens).ids, lm.encode("A friend.")).item()
 
 
 def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def test_attention_names_the_head_with_most_and_what_is_missing() -> None:
         row("roles", method="attention", inputs="text", place="e", heads=None, missing="the model gives none"),
     ]
     told = roles.tell_attention(rows)
-    assert "e and m, where e stands: 0.35 in the mean, most in layer 1, head 1 (0.90)" in told
+    assert "e and m, where e stands: 0.35 in the mean, most in attention layer 1, head 1 (0.90)" in told
     assert told.endswith("the model gives none.")
     entries = roles.attention(rows)
     assert value(entries, "where e stands", "e and m", "mean over heads") == Summary(0.35, 3)
@@ -257,6 +257,18 @@ def test_the_control_is_not_scored_for_what_it_was_given() -> None:
     )
     assert "from e: own text 0.75" in told
     assert "from first token (control): own text 0.25" in told
+
+
+def test_reading_is_drawn_apart_with_and_without_bos() -> None:
+    auc = {"reading": "x", "part": "e", "sampled": 0, "semantic_auc_context": None}
+    rows = [row("reading", bos=bos, semantic_auc_text=0.25 + bos / 2, **auc) for bos in (0, 1)]
+    with style():
+        own = reading.draw_reading(rows).axes[0]
+        places, names = own.get_legend_handles_labels()
+    assert {name: line[0].get_ydata().tolist() for name, line in zip(names, places, strict=True)} == {
+        "semantic": [0.25],
+        "semantic, BOS before": [0.75],
+    }
 
 
 def test_rows_that_begin_alike_stand_together() -> None:

@@ -255,6 +255,18 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
         assert row["e_overlap"] == row["m_overlap"] >= row["e_accuracy"]
 
 
+def test_roles_are_the_same_in_whatever_portions_they_are_looked_at(monkeypatch):
+    whole = measure(roles, max_steps=4)
+    monkeypatch.setattr(roles, "AT_ONCE", 3)
+    monkeypatch.setattr("prototokens.geometry.roles.TEXTS_AT_ONCE", 3)
+    again = measure(roles, max_steps=4)
+    assert of(again, "swap") == of(whole, "swap")
+    for row, other in zip(of(again, "attention"), of(whole, "attention"), strict=True):
+        assert row["texts"] == other["texts"] > 3
+        heads = [torch.tensor(json.loads(one["heads"])) for one in (row, other)]
+        assert torch.allclose(*heads, atol=2e-4), "rounded to 4 digits"
+
+
 def test_roles_probes_stand_beside_their_controls_and_say_why_there_is_none(monkeypatch):
     def missing() -> None:
         raise InputError("no teacher here")

@@ -15,6 +15,9 @@ from ..errors import InputError
 from ..lm import FrozenLM
 from ..tokens import ProtoTokens
 
+TEXTS_AT_ONCE = 8
+"""Texts whose attention weights, of all layers, are in memory together."""
+
 
 def swapped(of_e: ProtoTokens, of_m: ProtoTokens) -> ProtoTokens:
     """The e-tokens of one text with the m-token of another, read at the first one's length.
@@ -50,7 +53,7 @@ def bag_overlap(ids: Tensor, other_ids: Tensor) -> float:
 
 
 def attention_to_vectors(lm: FrozenLM, tokens: Sequence[ProtoTokens], place: int | None = None) -> list[Tensor]:
-    """How much attention e gets from the positions behind it, by layer and head; see `attention_to`.
+    """How much attention e gets from the positions behind it, by attention layer and head; see `attention_to`.
 
     Args:
         lm: the language model that the vectors belong to.
@@ -58,7 +61,7 @@ def attention_to_vectors(lm: FrozenLM, tokens: Sequence[ProtoTokens], place: int
         place: a position to look at instead of those of e.
 
     Returns:
-        For each layer one number per head, 0 to 1, (H,).
+        For each attention layer one number per head, 0 to 1, (H,).
 
     Raises:
         InputError: as `attention_to`, the vectors belong to another model, or the texts have not one layout.
@@ -76,13 +79,16 @@ def attention_to_vectors(lm: FrozenLM, tokens: Sequence[ProtoTokens], place: int
 def attention_to(lm: FrozenLM, inputs_embeds: Tensor, places: Sequence[int]) -> list[Tensor]:
     """The weight that later positions give to some places together, mean over them and over the batch.
 
+    Layers are those that have attention weights: in a model that mixes them with others, attention layer i, counted
+    from 0, is not the model's layer i.
+
     Args:
         lm: the language model.
         inputs_embeds: (B, L, D).
         places: positions; a position that stands behind the first of them looks at those before it.
 
     Returns:
-        For each layer one number per head, 0 to 1, (H,).
+        For each attention layer one number per head, 0 to 1, (H,).
 
     Raises:
         InputError: the model gives no attention weights, there are no such places, or nothing stands behind them.
@@ -94,8 +100,12 @@ def attention_to(lm: FrozenLM, inputs_embeds: Tensor, places: Sequence[int]) -> 
     looking = mask.any(-1)
     if not looking.any():
         raise InputError(f"{length} positions: none of them stands behind position {min(places)}")
-    layers = lm.attentions(inputs_embeds)
-    return [(layer * mask.to(layer)).sum(-1)[..., looking.to(layer.device)].mean((0, 2)).cpu() for layer in layers]
+    totals: list[Tensor] = []  # by layer (H,), over texts
+    for portion in inputs_embeds.split(TEXTS_AT_ONCE):
+        layers = lm.attentions(portion)
+        own = [(layer * mask.to(layer)).sum(-1)[..., looking.to(layer.device)].mean(2).sum(0) for layer in layers]
+        totals = [total + one for total, one in zip(totals, own, strict=True)] if totals else own
+    return [total.cpu() / len(inputs_embeds) for total in totals]
 
 
 def even_attention(length: int, places: Sequence[int]) -> float:

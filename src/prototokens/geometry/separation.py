@@ -92,6 +92,8 @@ def separation(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS,
 def shuffled(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """The control: the AUC with the labels near and far given to the same pairs by chance.
 
+    Labels change places as if pairs were independent; pairs share solutions, so that the interval is too narrow.
+
     Returns:
         The mean over the shuffles, about 0.5, and between what bounds 95 % of them lie.
 

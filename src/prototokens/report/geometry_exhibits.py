@@ -46,7 +46,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "Mean distance of two solutions by kind of pair, with standard deviation, and how well each kind is told from "
         "the next: AUC of distances with the 95 % interval over resampled contexts. Before the fit: the same of the "
         "starts. Labels shuffled: the mean over 1,000 shuffles of which pair is of which kind, and where 95 % of them "
-        "lie. n counts pairs of exact solutions.",
+        "lie; pairs share solutions, so that this interval, which takes them as independent, is too narrow. n counts "
+        "pairs of exact solutions.",
         "locality",
         ("start", "distance", "quantity"),
         locality.locality,
@@ -159,9 +160,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "attention",
         "Roles: attention",
-        "Share of the attention of later positions that goes to where e stands, and to position 0, by layer and head, "
-        "mean over texts and positions. The control is ordinary text, which has a token of its own there. The paper "
-        "has no such figure.",
+        "Share of the attention of later positions that goes to where e stands, and to position 0, by attention layer "
+        "and head, both counted from 0 (layers without attention weights are left out), mean over texts and "
+        "positions. The control is ordinary text, which has a token of its own there. The paper has no such figure.",
         "roles",
         roles.draw_attention,
         roles.tell_attention,
@@ -193,9 +194,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-reading",
         "Reading without decoding: what is told apart",
-        "AUC of the distance to the own text, or context, against that to the others, by what generation begins with: "
-        "mean and standard deviation over texts, ways to generate, and with and without BOS; dotted: chance. The "
-        "control begins with the text's first token.",
+        "AUC of the distance to the own text, or context, against that to the others, by what generation begins with, "
+        "without and with BOS before it: mean and standard deviation over texts, greedy and sampled; dotted: chance. "
+        "The control begins with the text's first token.",
         "reading",
         reading.draw_reading,
         reading.tell_reading,

@@ -47,9 +47,10 @@ def draw_reading(rows: Sequence[Row]) -> Any:
     for line, (label, own) in enumerate(found.items()):
         parts = ordered(distinct(own, "part"), BEGINNINGS)
         for ax, target in zip(axes[line * len(_TARGETS) :], _TARGETS, strict=False):
-            for i, (measure, name) in enumerate(_MEASURES.items()):
-                of = [[row.get(f"{measure}_auc_{target}") for row in own if row["part"] == part] for part in parts]
-                dots(ax, [mean(values) for values in of], i, len(_MEASURES), name)
+            for i, (measure, bos) in enumerate(product(_MEASURES, (0, 1))):
+                cells = by([row for row in own if row["bos"] == bos], "part")
+                of = [mean(row.get(f"{measure}_auc_{target}") for row in cells.get((part,), [])) for part in parts]
+                dots(ax, of, i, 4, f"{_MEASURES[measure]}{', BOS before' if bos else ''}")
             named_ticks(ax, [BEGINNINGS.get(part, part) for part in parts])
             ax.axhline(0.5, color=INK, linewidth=0.8, linestyle=":")
             ax.set_title(f"{above(label, found, 2)}\nown {target} told from others".strip(), fontsize=8.5)

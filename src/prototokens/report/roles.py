@@ -149,7 +149,7 @@ def draw_attention(rows: Sequence[Row]) -> Any:
         mesh = heat_map(ax, heads)
         title = f"{above(label, labels, 2)}\n{INPUTS.get(inputs, inputs)}: {PLACES.get(place, place)}"
         ax.set_title(title.strip(), fontsize=8.5)
-        ax.set(xlabel="head, from 0", ylabel="layer, from 0")
+        ax.set(xlabel="head, from 0", ylabel="attention layer, from 0")
     for ax in axes[len(found) :]:
         ax.remove()
     figure.colorbar(mesh, ax=axes[: len(found)], label="share of attention", shrink=0.8)
@@ -164,7 +164,7 @@ def tell_attention(rows: Sequence[Row]) -> str:
         values = [value for line in heads for value in line]
         where = f"{label}, {INPUTS.get(inputs, inputs)}, {PLACES.get(place, place)}"
         average = sum(values) / len(values)
-        found.append(f"{where}: {average:.2f} in the mean, most in layer {layer}, head {head} ({top:.2f})")
+        found.append(f"{where}: {average:.2f} in the mean, most in attention layer {layer}, head {head} ({top:.2f})")
     missing = sorted({row["missing"] for row in of_method(rows, "attention") if row.get("missing")})
     told = listed([*found, *missing])
     return f"Share of attention that later positions give to a place, by layer and head, mean over texts. {told}"
@@ -178,7 +178,7 @@ def attention(rows: Sequence[Row]) -> list[Entry]:
         for column, heading, count, decimals in (
             ("attention", "mean over heads", "texts", 3),
             ("attention_top", "most of a head", "texts", 3),
-            ("layer_top", "in layer, from 0", "", 0),
+            ("layer_top", "in attention layer, from 0", "", 0),
             ("even", "if attention were even", "", 3),
         ):
             entries += entry(head, label, heading, _counted(cell, column, count), decimals)

@@ -38,6 +38,9 @@ FEATURES = ("e", "m", "both", "text")
 INPUTS = ("vectors", "text")
 PLACES = ("e", "first")
 
+AT_ONCE = 32
+"""Swapped texts in one pass."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -146,22 +149,29 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
         found |= dict(zip(numbers, measured(lm, ids, fits), strict=True))
         chunks += [_Chunk(cells[n], own, fit) for n, own, fit in zip(numbers, ids, fits, strict=True)]
     first = {chunk.text: chunk for chunk in chunks if chunk.cell["chunk_start"] == 0}
-    found |= {n: _swap(lm, first, cells[n]) for n in by_method["swap"]}
+    found |= zip(by_method["swap"], _swaps(lm, first, [cells[n] for n in by_method["swap"]]), strict=True)
     teacher = _or_missing(lambda: load_teacher().embed([lm.decode(chunk.ids) for chunk in chunks]))
     found |= {n: _probe(lm, chunks, cells[n], teacher) for n in by_method["probe"]}
     found |= {n: _attention(lm, list(first.values()), cells[n]) for n in by_method["attention"]}
     return [found[n] for n in range(len(cells))]
 
 
-def _swap(lm: FrozenLM, first: dict[tuple[str, int], _Chunk], cell: Settings) -> Measurement:
-    """What e of one chunk and m of another decode to, beside both texts and others of the same kinds.
+def _swaps(lm: FrozenLM, first: dict[tuple[str, int], _Chunk], cells: list[Settings]) -> list[Measurement]:
+    """What e of one chunk and m of another decode to, decoded in portions and compared; see `_compared`."""
+    pairs = [(first[c["source"], c["text"]], first[c["m_source"], c["m_text"]]) for c in cells]
+    tokens = [swapped(of_e.fit.tokens, of_m.fit.tokens) for of_e, of_m in pairs]
+    portions = [tokens[n : n + AT_ONCE] for n in range(0, len(tokens), AT_ONCE)]
+    decoded = [one.ids for portion in portions for one in decode(lm, portion)]
+    return [_compared(ids, *pair, list(first.values())) for ids, pair in zip(decoded, pairs, strict=True)]
+
+
+def _compared(ids: Tensor, of_e: _Chunk, of_m: _Chunk, chunks: Sequence[_Chunk]) -> Measurement:
+    """What was decoded (T,), beside the text of e, that of m, and those of neither, of the same kinds.
 
     Texts of one kind share tokens: beside texts of any kind, e and m would seem to say what their kind alone says.
     """
-    of_e, of_m = first[cell["source"], cell["text"]], first[cell["m_source"], cell["m_text"]]
-    ids = decode(lm, swapped(of_e.fit.tokens, of_m.fit.tokens)).ids
     texts, kinds = (of_e.text, of_m.text), (of_e.text[0], of_m.text[0])
-    others = [chunk.ids for chunk in first.values() if chunk.text not in texts and chunk.text[0] in kinds]
+    others = [chunk.ids for chunk in chunks if chunk.text not in texts and chunk.text[0] in kinds]
     return Measurement(
         {
             "own": int(of_e.text == of_m.text),
@@ -214,7 +224,7 @@ def _features(lm: FrozenLM, chunk: _Chunk, name: str) -> Tensor:
 
 
 def _attention(lm: FrozenLM, chunks: Sequence[_Chunk], cell: Settings) -> Measurement:
-    """Attention by layer and head as JSON, [[head, ...], ...], or why there is none."""
+    """Attention by attention layer, counted from 0, and head as JSON, [[head, ...], ...], or why there is none."""
     tokens = [chunk.fit.tokens for chunk in chunks]
     layout = tokens[0].arrangement.layout(tokens[0].length, tokens[0].e.shape[0])
     places = e_places(layout, tokens[0].e.shape[0]) if cell["place"] == "e" else [0]

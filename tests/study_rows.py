@@ -174,3 +174,93 @@ def _structure() -> list[Row]:
                for n, name in enumerate(("e", "m", "both", "text", "teacher", "shuffled"))})
         for (loss, vector, weight), chunk, text in product(ways, range(2), range(3))
     ]  # fmt: skip
+
+
+def solution_studies() -> list[Row]:
+    """Those on where solutions lie and what they say: figures 5 to 7, basin, roles, reading, structure."""
+    return [*_locality(), *_connectivity(), *_basin(), *_roles(), *_reading(), *_structure()]
+
+
+def _locality() -> list[Row]:
+    kinds = (("same text", 0, 0), ("same context", 0, 1), ("different", 1, 2))
+    rows = [row("locality", method="fit", start=start, context=0, fit_seed=0) for start in ("vocabulary", "text-e")]
+    for start, (kind, other, far), n in product(("vocabulary", "text-e"), kinds, range(6)):
+        distances = {
+            f"{when}{measure}_{part}": (0.3 + 0.2 * far + 0.01 * n * (1 + i)) * (1 if measure == "cosine" else 10)
+            for when, measure in (("", "cosine"), ("", "euclidean"), ("start_", "cosine"), ("start_", "euclidean"))
+            for i, part in enumerate(("e", "m", "both"))
+        }
+        rows.append(row("locality", method="pair", start=start, kind=kind, context=n % 3, other_context=n % 3 + 3 * other,
+                        text=n, other_text=n + far, fit_seed=0, other_seed=int(not far), both_exact=int(n < 5),
+                        tfidf_distance=0.3 * far + 0.02 * n, semantic_distance=0.2 * far + 0.03 * n, **distances))  # fmt: skip
+    return rows
+
+
+def _connectivity() -> list[Row]:
+    rows = [
+        row("connectivity", method="fit", text=text, fit_seed=seed, exact=int(text + seed < 3))
+        for text, seed in product(range(2), range(3))
+    ]
+    for method, text, (first, last) in product(("segment", "bezier"), range(2), ((0, 1), (0, 2), (1, 2))):
+        deep = (0.8 if method == "segment" else 0.02) / (1 + text)
+        way = [round(1 - deep * math.sin(math.pi * i / 8), 6) for i in range(9)]
+        exact = int(text + last < 3)
+        curve = {"steps": 40 + text, "length_ratio": 1.1 + 0.01 * last} if method == "bezier" else {"steps": None}
+        rows.append(row("connectivity", method=method, text=text, fit_seed=first, other_seed=last, both_exact=exact,
+                        taus=9, accuracies=json.dumps(way), losses_nats=json.dumps([4 * (1 - x) + 0.01 for x in way]),
+                        lowest_accuracy=min(way), barrier_nats=4 * deep, **({"length_ratio": 1.0} | curve)))  # fmt: skip
+    return rows
+
+
+def _basin() -> list[Row]:
+    amounts = {"noise": (0.1, 0.4, 1.6), "scaling": (-0.5, 0.5, 1.0), "rounding": (16, 28), "projection": (0.25, 0.75)}
+    amounts["random projection"] = amounts["projection"]
+    rows = [row("basin", method="fit", margin=margin, text=text) for margin, text in product((0.01, 2.0), range(3))]
+    for margin, text, kind, vectors in product((0.01, 2.0), range(3), amounts, ("e", "m", "both")):
+        for n, amount in enumerate(amounts[kind]):
+            right = "1" * (8 - 3 * n) + "0" * (3 * n)
+            rows.append(row("basin", method="change", margin=margin, text=text, kind=kind, amount=amount, draw=0,
+                            vectors=vectors, right=right, exact=int(not n), token_accuracy=1 - 3 * n / 8,
+                            lost_margin_rank=0.2 if n else None, moved=abs(amount), fit_exact=int(text < 2)))  # fmt: skip
+    return rows
+
+
+def _roles() -> list[Row]:
+    rows = [
+        row("roles", method="swap", text=text, m_source="old", m_text=(text + step) % 3, own=int(not step),
+            both_exact=int(text < 2), e_accuracy=1.0 - step / 2, m_accuracy=1.0 - step / 3, other_accuracy=0.1,
+            e_overlap=1.0, m_overlap=0.5, other_overlap=0.2, distinct=0.75)
+        for text, step in product(range(3), range(2))
+    ]  # fmt: skip
+    rows += [
+        row("roles", method="probe", target=target, features=features, words=4, folds=2, shuffles=20, score=0.7,
+            chance=0.5, shuffled=0.5, shuffled_sd=0.05, beaten=0.95, rows=24, rows_exact=20)
+        for target, features in product(("words", "length", "source", "teacher"), ("e", "m", "both", "text"))
+    ]  # fmt: skip
+    rows += [
+        row("roles", method="attention", inputs=inputs, place=place, attention=0.3, attention_top=0.9, layer_top=2,
+            even=0.2, texts=3, heads=json.dumps([[0.1 * (i + j) for j in range(4)] for i in range(6)]))
+        for inputs, place in product(("vectors", "text"), ("e", "first"))
+    ]  # fmt: skip
+    return rows
+
+
+def _reading() -> list[Row]:
+    measures = [f"{m}_{w}_{t}" for m, w, t in product(("tfidf", "semantic"), ("own", "other", "auc"), ("text", "context"))]
+    return [
+        row("reading", part=part, bos=bos, sampled=sampled, text=text, text_tokens=8, reading="so it goes",
+            first_right=int(part != "m"), **{measure: 0.5 + 0.1 * text for measure in measures})
+        for part, bos, sampled, text in product(("e", "m", "both", "first"), (0, 1), (0, 1), range(2))
+    ]  # fmt: skip
+
+
+def _structure() -> list[Row]:
+    ways = [("none", "none", 0.0), *product(("anchor", "relational"), "em", (0.1, 1.0, 10.0))]
+    return [
+        row("structure", loss=loss, vector=vector, weight=weight, hold=20, chunk=chunk, text=text, loss_nats=0.01,
+            token_accuracy=1 - weight * (0.05 if loss == "anchor" else 0.01), candidates=5,
+            **{f"{name}_{v}": 0.2 + 0.2 * math.log10(1 + weight) + 0.1 * (v == "m")
+               for name in ("anchor_cosine", "relation_error", "relation_correlation") for v in "em"},
+            **{f"rank_{name}": 1 + (text + n) % 3 for n, name in enumerate(("e", "m", "both", "text", "teacher"))})
+        for (loss, vector, weight), chunk, text in product(ways, range(2), range(3))
+    ]  # fmt: skip

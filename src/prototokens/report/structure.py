@@ -76,7 +76,8 @@ def draw_retrieval(rows: Sequence[Row]) -> Any:
             for i, vector in enumerate(VECTORS):
                 cells = found.get((loss, vector), {})
                 dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 3, f"by {vector}")
-                dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
+                if i == 0:
+                    dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
                 if cells:
                     named_ticks(ax, [f"{weight:g}" for weight in cells])
                 for row in next(iter(cells.values()), [])[:1]:

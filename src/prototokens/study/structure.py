@@ -4,7 +4,7 @@ Each text is a window of a drawn text, cut into two neighbouring chunks. Chunks 
 for the same least number of steps: with no further loss, with an anchor, and with relational distillation, of e or of
 m, with several weights. A row has what a chunk's fit costs, how far the teacher is followed, and how near its neighbour
 is among all other chunks of the batch, by the vectors and, for comparison, by the mean embedding and by the teacher.
-Controls: vectors that are each another chunk's, and a teacher whose embeddings are each another chunk's.
+Controls: the vectors in a drawn order, and the teacher's embeddings in one.
 
 Reference: What proto-tokens encode (Bondarenko et al., 2026), https://arxiv.org/abs/2602.18301.
 """
@@ -143,7 +143,7 @@ def _followed(fits: Sequence[FitResult], teacher: Tensor, places: Tensor) -> dic
 
 
 def _shuffled(rows: Tensor) -> Tensor:
-    """The same rows, each at another's place: a control that must show nothing."""
+    """The same rows in a drawn order: a control that must show nothing."""
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
 
 

@@ -225,7 +225,8 @@ class Descent:
         self._steps = [0] * texts
         self._seconds: list[float | None] = [None] * texts
         self._texts_there = self.text_of.to(lm.device)
-        self._standing = (e.rows().detach(), m.rows().detach())  # all rows' vectors at the last step that they took
+        if regulariser is not None:  # all rows' vectors at the last step that they took
+            self._standing = (e.rows().detach(), m.rows().detach())
         self._select(torch.arange(len(self.text_of)))
 
     def run(

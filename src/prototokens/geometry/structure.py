@@ -15,6 +15,7 @@ abstract: the formulas and weights are ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -49,13 +50,7 @@ def anchor(places: Tensor, vector: Vector, weight: float, steps: int = 0) -> Reg
     Raises:
         InputError: the weight is negative, or there is no such vector.
     """
-    _check(vector, weight)
-
-    def loss(e: Tensor, m: Tensor, texts: Tensor) -> Tensor:
-        own = e if vector == "e" else m.unsqueeze(1)
-        return weight * anchor_gap(own, places.to(own)[texts]).sum()
-
-    return Regulariser(loss, steps)
+    return _pull(lambda own, texts: anchor_gap(own, places.to(own)[texts]), vector, weight, steps)
 
 
 def relational(teacher: Tensor, vector: Vector, weight: float, steps: int = 0) -> Regulariser:
@@ -70,13 +65,7 @@ def relational(teacher: Tensor, vector: Vector, weight: float, steps: int = 0) -
     Raises:
         InputError: the weight is negative, or there is no such vector.
     """
-    _check(vector, weight)
-
-    def loss(e: Tensor, m: Tensor, texts: Tensor) -> Tensor:
-        own = e if vector == "e" else m
-        return weight * relation_gap(own, teacher.to(own)[texts], texts).sum()
-
-    return Regulariser(loss, steps)
+    return _pull(lambda own, texts: relation_gap(own, teacher.to(own)[texts], texts), vector, weight, steps)
 
 
 def anchor_gap(vectors: Tensor, places: Tensor) -> Tensor:
@@ -129,6 +118,16 @@ def partner_ranks(vectors: Tensor, partners: Tensor) -> Tensor:
     near = cosines(vectors.double()).fill_diagonal_(-torch.inf)
     own = near.gather(1, partners[:, None].to(near.device))  # (N, 1)
     return (near >= own - 1e-12).sum(1)  # the partner itself is one of them
+
+
+def _pull(gap: Callable[[Tensor, Tensor], Tensor], vector: Vector, weight: float, steps: int) -> Regulariser:
+    """The weighted sum of a gap: vectors (R, S, D) and the rows' texts (R,) -> (R,)."""
+    _check(vector, weight)
+
+    def loss(e: Tensor, m: Tensor, texts: Tensor) -> Tensor:
+        return weight * gap(e if vector == "e" else m.unsqueeze(1), texts).sum()
+
+    return Regulariser(loss, steps)
 
 
 def _check(vector: str, weight: float) -> None:

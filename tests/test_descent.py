@@ -72,6 +72,25 @@ def test_a_step_is_torchs_adamw(adamw: AdamW) -> None:
         assert torch.allclose(bank.values, reference, rtol=1e-5, atol=1e-6)
 
 
+def test_a_rotated_step_is_a_step_of_the_rotated_problem() -> None:
+    adamw, start = AdamW(lr=0.1, weight_decay=0.1), torch.randn(3, 2, 5, generator=generator())
+    axes = torch.linalg.qr(torch.randn(5, 5, generator=generator(9)))[0]
+    rotated = Bank(start, torch.arange(3), trained=True, axes=axes)
+    along = Bank(start @ axes, torch.arange(3), trained=True)
+    for step in range(6):
+        gradient = torch.randn(start.shape, generator=generator(step + 1))
+        rotated.step(gradient, adamw, torch.full((3,), adamw.lr))
+        along.step(gradient @ axes, adamw, torch.full((3,), adamw.lr))
+        assert torch.allclose(rotated.values @ axes, along.values, atol=1e-5)
+
+
+def test_second_moments_are_of_gradients_of_length_1() -> None:
+    moments = torch.zeros(3, 3)
+    bank = Bank(torch.zeros(2, 1, 3), torch.arange(2), trained=True, moments=moments)
+    bank.step(torch.tensor([[[3.0, 0, 0]], [[0, 0.1, 0]]]), AdamW(), torch.full((2,), 0.1))
+    assert torch.allclose(moments, torch.diag(torch.tensor([1.0, 1.0, 0.0])))
+
+
 def test_dropping_rows_leaves_the_others_steps_alone() -> None:
     adamw, start = AdamW(lr=0.1, weight_decay=0.1), torch.randn(4, 1, 6, generator=generator())
     whole, thinned = (Bank(start, torch.tensor([0, 1, 1, 2, 3]), trained=True) for _ in range(2))

@@ -30,7 +30,8 @@ def kept() -> list[tuple[Starter, StarterProgress]]:
 
 
 def same(a: Starter, b: Starter) -> bool:
-    vectors = torch.equal(a.e, b.e) and torch.equal(a.m, b.m)
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("e", "m", "axes", "moments")]
+    vectors = all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
     return vectors and (a.arrangement, a.model, a.training) == (b.arrangement, b.model, b.training)
 
 
@@ -42,6 +43,42 @@ def test_training_goes_on_where_it_stopped_and_ends_the_same(kept, tmp_path: Pat
 
 def test_a_finished_training_is_left_as_it_is(kept) -> None:
     assert train_starter(family("llama"), draw, CONFIG, resume=kept[-1][0]) is kept[-1][0]
+
+
+def test_axes_are_orthonormal_and_of_the_gradients_that_were_met(kept) -> None:
+    assert [s.moments is None for s, _ in kept] == [False] * 5 + [True]
+    renewed = [n for n in range(1, 6) if not torch.equal(kept[n][0].axes, kept[n - 1][0].axes)]
+    assert renewed == [1, 3, 5]  # after 2, 4 and all 6 steps
+    axes, moments = kept[1][0].axes.float(), kept[1][0].moments
+    identity = torch.eye(axes.shape[-1])
+    assert torch.allclose(axes.mT @ axes, identity.expand(2, -1, -1), atol=5e-3)
+    along = axes.mT @ moments @ axes
+    assert torch.allclose(along, along.diagonal(dim1=1, dim2=2).diag_embed(), atol=0.01 * moments.amax().item())
+    rows = sum(CONFIG.batch_tokens // p.length for _, p in kept[:2])
+    assert torch.allclose(moments.diagonal(dim1=1, dim2=2).sum(1), torch.tensor(float(rows * CONFIG.inner_steps)))
+
+
+def test_a_fit_descends_along_the_axes_of_its_start(kept, llama: FrozenLM) -> None:
+    starter, ids = kept[-1][0], llama.encode("abc")
+    stop = Stop(max_steps=5)
+
+    def fitted(starter: Starter, **change: bool) -> Tensor:
+        config = preset(start=starter, stop=stop)
+        return fit(llama, ids, replace(config, optimiser=replace(config.optimiser, **change))).tokens.e
+
+    plain = fitted(replace(starter, axes=None))
+    assert not torch.allclose(fitted(starter), plain)
+    assert torch.equal(fitted(starter, rotated=False), plain)
+
+
+def test_a_training_begins_at_another_start(kept) -> None:
+    first = kept[-1][0]
+    steps: list[Starter] = []
+    train_starter(family("llama"), draw, replace(CONFIG, seed=1), begin=first, keep=lambda s, _: steps.append(s))
+    assert steps[0].training["begun_at"] == first.name
+    assert torch.dist(steps[0].m, first.m) < torch.dist(kept[0][0].m, first.m)
+    with pytest.raises(InputError, match="this learned start belongs to"):
+        train_starter(family("gpt2"), draw, CONFIG, begin=first)
 
 
 def test_training_lowers_the_loss_that_short_fits_reach(kept) -> None:

@@ -33,6 +33,9 @@ def train_command(
         str, typer.Option(help="speeches, old, random, or a .txt, .jsonl, .csv or .parquet file.")
     ] = "speeches",
     seed: Annotated[int, typer.Option(help="What texts and lengths are drawn from.")] = 0,
+    begin: Annotated[
+        Path | None, typer.Option(help="A learned start of another training to begin at, instead of the means.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Begin anew, over a file that is there.")] = False,
     revision: Revision = None,
     dtype: Dtype = "auto",
@@ -66,6 +69,7 @@ def train_command(
         seed=seed,
     )
     resume = load_starter(output) if output.exists() and not force else None
+    begun = load_starter(begin) if begin else None
     check_new_file(output, overwrite=True)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     last: StarterProgress | None = None
@@ -83,7 +87,7 @@ def train_command(
         )
 
     first = resume.training["step"] if resume else 0
-    train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, keep)
+    train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, begun, keep)
     if as_json:
         print_json(
             {

@@ -56,12 +56,17 @@ class Bank:
         values: start of the vectors, float32, (P, S, D).
         of: index of each row's vectors, int64, (R,); rows that share vectors have the same index.
         trained: whether the vectors move.
+        axes: orthonormal axes along which Adam's means are taken, columns, (D, D); None: the coordinates.
+        moments: where the second moments of the gradients, each of length 1, are added up, (D, D), or None.
     """
 
-    def __init__(self, values: Tensor, of: Tensor, *, trained: bool) -> None:
+    def __init__(
+        self, values: Tensor, of: Tensor, *, trained: bool, axes: Tensor | None = None, moments: Tensor | None = None
+    ) -> None:
         self.values = values.detach().clone().requires_grad_(trained)
         self.of = of
         self.trained = trained
+        self._axes, self._moments = axes, moments
         self._best = values.detach().clone()
         self._of_at_first = of
         self._ids = torch.arange(values.shape[0], device=values.device)
@@ -97,11 +102,17 @@ class Bank:
         users = torch.zeros_like(self._ids, dtype=row_lr.dtype).index_add_(0, self.of, torch.ones_like(row_lr))
         lr = torch.zeros_like(users).index_add_(0, self.of, row_lr).div_(users)[:, None, None]  # (P, 1, 1)
         self._steps += 1
+        if self._moments is not None:
+            unit = torch.nn.functional.normalize(gradient, dim=-1).flatten(0, 1)  # (P S, D)
+            self._moments.addmm_(unit.T, unit)
+        if self._axes is not None:
+            gradient = gradient @ self._axes
         self._mean.lerp_(gradient, 1 - beta1)
         self._square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (self._square / (1 - beta2**self._steps)).sqrt_().add_(adamw.eps)
+        change = (self._mean / scale).div_(1 - beta1**self._steps)
         self.values.mul_(1 - lr * adamw.weight_decay)
-        self.values.sub_(lr * (self._mean / scale).div_(1 - beta1**self._steps))
+        self.values.sub_(lr * (change if self._axes is None else change @ self._axes.T))
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:

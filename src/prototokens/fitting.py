@@ -16,7 +16,7 @@ from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
 from .recipes import FitConfig, preset
-from .starts import perturbations, start_name, start_vectors
+from .starts import learned_axes, perturbations, start_name, start_vectors
 from .tokens import ProtoTokens, Provenance, hash_ids, library_versions
 
 
@@ -177,8 +177,12 @@ def descend(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    moments: Tensor | None = None,
 ) -> Descended:
-    """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`."""
+    """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`.
+
+    To `moments`, (2, D, D), if they are given, the second moments of the unit gradients of e and of m are added.
+    """
     given = given or Given()
     if given.regulariser is not None and given.regulariser.steps > config.stop.max_steps:
         raise InputError(
@@ -190,7 +194,7 @@ def descend(
     check_texts(lm, target_ids, layout)
     fixed = _fixed_vectors(lm, arrangement, given)
     group_of = _groups(given, len(target_ids))
-    e, m = _banks(lm, target_ids, group_of, config, given)
+    e, m = _banks(lm, target_ids, group_of, config, given, moments)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser)
     return Descended(layout, fixed, descent.run(progress, should_stop))
@@ -239,11 +243,15 @@ def _groups(given: Given, texts: int) -> Tensor:
     return groups.unique(return_inverse=True)[1]
 
 
-def _banks(lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig, given: Given) -> tuple[Bank, Bank]:
+def _banks(
+    lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig, given: Given, moments: Tensor | None
+) -> tuple[Bank, Bank]:
     texts, restarts = len(target_ids), config.restarts
     row_of = torch.arange(texts * restarts, device=lm.device)
     attempt_of = (group_of[:, None] * restarts + torch.arange(restarts)).flatten().to(lm.device)
     text_of = torch.arange(texts, device=lm.device).repeat_interleave(restarts)
+
+    axes, sums = learned_axes(lm, config), (None, None) if moments is None else moments
 
     @cache
     def starts(is_shared: bool, perturbed_only: bool) -> list[tuple[Tensor, Tensor]]:
@@ -263,7 +271,8 @@ def _banks(lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig
             count = len(values) // restarts
             begin = _checked(f"{name}_start", begin, (count, *shape) if begin.ndim > len(shape) else shape)
             values += begin.to(lm.device).expand(count, *shape).repeat_interleave(restarts, 0)
-        return Bank(values.reshape(len(values), -1, lm.width), attempt_of if is_shared else row_of, trained=True)
+        values, of = values.reshape(len(values), -1, lm.width), attempt_of if is_shared else row_of
+        return Bank(values, of, trained=True, axes=axes[which], moments=sums[which])
 
     e_shape, m_shape = (config.e_tokens, lm.width), (lm.width,)
     return bank(0, "e", given.e, given.e_start, e_shape), bank(1, "m", given.m, given.m_start, m_shape)

@@ -36,6 +36,11 @@ class AdamW:
         anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
             loss: lr * sqrt(min(1, loss / anneal_below_nats)), text by text; 0 keeps it constant. Decay is tied to
             progress since nobody knows beforehand how many steps a text takes.
+        rotated: whether the running means are those of the gradient along the axes that come with the model's learned
+            start (see `Starter`) instead of along the coordinates, where there are such axes. Coordinates of an
+            embedding mean nothing by themselves; along the axes in which gradients vary, each on its own scale,
+            Adam's division by their size does what it is for (SOAP, Vyas et al., 2024,
+            https://arxiv.org/abs/2409.11321, with axes that are learned beforehand and held).
     """
 
     lr: float = 0.01
@@ -44,6 +49,7 @@ class AdamW:
     eps: float = 1e-8
     relative: bool = False
     anneal_below_nats: float = 0.0
+    rotated: bool = False
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
@@ -135,7 +141,7 @@ PRESETS: dict[str, FitConfig] = {
             arrangement="m,e,m*(n-1)",
             start="auto",
             perturbation=0.1,
-            optimiser=AdamW(lr=0.22, relative=True, anneal_below_nats=2.0),
+            optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0, rotated=True),
             stop=Stop(max_steps=2000, margin=0.01),
             preset="fast",
         ),

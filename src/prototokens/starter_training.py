@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from .arrangements import Arrangement, arrangement_named
 from .errors import InputError
 from .fitting import descend
 from .lm import FrozenLM
-from .recipes import AdamW, FitConfig, Stop
+from .recipes import DEFAULT_PRESET, PRESETS, AdamW, FitConfig, Stop
 from .starters import Starter
 from .starts import start_vectors
 from .tokens import library_versions
@@ -43,7 +44,7 @@ class StarterConfig:
     inner_steps: int = 16
     steps: int = 200
     rates: tuple[float, float] = (0.5, 0.05)
-    optimiser: AdamW = field(default_factory=lambda: AdamW(lr=0.22, relative=True, anneal_below_nats=2.0))
+    optimiser: AdamW = field(default_factory=lambda: PRESETS[DEFAULT_PRESET].optimiser)
     source: str = "speeches"
     seed: int = 0
 
@@ -87,18 +88,22 @@ def train_starter(
     draw: Callable[[int, int, int], Tensor],
     config: StarterConfig | None = None,
     resume: Starter | None = None,
+    begin: Starter | None = None,
     keep: Callable[[Starter, StarterProgress], None] | None = None,
 ) -> Starter:
     """Train a learned start for a model.
 
     Each step fits a batch of texts from the present start for a few steps and moves the start by a share of the mean
-    displacement: z <- z + rate * mean(z_fit - z_start), Reptile of first order.
+    displacement: z <- z + rate * mean(z_fit - z_start), Reptile of first order. The fits' gradients are watched: with
+    them the axes are found along which later fits descend if their optimiser is rotated. They are renewed whenever the
+    number of steps has doubled, and at the end.
 
     Args:
         lm: the frozen model.
         draw: `draw(length, count, seed)` gives texts as ids, (count, length).
         config: how to train.
         resume: a start that this training has kept; it goes on from there, and ends the same.
+        begin: a learned start of another training that this one begins at, instead of at the mean embeddings.
         keep: called after every step with the start so far.
 
     Returns:
@@ -111,7 +116,7 @@ def train_starter(
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
-    starter = _beginning(lm, config) if resume is None else _checked(resume, lm, config)
+    starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config)
     began, forward, backward = time.perf_counter(), 0, 0
     for step in range(starter.training["step"], config.steps):
         length = random.Random(f"{config.seed} {step}").choice(config.lengths)
@@ -122,7 +127,8 @@ def train_starter(
             optimiser=config.optimiser,
             stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
         )
-        outcomes = descend(lm, target_ids, inner).outcomes
+        moments = _moments(starter).to(lm.device)
+        outcomes = descend(lm, target_ids, inner, moments=moments).outcomes
         starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
         moved_e = torch.stack([o.e - e for o, (e, _) in zip(outcomes, starts, strict=True)]).mean(0)[0]
         moved_m = torch.stack([o.m - m for o, (_, m) in zip(outcomes, starts, strict=True)]).mean(0)
@@ -132,7 +138,11 @@ def train_starter(
             e=starter.e + rate * moved_e.cpu(),
             m=starter.m + rate * moved_m.cpu(),
             training=starter.training | {"step": step + 1},
+            moments=moments.cpu(),
         )
+        ended = step + 1 == config.steps
+        if ended or (step + 1) & step == 0:
+            starter = replace(starter, axes=_axes(moments), moments=None if ended else starter.moments)
         forward += sum(o.token_positions for o in outcomes)
         backward += sum(o.backward_positions for o in outcomes)
         if keep:
@@ -153,11 +163,26 @@ def train_starter(
     return starter
 
 
-def _beginning(lm: FrozenLM, config: StarterConfig) -> Starter:
+def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
     mean = lm.embedding_statistics.mean.cpu()
     arrangement = arrangement_named(config.arrangement)
-    training = {"step": 0, "config": _record(config), "versions": library_versions()}
+    training: dict[str, Any] = {"step": 0, "config": _record(config), "versions": library_versions()}
+    if begin is not None:
+        begin.check(lm.identity, arrangement)
+        return replace(begin, training=training | {"begun_at": begin.name, "before": begin.training}, moments=None)
     return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
+
+
+def _moments(starter: Starter) -> Tensor:
+    if starter.moments is not None:
+        return starter.moments.clone()
+    width = len(starter.m)
+    return torch.zeros(2, width, width)
+
+
+def _axes(moments: Tensor) -> Tensor:
+    """The eigenvectors of second moments (2, D, D), the most varied last, float16."""
+    return torch.linalg.eigh(moments)[1].half().cpu()
 
 
 def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig) -> Starter:

@@ -33,6 +33,9 @@ class Starter:
         arrangement: the arrangement that it was trained in; it serves no other.
         model: the language model that it was trained on; it serves no other.
         training: how it was trained: texts, lengths, steps, seed and versions.
+        axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
+            They are the eigenvectors of the second moments of unit gradients, met in the fits of its training.
+        moments: the sums of those second moments, float32, (2, D, D), as long as the training has not ended.
     """
 
     e: Tensor
@@ -40,17 +43,29 @@ class Starter:
     arrangement: Arrangement
     model: Identity
     training: dict[str, Any]
+    axes: Tensor | None = None
+    moments: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("e", "m"):
             tensor = getattr(self, name)
             if tensor.ndim != 1 or tensor.dtype != torch.float32 or not tensor.isfinite().all():
                 raise InputError(f"a starter's {name} must be finite float32, (D,); it is {tuple(tensor.shape)}")
+        width = len(self.m)
+        for name in ("axes", "moments"):
+            tensor = getattr(self, name)
+            if tensor is not None and (tensor.shape != (2, width, width) or not tensor.isfinite().all()):
+                raise InputError(
+                    f"a starter's {name} must be finite, (2, {width}, {width}); they are {tuple(tensor.shape)}"
+                )
 
     @property
     def name(self) -> str:
         """A short name that tells learned starts apart: `learned-` and the beginning of a hash of the vectors."""
-        return f"learned-{hashlib.sha256(torch.cat([self.e, self.m]).numpy().tobytes()).hexdigest()[:12]}"
+        digest = hashlib.sha256(torch.cat([self.e, self.m]).numpy().tobytes())
+        if self.axes is not None:
+            digest.update(self.axes.numpy().tobytes())
+        return f"learned-{digest.hexdigest()[:12]}"
 
     def check(self, model: Identity, arrangement: Arrangement) -> None:
         """Refuse another model or arrangement, and say which ones this start is for."""
@@ -67,7 +82,9 @@ def save_starter(path: str | os.PathLike[str], starter: Starter, *, overwrite: b
         "model": asdict(starter.model),
         "training": starter.training,
     }
-    return write_record(path, _KIND, {"e": starter.e, "m": starter.m}, record, overwrite=overwrite)
+    own = {"e": starter.e, "m": starter.m, "axes": starter.axes, "moments": starter.moments}
+    tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
+    return write_record(path, _KIND, tensors, record, overwrite=overwrite)
 
 
 def load_starter(path: str | os.PathLike[str]) -> Starter:
@@ -80,6 +97,8 @@ def load_starter(path: str | os.PathLike[str]) -> Starter:
             arrangement=Arrangement.from_json(record["arrangement"]),
             model=Identity(**record["model"]),
             training=record["training"],
+            axes=tensors.get("axes"),
+            moments=tensors.get("moments"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its record cannot be read ({error!r})") from None

@@ -63,6 +63,21 @@ def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
     return shipped_starter(lm.identity, arrangement) if config.start == "auto" else None
 
 
+def learned_axes(lm: FrozenLM, config: FitConfig) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The axes that a recipe means for the descent of e and of m, each (D, D), or None for the coordinates.
+
+    They belong to the model and the arrangement, not to a start: a recipe that begins elsewhere takes those that the
+    package holds.
+    """
+    if not config.optimiser.rotated:
+        return None, None
+    starter = learned_start(lm, config) or shipped_starter(lm.identity, arrangement_named(config.arrangement))
+    if starter is None or starter.axes is None:
+        return None, None
+    e, m = starter.axes.to(lm.device, torch.float32)
+    return e, m
+
+
 def start_name(lm: FrozenLM, config: FitConfig) -> str:
     """The start that a recipe means for this model, in a word for the record."""
     starter = learned_start(lm, config)

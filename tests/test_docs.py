@@ -199,10 +199,11 @@ def preset_row(config: FitConfig) -> list[str]:
     adamw, stop = config.optimiser, config.stop
     start = f"`{config.start}`" + (f", perturbation {config.perturbation:g}" if config.perturbation else "")
     rate = f"lr {adamw.lr:g}" + (" × std of the embeddings" if adamw.relative else "")
+    rate += f", betas {adamw.betas}" + (", along learned axes" if adamw.rotated else "")
     rate += f", annealed below {adamw.anneal_below_nats:g} nats" if adamw.anneal_below_nats else ""
     rate += f", weight decay {adamw.weight_decay:g}" if adamw.weight_decay else ""
     end = f"exact, margin above {stop.margin:g}" if stop.margin else "exact"
-    assert (adamw.betas, stop.accuracy) == ((0.9, 0.9), 1)
+    assert stop.accuracy == 1
     return [f"`{config.preset}`", f"`{config.arrangement.name}`", start, rate, f"{end}; at most {stop.max_steps} steps"]
 
 

@@ -38,10 +38,13 @@ TABLES = {
     "parts": (
         "fast",
         "fast,start=text-e",
+        "fast,rotated=0",
+        "fast,rotated=0,lr=0.22,betas=0.9/0.9,anneal_below_nats=2",
         "fast,anneal_below_nats=0",
+        "fast,lr=0.22",
+        "fast,betas=0.9/0.9",
         "fast,perturbation=0",
-        "fast,arrangement=e|m*n",
-        "fast,betas=0.9/0.95",
+        "tuned,rotated=1",
         "tuned",
     ),
 }
@@ -57,6 +60,8 @@ def recipe(variant: str, seed: int, steps: int) -> FitConfig:
         new: Any = value.replace("|", ",")
         if field == "betas":
             new = tuple(map(float, value.split("/")))
+        elif field == "rotated":
+            new = value == "1"
         elif field not in ("start", "arrangement"):
             new = float(value)
         if field in of_optimiser:

@@ -88,11 +88,16 @@ def train_command(
 
     first = resume.training["step"] if resume else 0
     train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, begun, keep)
+    _report(output, lm.identity.name, steps, last, as_json)
+    return 0
+
+
+def _report(output: Path, model: str, steps: int, last: StarterProgress | None, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "file": str(output),
-                "model": lm.identity.name,
+                "model": model,
                 "steps": steps,
                 "loss": last.last_loss if last else None,
                 "token_positions": last.token_positions if last else 0,
@@ -102,4 +107,3 @@ def train_command(
         )
     else:
         print(f"saved: {output}")
-    return 0

@@ -76,6 +76,10 @@ def test_a_training_begins_at_another_start(kept) -> None:
     steps: list[Starter] = []
     train_starter(family("llama"), draw, replace(CONFIG, seed=1), begin=first, keep=lambda s, _: steps.append(s))
     assert steps[0].training["begun_at"] == first.name
+    again = replace(CONFIG, seed=1)
+    assert same(train_starter(family("llama"), draw, again, resume=steps[2], begin=first), steps[-1])
+    with pytest.raises(InputError, match="did not begin at learned-"):
+        train_starter(family("llama"), draw, again, resume=steps[2], begin=kept[0][0])
     assert torch.dist(steps[0].m, first.m) < torch.dist(kept[0][0].m, first.m)
     with pytest.raises(InputError, match="this learned start belongs to"):
         train_starter(family("gpt2"), draw, CONFIG, begin=first)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -192,15 +193,11 @@ def test_the_recent_speech_never_trains_anything(lm: Any) -> None:
 
 
 def test_several_texts_continue_one_context(tiny: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-
-    def watched(lm: FrozenLM, contexts: torch.Tensor, *rest: Any, **how: Any) -> torch.Tensor:
-        seen.append(contexts)
-        return continuations(lm, contexts, *rest, **how)
-
+    watched = Mock(wraps=continuations)
     monkeypatch.setattr("prototokens.texts.continuations", watched)
     ids = sample("generated", tiny, 6, 5, context_tokens=4, per_context=2)
-    (contexts,) = seen
+    watched.assert_called_once()
+    contexts = watched.call_args.args[1]
     assert torch.equal(contexts[0::2][:2], contexts[1::2])
     assert len(contexts.unique(dim=0)) == 3
     assert len(ids.unique(dim=0)) == 5

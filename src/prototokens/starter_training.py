@@ -103,7 +103,8 @@ def train_starter(
         draw: `draw(length, count, seed)` gives texts as ids, (count, length).
         config: how to train.
         resume: a start that this training has kept; it goes on from there, and ends the same.
-        begin: a learned start of another training that this one begins at, instead of at the mean embeddings.
+        begin: a learned start of another training that this one begins at, instead of at the mean embeddings. One that
+            is resumed must have begun there too.
         keep: called after every step with the start so far.
 
     Returns:
@@ -116,7 +117,7 @@ def train_starter(
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
-    starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config)
+    starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config, begin)
     began, forward, backward = time.perf_counter(), 0, 0
     for step in range(starter.training["step"], config.steps):
         length = random.Random(f"{config.seed} {step}").choice(config.lengths)
@@ -185,10 +186,12 @@ def _axes(moments: Tensor) -> Tensor:
     return torch.linalg.eigh(moments)[1].half().cpu()
 
 
-def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig) -> Starter:
+def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
     starter.check(lm.identity, arrangement_named(config.arrangement))
     if starter.training.get("config") != _record(config):
         raise InputError("the learned start to resume was trained with other settings: give the same, or begin anew")
+    if begin is not None and starter.training.get("begun_at") != begin.name:
+        raise InputError(f"the learned start to resume did not begin at {begin.name}: give the same, or begin anew")
     return starter
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import Any
 
@@ -65,26 +65,33 @@ def retrieval(rows: Sequence[Row]) -> list[Entry]:
     return entries
 
 
+def _by_loss(labels: Collection[str], height: float) -> tuple[Any, list[tuple[Any, str, str]]]:
+    """A line of panels for every label, so high in inches, a panel for every loss, titled: axes, label and loss."""
+    figure, axes = panels(len(labels), len(LOSSES), 0.9 + height * len(labels))
+    shown = [(ax, label, loss) for ax, (label, loss) in zip(axes, product(labels, LOSSES), strict=True)]
+    for ax, label, loss in shown:
+        ax.set_title(f"{above(label, labels, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
+    return figure, shown
+
+
 def draw_retrieval(rows: Sequence[Row]) -> Any:
     """How often the neighbour is the nearest by the vector that follows the teacher, against the loss's weight."""
     labelled = {label: lines for label, own in series(rows, _OWN).items() if (lines := _nearest(own))}
     if not labelled:
         return None
-    figure, axes = panels(len(labelled), len(LOSSES), 0.9 + 2.6 * len(labelled))
-    for line, (label, found) in enumerate(labelled.items()):
-        for ax, loss in zip(axes[line * len(LOSSES) :], LOSSES, strict=False):
-            for i, vector in enumerate(VECTORS):
-                cells = found.get((loss, vector), {})
-                dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 3, f"by {vector}")
-                if i == 0:
-                    dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
-                if cells:
-                    named_ticks(ax, [f"{weight:g}" for weight in cells])
-                for row in next(iter(cells.values()), [])[:1]:
-                    ax.axhline(1 / row["candidates"], color=INK, linewidth=0.8, linestyle=":")
-            ax.set_title(f"{above(label, labelled, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
-            ax.set(xlabel="weight", ylabel="neighbour is nearest", ylim=(-0.03, 1.05))
-    legend(figure, axes, columns=3)
+    figure, shown = _by_loss(labelled, 2.6)
+    for ax, label, loss in shown:
+        for i, vector in enumerate(VECTORS):
+            cells = labelled[label].get((loss, vector), {})
+            dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 3, f"by {vector}")
+            if i == 0:
+                dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
+            if cells:
+                named_ticks(ax, [f"{weight:g}" for weight in cells])
+            for row in next(iter(cells.values()), [])[:1]:
+                ax.axhline(1 / row["candidates"], color=INK, linewidth=0.8, linestyle=":")
+        ax.set(xlabel="weight", ylabel="neighbour is nearest", ylim=(-0.03, 1.05))
+    legend(figure, figure.axes, columns=3)
     return figure
 
 
@@ -121,20 +128,19 @@ def draw_trade(rows: Sequence[Row]) -> Any:
     labelled = {label: points for label, own in series(rows, _OWN).items() if (points := _points(own))}
     if not labelled:
         return None
-    figure, axes = panels(len(labelled), len(LOSSES), 0.9 + 2.9 * len(labelled))
-    for line, (label, points) in enumerate(labelled.items()):
-        for ax, loss in zip(axes[line * len(LOSSES) :], LOSSES, strict=False):
-            for i, vector in enumerate(VECTORS):
-                if (loss, vector) not in points:
-                    continue
-                weights, xs, ys = zip(*points[loss, vector], strict=True)
-                ax.plot(xs, ys, color=PALETTE[i], marker=MARKERS[i], label=vector)
-                for n, (weight, x, y) in enumerate(zip(weights, xs, ys, strict=True)):
-                    aside = (4, -9 if n % 2 else 4)  # small weights move a vector little: their points lie close
-                    ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=aside, fontsize=7)
-            ax.set_title(f"{above(label, labelled, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
-            ax.set(xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
-    legend(figure, axes, columns=2)
+    figure, shown = _by_loss(labelled, 2.9)
+    for ax, label, loss in shown:
+        points = labelled[label]
+        for i, vector in enumerate(VECTORS):
+            if (loss, vector) not in points:
+                continue
+            weights, xs, ys = zip(*points[loss, vector], strict=True)
+            ax.plot(xs, ys, color=PALETTE[i], marker=MARKERS[i], label=vector)
+            for n, (weight, x, y) in enumerate(zip(weights, xs, ys, strict=True)):
+                aside = (4, -9 if n % 2 else 4)  # small weights move a vector little: their points lie close
+                ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=aside, fontsize=7)
+        ax.set(xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
+    legend(figure, figure.axes, columns=2)
     return figure
 
 

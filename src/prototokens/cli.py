@@ -315,6 +315,8 @@ def _config(
 def _fit(lm: FrozenLM, ids: Any, config: FitConfig, keep: bool) -> tuple[FitResult, bool]:
     from .fitting import fit
 
-    with show_progress() as show, interrupts(keep) as asked:
+    with show_progress() as show, interrupts() as asked:
         result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(asked))
+    if asked and not keep:
+        raise KeyboardInterrupt
     return result, bool(asked)

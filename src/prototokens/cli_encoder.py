@@ -155,7 +155,7 @@ def train_command(
     starter, begun = _beginning(start, begin)
     processes = running_processes()
     lm = load_model(model, revision, dtype, device or processes.device, device_map, trust_remote_code)
-    with interrupts(True) as asked:
+    with interrupts() as asked:
         encoder = train_encoder(
             lm,
             output,

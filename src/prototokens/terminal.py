@@ -119,12 +119,13 @@ def read_text(text: str | None, file: Path | None) -> str:
 
 
 @contextmanager
-def interrupts(keep: bool) -> Iterator[list[int]]:
-    """With `keep`, note the first Ctrl-C in the list that this yields; a second one ends the program at once."""
+def interrupts() -> Iterator[list[int]]:
+    """Note the first Ctrl-C in the list that this yields; a second one ends the program at once.
+
+    A loop that asks for it between steps hears every Ctrl-C; an exception in place of it gets lost where it meets a
+    callback or a destructor.
+    """
     asked: list[int] = []
-    if not keep:
-        yield asked
-        return
     before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from families import RECIPE, analytic, counted, family, spoiled, tokenizer
 from prototokens import AdamW, ConnectConfig, FrozenLM, InputError, Path, ProtoTokens, connect, decode, fit
 from prototokens.geometry.connecting import connect_pairs
-from prototokens.geometry.curves import drawn_taus
+from prototokens.geometry.curves import drawn_taus, focused
 from prototokens.geometry.paths import segment, straight
 from prototokens.geometry.profiles import even_taus, profile
 from prototokens.recipes import FitConfig, Stop
@@ -220,7 +220,7 @@ def test_a_segment_has_nothing_to_fit_and_interrupts_are_heard(ring):
     seen: list[Any] = []
     connect_pairs(ring, [ends], ConnectConfig(max_steps=20), progress=seen.append)
     assert [p.step for p in seen] == [0, 10, 20]
-    assert [p.token_positions for p in seen] == [30, 30 + 40 + 30, 30 + 2 * (40 + 30)]
+    assert [p.token_positions for p in seen] == [30, 30 + 80 + 30, 30 + 2 * (80 + 30)]
     assert connect_pairs(ring, []) == []
 
 
@@ -255,6 +255,52 @@ def test_places_are_uniform_and_mirrored():
         assert ((taus[:, part] >= part / 6) & (taus[:, part] <= (part + 1) / 6)).all()
         assert (6 * taus[:, part] - part).mean().item() == pytest.approx(0.5, abs=0.02)
     assert taus.var().item() == pytest.approx(1 / 12, rel=0.03)
+
+
+def test_places_move_to_where_the_loss_is():
+    drawn = torch.linspace(0, 1, 9)
+    uneven = torch.tensor([[1.0, 5.0, 2.0], [3.0, 3.0, 3.0]])
+    assert torch.allclose(focused(drawn, uneven, 0.0), drawn.expand(2, -1), atol=1e-6)
+    # Known answer: half of the chance is 1/4 for each of the four parts, the rest 1/16, 6/16, 7/16 and 2/16.
+    share = torch.tensor([5, 10, 11, 6]) / 32
+    edges = torch.cat([torch.zeros(1), share.cumsum(0)])
+    assert torch.allclose(focused(edges, uneven[:1], 0.5)[0], torch.linspace(0, 1, 5), atol=1e-6)
+    # A place's chance is its part's: of many places drawn evenly, the shares lie in the parts.
+    found = focused((torch.arange(3200) + 0.5) / 3200, uneven[:1], 0.5)[0]
+    assert torch.histc(found, 4, 0, 1).tolist() == (3200 * share).tolist()
+    mirrored = 1 - focused(1 - drawn.flip(0), uneven.flip(1), 0.9).flip(1)
+    assert torch.allclose(mirrored, focused(drawn, uneven, 0.9), atol=1e-5)
+
+
+def test_a_focus_finds_the_hole_sooner(ring):
+    """The loss of the segment is high near the hole alone; places drawn there bend the curve in fewer steps."""
+    ends = on_the_ring(ring, 0), on_the_ring(ring, 170)
+    config = ConnectConfig(optimiser=AdamW(lr=0.01), max_steps=600, check_every=1)
+    (even,) = connect_pairs(ring, [ends], replace(config, focus=0.0))
+    (moved,) = connect_pairs(ring, [ends], replace(config, focus=0.9))
+    assert even.stop_reason == moved.stop_reason == "accuracy"
+    assert moved.steps < even.steps
+
+
+def test_curves_descend_along_the_axes_of_the_model_s_start(solutions, monkeypatch):
+    """With axes that are the coordinates, nothing changes; with turned ones, the curve does."""
+    from prototokens.geometry import connecting
+
+    lm, config = family("llama"), ConnectConfig(max_steps=6, check_every=6)
+    plain = connect(lm, *solutions[:2], config)
+    one = torch.eye(lm.width)
+    asked: list[FitConfig] = []
+
+    def axes(turn: Tensor) -> Any:
+        return lambda lm, config: (asked.append(config), (turn, turn))[1]
+
+    monkeypatch.setattr(connecting, "learned_axes", axes(one))
+    assert same_bits(connect(lm, *solutions[:2], config), plain)
+    turned = torch.linalg.qr(torch.randn(lm.width, lm.width, generator=torch.Generator().manual_seed(0)))[0]
+    monkeypatch.setattr(connecting, "learned_axes", axes(turned))
+    other = connect(lm, *solutions[:2], config)
+    assert not torch.allclose(other.m[1], plain.m[1])
+    assert all(c.optimiser.rotated and c.arrangement == solutions[0].arrangement for c in asked)
 
 
 def test_what_cannot_be_connected_is_refused(ring, solutions):
@@ -313,6 +359,7 @@ def test_a_profile_does_not_depend_on_how_it_is_cut(solutions, monkeypatch):
         ({"max_steps": -1}, "max_steps is -1; it must be at least 0"),
         ({"check_every": 0}, "check_every is 0; it must be at least 1"),
         ({"check_taus": 0}, "check_taus is 0; it must be at least 1"),
+        ({"focus": 1}, "focus is 1; it must be at least 0 and below 1"),
         ({"accuracy": 0}, "accuracy is 0; it must be above 0 and at most 1"),
     ],
 )

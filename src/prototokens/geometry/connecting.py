@@ -13,6 +13,8 @@ from ..descent import FitProgress
 from ..errors import InputError
 from ..fitting import check_texts
 from ..lm import FrozenLM
+from ..recipes import FitConfig
+from ..starts import learned_axes
 from ..tokens import ProtoTokens, hash_ids
 from .curves import ConnectConfig, Connection, CurveDescent
 from .paths import Path, segment, straight
@@ -43,12 +45,13 @@ def connect_pairs(
 ) -> list[Connection]:
     """Fit curves between pairs of solutions, all in one batch.
 
-    minimise over the inner control points of phi:  E over tau ~ U[0, 1] of the mean over i of -log P(t_i | phi(tau))
+    minimise over the inner control points of phi:  E over tau ~ F of the mean over i of -log P(t_i | phi(tau))
 
     The ends are held. A curve begins as the straight segment, its control points evenly spaced. Every `check_every`
     steps its whole way is looked at: of what was looked at the curve of the highest lowest accuracy is kept, then of
-    the lowest highest loss; one that meets the stopping rule is done and leaves the batch. Places are drawn from the
-    seed alone and are the same for all pairs, so that they do not depend on the batch.
+    the lowest highest loss; one that meets the stopping rule is done and leaves the batch. F is uniform for the share
+    1 - focus and follows the loss of the last look for the rest. Places depend on the seed and the curve's own losses,
+    not on the batch.
 
     Args:
         lm: the frozen model.
@@ -84,7 +87,8 @@ def connect_pairs(
     if any(path.layout != paths[0].layout for path in paths):
         raise InputError("pairs of one batch need texts of one length and one arrangement: connect the others apart")
     check_texts(lm, torch.stack(targets), paths[0].layout)
-    return CurveDescent(lm, paths, config).run(progress, should_stop)
+    axes = learned_axes(lm, FitConfig(arrangement=pairs[0][0].arrangement, optimiser=config.optimiser))
+    return CurveDescent(lm, paths, config, axes).run(progress, should_stop)
 
 
 def _check_pair(lm: FrozenLM, first: ProtoTokens, last: ProtoTokens) -> None:

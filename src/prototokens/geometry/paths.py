@@ -72,7 +72,7 @@ class Path:
 
     def points(self, taus: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors at places (N,): e (N, K, D) and m (N, D), float32."""
-        weights = curve_weights(self.kind, len(self.m), taus).to(self.m)  # (N, P)
+        weights = curve_weights(self.kind, len(self.m), taus.double()).to(self.m)  # (N, P)
         return torch.einsum("np,pkd->nkd", weights, self.e), weights @ self.m
 
     def inputs_embeds(self, taus: Tensor) -> Tensor:
@@ -107,17 +107,15 @@ class Path:
 
 
 def curve_weights(kind: Kind, points: int, taus: Tensor) -> Tensor:
-    """Weights of P = `points` control points at places (...), float64, (..., P); they sum to 1. See `Path`."""
-    taus = taus.double().unsqueeze(-1)  # (..., 1)
+    """Weights of P = `points` control points at places (...), of the places' dtype, (..., P); they sum to 1."""
     degree = points - 1
     if kind == "chain":
+        taus = taus.unsqueeze(-1)  # (..., 1)
         piece = (taus * degree).floor().clamp(0, degree - 1)
         share = taus * degree - piece
         weights = taus.new_zeros(*taus.shape[:-1], points)
         return weights.scatter(-1, piece.long(), 1 - share).scatter(-1, piece.long() + 1, share)
-    j = torch.arange(points, device=taus.device)
-    counts = torch.tensor([math.comb(degree, i) for i in range(points)], dtype=torch.float64, device=taus.device)
-    return counts * taus**j * (1 - taus) ** (degree - j)
+    return torch.stack([math.comb(degree, j) * taus**j * (1 - taus) ** (degree - j) for j in range(points)], dim=-1)
 
 
 def segment(first: ProtoTokens, last: ProtoTokens, vectors: Vectors = "both") -> Path:

@@ -61,6 +61,8 @@ class Grid:
         curves: which of `CURVES` are fitted.
         taus: places at which a way is scored, its ends included.
         recipe: name of a preset.
+        margin: in logits; a fit goes on until every token leads by more, so that curves begin inside a basin and not on
+            its rim.
         max_steps: step budget of a fit.
         curve_steps: step budget of a curve.
         texts_at_once: texts of a batch.
@@ -73,15 +75,16 @@ class Grid:
     curves: tuple[str, ...]
     taus: int
     recipe: str
+    margin: float
     max_steps: int
     curve_steps: int
     texts_at_once: int
 
 
 GRIDS = {
-    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 60, 10, 1),
-    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 400, 100, 2),
-    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 5000, 1000, 1),
+    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1),
+    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 1.0, 400, 800, 1),
+    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 1.0, 5000, 2000, 1),
 }
 
 
@@ -95,7 +98,7 @@ def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
     def cell(text: int, seed: int, method: str, **own: Any) -> Settings:
         return cell_settings(
             scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
-            method=method, start=grid.start, fit_seed=seed, **own,
+            method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **own,
         )  # fmt: skip
 
     fits = [cell(text, seed, "fit") for seed in range(grid.seeds) for text in texts]
@@ -144,7 +147,8 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     for seed in dict.fromkeys(cells[n]["fit_seed"] for n in by_method["fit"]):
         numbers = [n for n in by_method["fit"] if cells[n]["fit_seed"] == seed]
         ids = target_ids[numbers]
-        results = fit_batch(lm, ids, recipe(cells[0] | {"seed": seed}, start=cells[0]["start"]))
+        config = recipe(cells[0] | {"seed": seed}, start=cells[0]["start"])
+        results = fit_batch(lm, ids, replace(config, stop=replace(config.stop, margin=cells[0]["margin"])))
         fits |= {(cells[n]["text"], seed): result for n, result in zip(numbers, results, strict=True)}
         found |= dict(zip(numbers, measured(lm, ids, results), strict=True))
     for method, numbers in by_method.items():

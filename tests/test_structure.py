@@ -92,6 +92,21 @@ def test_rows_of_one_text_are_no_pair():
     assert relation_gap(vectors, teacher[[0, 0, 0]], torch.tensor([4, 4, 4])).tolist() == [0, 0, 0]
 
 
+def test_vectors_that_are_not_finite_leave_the_others_alone():
+    generator = torch.Generator().manual_seed(3)
+    vectors, teacher = torch.randn(4, 6, generator=generator), torch.randn(4, 5, generator=generator)
+    spoiled = vectors.clone()
+    spoiled[1, 2] = torch.nan
+    spoiled.requires_grad_(True)
+    whole = [0, 2, 3]
+    found = relation_gap(spoiled, teacher)
+    assert torch.allclose(found[whole], relation_gap(vectors[whole], teacher[whole]), atol=1e-6)
+    found.sum().backward()
+    assert spoiled.grad is not None
+    assert spoiled.grad.isfinite().all()
+    assert spoiled.grad[whole].abs().sum() > 0
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loss_does_not_depend_on_the_order_of_rows_and_is_proportional_to_its_weight(name):
     e, m, texts = random(6, 2, 6), random(6, 6, seed=1), torch.tensor([0, 1, 1, 2, 3, 3])

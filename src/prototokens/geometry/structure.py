@@ -82,10 +82,12 @@ def relation_gap(vectors: Tensor, teacher: Tensor, texts: Tensor | None = None) 
         texts: numbers of the texts, int64, (R,): rows of the same text are no pair. All differ if None.
 
     Returns:
-        0 or more, (R,); 0 for a text alone.
+        0 or more, (R,); 0 for a text alone. Vectors that are not finite are no pair with any.
     """
     texts = torch.arange(len(vectors), device=vectors.device) if texts is None else texts
-    pairs = (texts[:, None] != texts[None, :]).float()  # (R, R)
+    finite = vectors.flatten(1).isfinite().all(1)  # (R,)
+    vectors = vectors.flatten(1).where(finite[:, None], 0.0)
+    pairs = ((texts[:, None] != texts[None, :]) & finite[:, None] & finite).float()  # (R, R)
     square = (cosines(vectors) - cosines(teacher)).square() * pairs
     return square.sum(-1) / pairs.sum(-1).clamp(min=1)
 

@@ -45,6 +45,9 @@ CURVES = {
 INEXACT = "an end is not exact"
 """Why a pair has no curve."""
 
+_STEP_OVER_LOOK = 3
+"""Price of a position forward and backward over that of one forward alone, near enough for an estimate."""
+
 Solution = tuple[int, int]
 """Number of the text, seed of the fit."""
 
@@ -124,14 +127,17 @@ def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
 
 
 def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
-    """Steps of a batch at most, the positions of all of them together, and those of the largest step."""
+    """Steps of a batch at most, the positions of all of them together, and those of the largest step.
+
+    The positions are those of a step, forward and backward, that cost as much.
+    """
     width, pairs = grid.tokens + 1, math.comb(grid.seeds, 2)
     fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * texts * grid.curve_steps
     of_fits, of_curves, looks = texts * width, 0, 0
     for config in (CURVES[name] for name in grid.curves):
         of_curves = pairs * config.taus * width
         looks += texts * (grid.curve_steps // config.check_every + 1) * pairs * config.check_taus * width
-    positions = fit_steps * of_fits + curve_steps * of_curves + looks
+    positions = fit_steps * of_fits + curve_steps * of_curves + looks // _STEP_OVER_LOOK
     return fit_steps + curve_steps, positions, max(of_fits, of_curves)
 
 

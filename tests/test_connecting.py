@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from families import RECIPE, analytic, counted, family, spoiled, tokenizer
 from prototokens import AdamW, ConnectConfig, FrozenLM, InputError, Path, ProtoTokens, connect, decode, fit
 from prototokens.geometry.connecting import connect_pairs
-from prototokens.geometry.curves import drawn_taus, focused
+from prototokens.geometry.curves import CurveDescent, drawn_taus, focused
 from prototokens.geometry.paths import segment, straight
 from prototokens.geometry.profiles import even_taus, profile
 from prototokens.recipes import FitConfig, Stop
@@ -291,16 +291,34 @@ def test_curves_descend_along_the_axes_of_the_model_s_start(solutions, monkeypat
     one = torch.eye(lm.width)
     asked: list[FitConfig] = []
 
-    def axes(turn: Tensor) -> Any:
-        return lambda lm, config: (asked.append(config), (turn, turn))[1]
+    def axes(e: Tensor, m: Tensor) -> Any:
+        return lambda lm, config: (asked.append(config), (e, m))[1]
 
-    monkeypatch.setattr(connecting, "learned_axes", axes(one))
+    monkeypatch.setattr(connecting, "learned_axes", axes(one, one))
     assert same_bits(connect(lm, *solutions[:2], config), plain)
-    turned = torch.linalg.qr(torch.randn(lm.width, lm.width, generator=torch.Generator().manual_seed(0)))[0]
-    monkeypatch.setattr(connecting, "learned_axes", axes(turned))
+    monkeypatch.setattr(connecting, "learned_axes", axes(turned(lm, 0), turned(lm, 0)))
     other = connect(lm, *solutions[:2], config)
     assert not torch.allclose(other.m[1], plain.m[1])
     assert all(c.optimiser.rotated and c.arrangement == solutions[0].arrangement for c in asked)
+
+
+def turned(lm: FrozenLM, seed: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(lm.width, lm.width, generator=torch.Generator().manual_seed(seed)))[0]
+
+
+def test_the_first_step_is_as_long_along_every_axis_of_its_vector(solutions):
+    """Adam's first step is the rate along each axis, and so along those of e for e and of m for m."""
+    lm, first, last = family("llama"), *solutions[:2]
+    target_ids = lm.encode(TEXT)
+    path = replace(straight(segment(first, last), "bezier", 3), target_ids=target_ids)
+    config = ConnectConfig(optimiser=AdamW(lr=0.1, relative=False, weight_decay=0.0), max_steps=1)
+    axes = turned(lm, 1), turned(lm, 2)
+    descent = CurveDescent(lm, [path], config, axes)
+    descent.run()
+    for bank, start, own, other in zip(descent.banks, (path.e[1], path.m[1:2]), axes, axes[::-1], strict=True):
+        moved = bank.values.detach()[0] - start
+        assert torch.allclose((moved @ own).abs(), torch.full_like(moved, 0.1), rtol=1e-2)
+        assert (moved @ other).abs().std() > 0.01
 
 
 def test_what_cannot_be_connected_is_refused(ring, solutions):

@@ -374,6 +374,7 @@ def test_recipes_are_the_presets_with_the_cell_s_budget():
     config = fits.recipe(settings)
     base = preset("fast", seed=3)
     assert config == replace(base, stop=replace(base.stop, max_steps=7))
+    assert fits.recipe(settings | {"margin": 2.0}) == replace(base, stop=replace(base.stop, max_steps=7, margin=2.0))
     crammed = fits.recipe({"recipe": "cramming", "seed": 3, "max_steps": 7})
     assert isinstance(crammed, FitConfig)
     assert crammed.optimiser == CRAMMING.optimiser

@@ -163,8 +163,8 @@ class CurveDescent:
         self.target_ids = torch.stack([p.target_ids for p in paths if p.target_ids is not None]).to(lm.device)
         self.active = list(range(len(paths)))
         self._lowest = torch.full((len(paths),), -1.0, device=lm.device)
-        self._losses = torch.ones(len(paths), 1, device=lm.device)  # of the last look, (B, N)
         self._highest = torch.full((len(paths),), torch.inf, device=lm.device)
+        self._losses = torch.ones(len(paths), 1, device=lm.device)  # of the last look, (B, N); even before the first
         self._began = time.perf_counter()
         self._steps = [0] * len(paths)
         self._looks = [0] * len(paths)

@@ -6,7 +6,7 @@ by noise, scaling, rounding and projection, and decoded.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -103,7 +103,6 @@ def lay_out(scale: str) -> list[Batch]:
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Fit the texts and decode their vectors after every change; target_ids (N, T) holds a text once for each."""
     config = recipe(cells[0], start=cells[0]["start"])
-    config = replace(config, stop=replace(config.stop, margin=cells[0]["margin"]))
     texts = sum(cell["method"] == "fit" for cell in cells)
     assert all(cell["text"] == cells[n % texts]["text"] for n, cell in enumerate(cells))
     fits = fit_batch(lm, target_ids[:texts], config)

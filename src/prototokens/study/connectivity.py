@@ -153,8 +153,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     for seed in dict.fromkeys(cells[n]["fit_seed"] for n in by_method["fit"]):
         numbers = [n for n in by_method["fit"] if cells[n]["fit_seed"] == seed]
         ids = target_ids[numbers]
-        config = recipe(cells[0] | {"seed": seed}, start=cells[0]["start"])
-        results = fit_batch(lm, ids, replace(config, stop=replace(config.stop, margin=cells[0]["margin"])))
+        results = fit_batch(lm, ids, recipe(cells[0] | {"seed": seed}, start=cells[0]["start"]))
         fits |= {(cells[n]["text"], seed): result for n, result in zip(numbers, results, strict=True)}
         found |= dict(zip(numbers, measured(lm, ids, results), strict=True))
     for method, numbers in by_method.items():

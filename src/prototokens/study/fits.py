@@ -21,9 +21,10 @@ from .work import Measurement
 
 
 def recipe(settings: Settings, **changes: Any) -> FitConfig:
-    """The recipe that a cell names, with its seed and step budget, and some fields changed."""
+    """The recipe that a cell names, with its seed, step budget and margin if it has one, and some fields changed."""
     config = replace(_named(settings["recipe"]), seed=settings["seed"], **changes)
-    return replace(config, stop=replace(config.stop, max_steps=settings["max_steps"]))
+    margin = settings.get("margin", config.stop.margin)
+    return replace(config, stop=replace(config.stop, max_steps=settings["max_steps"], margin=margin))
 
 
 def recipe_hash(name: str) -> str:

@@ -87,7 +87,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1),
-    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 700, 1),
+    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1),
     "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1),
 }
 

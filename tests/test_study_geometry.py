@@ -115,13 +115,20 @@ def test_connectivity_joins_every_pair_of_a_text_s_solutions_once_for_each_way(s
 @pytest.fixture
 def all_curves(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Row]]]:
     """Connectivity of three solutions of each of two texts, by every kind of curve."""
-    grid = replace(connectivity.GRIDS["smoke"], texts=2, seeds=3, curves=tuple(connectivity.CURVES), texts_at_once=2)
+    grid = replace(
+        connectivity.GRIDS["smoke"],
+        texts=2,
+        seeds=3,
+        curves=tuple(connectivity.CURVES),
+        texts_at_once=2,
+        pairs_at_once=2,
+    )
     monkeypatch.setitem(connectivity.GRIDS, "smoke", grid)
     return lambda **changes: measure(connectivity, max_steps=200, **changes)
 
 
 def test_connectivity_s_ways_begin_and_end_at_the_solutions(all_curves):
-    rows = all_curves(taus=17)  # the places that a curve's look has, and the ends
+    rows = all_curves(taus=33)  # the places that a curve's look has, and the ends
     fits = {(row["text"], row["fit_seed"]): row for row in of(rows, "fit")}
     kept, segments = solutions(rows), {}
     assert all(row["exact"] for row in fits.values()), "the tiny model solves two tokens"
@@ -157,6 +164,16 @@ def test_connectivity_s_curves_are_the_segment_before_their_first_step(all_curve
             assert curve["length_ratio"] == pytest.approx(1)
             for column in ("accuracies", "losses_nats"):
                 assert json.loads(curve[column]) == pytest.approx(json.loads(straight[column]), abs=1e-4)
+
+
+def test_connectivity_s_curves_do_not_depend_on_how_many_are_fitted_at_once(all_curves, monkeypatch):
+    sides = []
+    for pairs in (1, 3):
+        monkeypatch.setitem(connectivity.GRIDS, "smoke", replace(connectivity.GRIDS["smoke"], pairs_at_once=pairs))
+        sides.append(of(all_curves(), "bezier"))
+    for one, other in zip(*sides, strict=True):
+        assert one["steps"] == other["steps"] > 0
+        assert json.loads(one["losses_nats"]) == pytest.approx(json.loads(other["losses_nats"]), abs=1e-3)
 
 
 def test_connectivity_measures_the_segment_of_inexact_solutions_and_fits_them_no_curve():

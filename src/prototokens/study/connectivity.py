@@ -7,8 +7,8 @@ Each text is fitted from several seeds, from a text-independent start. Every pai
     chain    by two straight pieces, the point between them fitted
     cubic    by a cubic Bezier curve, both control points fitted
 
-and all ways are scored at the same places. The curves of one kind and text are fitted side by side. A pair of which an
-end is not exact has no curve: there is nothing to stay at.
+and all ways are scored at the same places. The curves of one kind and text are fitted side by side, as many at once as
+the scale says. A pair of which an end is not exact has no curve: there is nothing to stay at.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), figure 7,
 https://arxiv.org/abs/2505.21189.
@@ -70,6 +70,7 @@ class Grid:
         max_steps: step budget of a fit.
         curve_steps: step budget of a curve.
         texts_at_once: texts of a batch.
+        pairs_at_once: curves fitted side by side, which a GPU's memory bounds.
     """
 
     start: str
@@ -83,12 +84,13 @@ class Grid:
     max_steps: int
     curve_steps: int
     texts_at_once: int
+    pairs_at_once: int
 
 
 GRIDS = {
-    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1),
-    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1),
-    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1),
+    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1),
+    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1, 6),
+    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5),
 }
 
 
@@ -133,11 +135,13 @@ def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
     The positions are those of a step, forward and backward, that cost as much.
     """
     width, pairs = grid.tokens + 1, math.comb(grid.seeds, 2)
-    fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * texts * grid.curve_steps
+    at_once = min(pairs, grid.pairs_at_once)
+    rounds = texts * math.ceil(pairs / at_once)
+    fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps
     of_fits, of_curves, looks = texts * width, 0, 0
     for config in (CURVES[name] for name in grid.curves):
-        of_curves = pairs * config.taus * width
-        looks += texts * (grid.curve_steps // config.check_every + 1) * pairs * config.check_taus * width
+        of_curves = at_once * config.taus * width
+        looks += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
     positions = fit_steps * of_fits + curve_steps * of_curves + looks // _STEP_OVER_LOOK
     return fit_steps + curve_steps, positions, max(of_fits, of_curves)
 
@@ -178,7 +182,11 @@ def _ways(
     else:
         config = replace(CURVES[method], max_steps=cells[0]["curve_steps"])
         joined = [(first.tokens, last.tokens) for (first, last), whole in zip(pairs, exact, strict=True) if whole]
-        made = iter(connect_pairs(lm, joined, config, target_ids.expand(len(joined), -1)))
+        made = (
+            curve
+            for some in chunked(joined, GRIDS[cells[0]["scale"]].pairs_at_once)
+            for curve in connect_pairs(lm, some, config, target_ids.expand(len(some), -1))
+        )
         curves = [next(made) if whole else None for whole in exact]
         paths = [curve.path if curve else None for curve in curves]
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from .. import published
@@ -30,7 +31,7 @@ _SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats a token"}
 
 
 def connectivity(rows: Sequence[Row]) -> list[Entry]:
-    """Figure 7 in numbers: lowest accuracy, barrier and length of each way, over pairs of exact solutions."""
+    """Figure 7 in numbers: lowest and mean accuracy, barrier and length of each way, over pairs of exact solutions."""
     entries = []
     for label, own in _series(rows).items():
         solved = share(row["exact"] for row in of_method(own, "fit"))
@@ -40,6 +41,7 @@ def connectivity(rows: Sequence[Row]) -> list[Entry]:
             ratios = [row["length_ratio"] for row in pairs if row["length_ratio"] is not None]
             for heading, found, decimals in (
                 ("lowest accuracy", mean(row["lowest_accuracy"] for row in pairs), 3),
+                ("mean accuracy", mean(fmean(json.loads(row["accuracies"])) for row in pairs), 3),
                 (WHOLE, share(row["lowest_accuracy"] == 1 for row in pairs), 2),
                 ("barrier, nats a token", mean(row["barrier_nats"] for row in pairs), 3),
                 ("length / segment's", mean(ratios), 3),

@@ -168,9 +168,10 @@ def _structure() -> list[Row]:
         row("structure", loss=loss, vector=vector, weight=weight, hold=20, chunk=chunk, text=text, loss_nats=0.01,
             token_accuracy=1 - weight * (0.05 if loss == "anchor" else 0.01), candidates=5,
             **{f"{name}_{v}": 0.2 + 0.2 * math.log10(1 + weight) + 0.1 * (v == "m")
-               for name in ("anchor_cosine", "relation_error", "relation_correlation", "relation_correlation_shuffled")
+               for name in ("anchor_cosine", "relation_error", "relation_correlation", "relation_correlation_shuffled",
+                            "relation_correlation_shuffled_sd")
                for v in "em"},
             **{f"rank_{name}": 1 + (text + n) % 3
-               for n, name in enumerate(("e", "m", "both", "text", "teacher", "shuffled"))})
+               for n, name in enumerate(("e", "m", "both", "text", "teacher"))})
         for (loss, vector, weight), chunk, text in product(ways, range(2), range(3))
     ]  # fmt: skip

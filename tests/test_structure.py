@@ -21,6 +21,7 @@ from prototokens.geometry.structure import (
     relation_correlation,
     relation_gap,
     relational,
+    shuffled_correlations,
 )
 
 RANDOM = replace(RECIPE, start="vocabulary", perturbation=0.0, restarts=2)
@@ -261,3 +262,19 @@ def test_losses_that_cannot_be_are_refused(make):
     for weight in (-0.5, float("nan")):
         with pytest.raises(InputError, match=rf"^weight is {weight:g}; it must be at least 0$"):
             make(random(4, 6), "e", weight)
+
+
+def test_shuffled_teachers_show_nothing_of_relations_that_are_there():
+    teacher = random(12, 5)
+    found = shuffled_correlations(teacher @ random(5, 40, seed=1), teacher)
+    assert relation_correlation(teacher @ random(5, 40, seed=1), teacher) > 0.8
+    assert found.shape == (100,)
+    assert abs(found.mean()) < 3 * found.std() / 10
+    assert found.max() < 0.8
+    assert torch.equal(found, shuffled_correlations(teacher @ random(5, 40, seed=1), teacher))
+
+
+def test_neighbours_are_found_by_chance_where_vectors_know_nothing():
+    partners = torch.arange(16).roll(8)
+    first = [(partner_ranks(random(16, 30, seed=n), partners) == 1).double().mean() for n in range(60)]
+    assert torch.stack(first).mean() == pytest.approx(1 / 15, abs=0.03)

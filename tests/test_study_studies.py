@@ -90,9 +90,9 @@ OWN: dict[str, dict[Any, set[str]]] = {
     "structure": {
         None: FIT
         | {"start", "loss", "vector", "weight", "hold", "chunk", "chunk_tokens", "candidates"}
-        | {f"{what}_{of}" for what in ("anchor_cosine", "relation_error", "relation_correlation",
-                                         "relation_correlation_shuffled") for of in "em"}
-        | {f"rank_{by}" for by in ("e", "m", "both", "text", "teacher", "shuffled")},
+        | {f"{what}_{of}" for of in "em" for what in ("anchor_cosine", "relation_error", "relation_correlation",
+           "relation_correlation_shuffled", "relation_correlation_shuffled_sd")}
+        | {f"rank_{by}" for by in ("e", "m", "both", "text", "teacher")},
     },
 }  # fmt: skip
 """What a row holds, by study and method."""

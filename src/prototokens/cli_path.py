@@ -64,7 +64,7 @@ def path_command(
 ) -> int:
     """Decode vectors on the way from those of one text to those of another: FIRST + tau (LAST - FIRST).
 
-    At each place: tau, the shares of tokens that are those of FIRST's and of LAST's text, and what is decoded.
+    At each place: tau, the shares of tokens that are those FIRST and LAST decode to, and what is decoded.
 
     Example: prototokens path friend.safetensors another.safetensors --from -0.5 --to 1.5 --points 9
     """

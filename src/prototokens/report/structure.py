@@ -19,8 +19,7 @@ FOLLOWED = {"anchor": "anchor_cosine", "relational": "relation_correlation"}
 """What each loss drives up, a column with the vector's name behind it."""
 
 _AXIS = {"anchor": "cosine with the anchor", "relational": "correlation of cosines with the teacher's"}
-_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher",
-             "shuffled": "by both, shuffled"}  # fmt: skip
+_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher"}
 _OWN = ("loss", "vector", "weight", "hold", "chunk", "chunk_tokens", "text", "tokens")
 
 
@@ -45,10 +44,9 @@ def trade(rows: Sequence[Row]) -> list[Entry]:
                     ("relation_correlation_shuffled", "the same, teacher shuffled"),
                 ):
                     found = mean(row.get(f"{column}_{vector}") for row in cell)
-                    if found and column.startswith(
-                        "relation_correlation"
-                    ):  # one number of all chunks, in each of their rows
-                        found = Summary(found.value)
+                    if found and column.startswith("relation_correlation"):  # of all chunks, in each of their rows
+                        spread = mean(row.get(f"{column}_sd_{vector}") for row in cell)
+                        found = Summary(found.value, sd=spread.value if spread else None)
                     entries += entry(head, label, f"{heading}, {vector}", found)
     return entries
 
@@ -83,15 +81,13 @@ def draw_retrieval(rows: Sequence[Row]) -> Any:
     for ax, label, loss in shown:
         for i, vector in enumerate(VECTORS):
             cells = labelled[label].get((loss, vector), {})
-            dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 3, f"by {vector}")
-            if i == 0:
-                dots(ax, [share(_first(cell, "shuffled")) for cell in cells.values()], 2, 3, "by both, shuffled")
+            dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 2, f"by {vector}")
             if cells:
                 named_ticks(ax, [f"{weight:g}" for weight in cells])
             for row in next(iter(cells.values()), [])[:1]:
                 ax.axhline(1 / row["candidates"], color=INK, linewidth=0.8, linestyle=":")
         ax.set(xlabel="weight", ylabel="neighbour is nearest", ylim=(-0.03, 1.05))
-    legend(figure, figure.axes, columns=3)
+    legend(figure, figure.axes, columns=2)
     return figure
 
 

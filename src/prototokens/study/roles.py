@@ -5,7 +5,8 @@ text-independent starts. Then
 
     swap       e of a chunk with the m of another text's chunk of the same length, compared with both texts
     probe      what a linear map reads out of e, m or both; beside it shuffled labels, and the chunk's mean embedding
-    attention  how much of each head's attention goes to e, and to position 0; beside it an ordinary text's
+    attention  how much of each head's attention goes to e, and to position 0, for exact texts; beside it that of the
+               same texts read as usual
 """
 
 from __future__ import annotations
@@ -152,7 +153,8 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     found |= zip(by_method["swap"], _swaps(lm, first, [cells[n] for n in by_method["swap"]]), strict=True)
     teacher = _or_missing(lambda: load_teacher().embed([lm.decode(chunk.ids) for chunk in chunks]))
     found |= {n: _probe(lm, chunks, cells[n], teacher) for n in by_method["probe"]}
-    found |= {n: _attention(lm, list(first.values()), cells[n]) for n in by_method["attention"]}
+    exact = [chunk for chunk in first.values() if chunk.fit.exact]
+    found |= {n: _attention(lm, exact, cells[n]) for n in by_method["attention"]}
     return [found[n] for n in range(len(cells))]
 
 
@@ -225,6 +227,8 @@ def _features(lm: FrozenLM, chunk: _Chunk, name: str) -> Tensor:
 
 def _attention(lm: FrozenLM, chunks: Sequence[_Chunk], cell: Settings) -> Measurement:
     """Attention by attention layer, counted from 0, and head as JSON, [[head, ...], ...], or why there is none."""
+    if not chunks:
+        return Measurement({"heads": None, "attention": None, "missing": "no text is exact"})
     tokens = [chunk.fit.tokens for chunk in chunks]
     layout = tokens[0].arrangement.layout(tokens[0].length, tokens[0].e.shape[0])
     places = e_places(layout, tokens[0].e.shape[0]) if cell["place"] == "e" else [0]

@@ -4,7 +4,7 @@ Each text is a window of a drawn text, cut into two neighbouring chunks. Chunks 
 for the same least number of steps: with no further loss, with an anchor, and with relational distillation, of e or of
 m, with several weights. A row has what a chunk's fit costs, how far the teacher is followed, and how near its neighbour
 is among all other chunks of the batch, by the vectors and, for comparison, by the mean embedding and by the teacher.
-Controls: the vectors in a drawn order, and the teacher's embeddings in one.
+The control is the teacher's embeddings in drawn orders.
 
 Reference: What proto-tokens encode (Bondarenko et al., 2026), https://arxiv.org/abs/2602.18301.
 """
@@ -30,6 +30,7 @@ from ..geometry.structure import (
     relation_correlation,
     relation_gap,
     relational,
+    shuffled_correlations,
 )
 from ..lm import FrozenLM
 from .cells import Batch, Settings, cell_settings
@@ -130,21 +131,20 @@ def _regulariser(settings: Settings, teacher: Tensor, places: Tensor) -> Regular
 
 
 def _followed(fits: Sequence[FitResult], teacher: Tensor, places: Tensor) -> dict[str, Tensor]:
-    """How far e and m follow the teacher, columns (B,); the correlation is one number of the whole batch."""
+    """How far e and m follow the teacher, columns (B,); correlations are of the whole batch."""
     found: dict[str, Tensor] = {}
     for name in VECTORS:
         vectors = _vectors(fits, name)
         found[f"anchor_cosine_{name}"] = 1 - anchor_gap(vectors, places)
         found[f"relation_error_{name}"] = relation_gap(vectors, teacher).sqrt()
-        for column, of in (("relation_correlation", teacher), ("relation_correlation_shuffled", _shuffled(teacher))):
-            correlation = relation_correlation(vectors, of)
+        control = shuffled_correlations(vectors, teacher)
+        for column, correlation in (
+            ("relation_correlation", relation_correlation(vectors, teacher)),
+            ("relation_correlation_shuffled", control.mean().item()),
+            ("relation_correlation_shuffled_sd", control.std().item()),
+        ):
             found[f"{column}_{name}"] = torch.full((len(fits),), correlation, dtype=torch.float64)
     return found
-
-
-def _shuffled(rows: Tensor) -> Tensor:
-    """The same rows in a drawn order: a control that must show nothing."""
-    return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))]
 
 
 def _ranks(
@@ -159,8 +159,7 @@ def _ranks(
         "text": lm.embed(chunk_ids).mean(1).cpu(),
         "teacher": teacher,
     }
-    ranks = {f"rank_{name}": partner_ranks(vectors, partners) for name, vectors in compared.items()}
-    return ranks | {"rank_shuffled": partner_ranks(_shuffled(compared["both"]), partners)}
+    return {f"rank_{name}": partner_ranks(vectors, partners) for name, vectors in compared.items()}
 
 
 def _vectors(fits: Sequence[FitResult], name: str) -> Tensor:

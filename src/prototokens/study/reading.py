@@ -58,7 +58,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(8, 8, 4, "fast", "vocabulary", 8, 4),
-    "laptop": Grid(16, 8, 8, "fast", "vocabulary", 150, 8),
+    "laptop": Grid(16, 8, 16, "fast", "vocabulary", 300, 16),
     "paper": Grid(64, 256, 50, "paper", "normal", 5000, 25),
 }
 

@@ -72,7 +72,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(("random", "old"), 2, (4, 3), 1, 4, 2, 2, "fast", 10),
-    "laptop": Grid(SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 120),
+    "laptop": Grid(SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
     "paper": Grid(SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
 }
 

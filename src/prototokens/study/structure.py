@@ -65,7 +65,7 @@ class Grid:
 
 GRIDS = {
     "smoke": Grid(3, 2, (1.0,), 3, "fast", 6),
-    "laptop": Grid(6, 8, (1.0, 10.0), 50, "fast", 100),
+    "laptop": Grid(6, 16, (1.0, 10.0), 50, "fast", 100),
     "paper": Grid(64, 50, (0.01, 0.1, 1.0, 10.0, 100.0), 1000, "fast", 3000),
 }
 

@@ -19,6 +19,7 @@ import torch
 from families import family
 from prototokens import FitConfig, FitResult, decode, fit_batch
 from prototokens.errors import InputError
+from prototokens.geometry.basin import Change, hold, principal_directions, random_directions
 from prototokens.geometry.distances import KINDS, vector_distances
 from prototokens.geometry.paths import VECTORS
 from prototokens.study import basin, connectivity, locality, reading, roles, structure
@@ -213,7 +214,7 @@ def test_basin_makes_every_change_of_every_text_to_every_vector(scale):
         made = Counter((c["kind"], c["amount"], c["vectors"]) for c in changes)
         texts = len({cell["text"] for cell in batch.cells})
         assert made == {
-            (kind, amount, vectors): texts * (grid.draws if kind == "noise" else 1)
+            (kind, amount, vectors): texts * (grid.draws if kind in ("noise", basin.RANDOM) else 1)
             for kind, amounts in grid.amounts.items()
             for amount in amounts
             for vectors in VECTORS
@@ -232,6 +233,30 @@ def test_basin_moves_vectors_by_the_amount_and_an_amount_of_nothing_changes_noth
         assert row["moved"] == pytest.approx(0.25)
         assert row["token_accuracy"] == pytest.approx(row["right"].count("1") / row["tokens"])
         assert row["fit_exact"] == fits[row["text"]]["exact"]
+
+
+def test_basin_projects_onto_the_random_directions_of_the_draw():
+    lm = family("llama")
+    for draw in (0, 2):
+        rows = measure(basin, draw=draw)
+        kept = {row["text"]: vectors for row, vectors in rows if row["method"] == "fit"}
+        for row in of(rows, "change"):
+            if "projection" in row["kind"]:
+                ways = random_directions(lm, draw) if row["kind"] == basin.RANDOM else principal_directions(lm)
+                own = Change("projection", row["amount"], row["vectors"])
+                (held,) = hold(lm, [kept[row["text"]]], ids_of([row]), [own], [ways])
+                assert row["moved"] == pytest.approx(held.moved)
+                assert row["right"] == "".join(str(int(one)) for one in held.right)
+
+
+def test_basin_s_noise_begins_below_the_radii_that_it_is_to_find():
+    for scale in ("laptop", "paper"):
+        amounts, draws = basin.GRIDS[scale].amounts, basin.GRIDS[scale].draws
+        assert min(amounts["noise"]) == 0.01
+        assert draws > 1
+        # A share s of random directions is about s of a squared length: the least moves by no more than 0.05.
+        assert min(amounts["projection"]) ** 0.5 < 0.05
+        assert amounts["projection"] == amounts[basin.RANDOM], "the control is of the same ranks"
 
 
 def test_basin_s_fits_reach_the_margin_and_only_exact_ones_tell_what_goes_first():

@@ -12,6 +12,7 @@ from .. import published
 from .conditions import by, ordered, series
 from .drawing import PALETTE, above, legend, panels
 from .exhibit import Entry, listed
+from .profiles import draw_means, even_taus, means
 from .summary import Row, Summary, mean, share
 from .tables import PAPER, entry, of_method
 
@@ -23,7 +24,7 @@ WAYS = {
 }
 """Ways between two solutions, with their names for a reader; all but the first are fitted."""
 
-SOLUTIONS, WHOLE, LONGEST = "the solutions", "share whole", "longest"
+SOLUTIONS, BETWEEN, WHOLE, LONGEST = "the solutions", "mean accuracy between the ends", "share whole", "longest"
 
 _OWN = ("method", "inner", "text", "tokens", "fit_seed", "other_seed")
 _SETTINGS = ("taus", "curve_steps", "curve_hash")
@@ -31,7 +32,7 @@ _SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats a token"}
 
 
 def connectivity(rows: Sequence[Row]) -> list[Entry]:
-    """Figure 7 in numbers: lowest and mean accuracy, barrier and length of each way, over pairs of exact solutions."""
+    """Figure 7 in numbers: accuracy, barrier and length of each way, over pairs of exact solutions."""
     entries = []
     for label, own in _series(rows).items():
         solved = share(row["exact"] for row in of_method(own, "fit"))
@@ -41,7 +42,7 @@ def connectivity(rows: Sequence[Row]) -> list[Entry]:
             ratios = [row["length_ratio"] for row in pairs if row["length_ratio"] is not None]
             for heading, found, decimals in (
                 ("lowest accuracy", mean(row["lowest_accuracy"] for row in pairs), 3),
-                ("mean accuracy", mean(fmean(json.loads(row["accuracies"])) for row in pairs), 3),
+                (BETWEEN, mean(_between_ends(row) for row in pairs), 3),
                 (WHOLE, share(row["lowest_accuracy"] == 1 for row in pairs), 2),
                 ("barrier, nats a token", mean(row["barrier_nats"] for row in pairs), 3),
                 ("length / segment's", mean(ratios), 3),
@@ -81,7 +82,7 @@ def tell_connectivity(rows: Sequence[Row]) -> str:
     told = []
     for label, own in _series(rows).items():
         for method, pairs in _ways(own).items():
-            accuracies, losses = (_means(pairs, column) for column in _SCORES)
+            accuracies, losses = (means(pairs, column) for column in _SCORES)
             low = min(accuracies, key=lambda tau: accuracies[tau].value)
             high = max(losses, key=lambda tau: losses[tau].value, default=None)
             worst = "" if high is None else f", most loss {losses[high].value:.2f} nats a token at {high:.2f}"
@@ -102,14 +103,10 @@ def _ways(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {method: cells[method,] for method in ordered((method for (method,) in cells), WAYS)}
 
 
-def _means(rows: Sequence[Row], column: str) -> dict[float, Summary]:
-    """Means over pairs at every place tau that has one."""
-    found = [mean(values) for values in zip(*(json.loads(row[column]) for row in rows), strict=True)]
-    return {tau: summary for tau, summary in zip(_taus(len(found)), found, strict=True) if summary}
-
-
-def _taus(count: int) -> list[float]:
-    return [i / (count - 1) for i in range(count)]
+def _between_ends(row: Row) -> float | None:
+    """Mean accuracy of the places without both ends, which are exact; None if there are no others."""
+    inner = json.loads(row["accuracies"])[1:-1]
+    return fmean(inner) if inner else None
 
 
 def _along(ax: Any, rows: Sequence[Row], column: str, method: str) -> None:
@@ -117,8 +114,5 @@ def _along(ax: Any, rows: Sequence[Row], column: str, method: str) -> None:
     colour = PALETTE[(list(WAYS).index(method) if method in WAYS else len(WAYS)) % len(PALETTE)]
     for row in rows:
         values = [math.nan if value is None else value for value in json.loads(row[column])]
-        ax.plot(_taus(len(values)), values, color=colour, linewidth=0.6, alpha=0.4)
-    means = _means(rows, column)
-    low, high = ([s.value + sign * (s.sd or 0) for s in means.values()] for sign in (-1, 1))
-    ax.fill_between(list(means), low, high, color=colour, alpha=0.15, linewidth=0)
-    ax.plot(list(means), [s.value for s in means.values()], color=colour, linewidth=1.8, label=WAYS.get(method, method))
+        ax.plot(even_taus(len(values)), values, color=colour, linewidth=0.6, alpha=0.4)
+    draw_means(ax, means(rows, column), colour, WAYS.get(method, method))

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
 from itertools import combinations
 from math import comb
-from string import ascii_lowercase
 from typing import Any
 
 import pytest
@@ -25,32 +22,7 @@ from prototokens.geometry.paths import VECTORS
 from prototokens.study import basin, connectivity, locality, reading, roles, structure
 from prototokens.study.fits import recipe
 from prototokens.study.scales import SCALES
-
-Row = tuple[dict[str, Any], Any]
-"""Settings and columns of a cell, as a row has them, and what was kept of its vectors."""
-
-
-@cache
-def text(source: str, number: int) -> str:
-    """Letters, ever the same for a number of a kind."""
-    return "".join(random.Random(f"{source} {number}").choices(ascii_lowercase + "  ", k=64))
-
-
-def ids_of(cells: list[dict[str, Any]]) -> torch.Tensor:
-    lm = family("llama")
-    return torch.stack([lm.encode(text(cell["source"], cell["text"]))[: cell["tokens"]] for cell in cells])
-
-
-def measure(module: Any, batch: int = 0, name: str = "llama", **changes: Any) -> list[Row]:
-    """Run a batch of the smallest scale with some settings of all its cells changed."""
-    cells = [{**cell, **changes} for cell in module.lay_out("smoke")[batch].cells]
-    found = module.run(family(name), cells, ids_of(cells))
-    assert len(found) == len(cells)
-    return [({**cell, **one.columns}, one.vectors) for cell, one in zip(cells, found, strict=True)]
-
-
-def of(rows: list[Row], method: str) -> list[dict[str, Any]]:
-    return [row for row, _ in rows if row["method"] == method]
+from study_batches import Row, ids_of, measure, of, text
 
 
 def solutions(rows: list[Row]) -> dict[tuple[int, int], Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prototokens import published
-from prototokens.report import basin, connectivity, locality, reading, roles, structure
+from prototokens.report import connectivity, locality, reading, roles, structure
 from prototokens.report.drawing import style
 from prototokens.report.exhibit import Entry, Figure, Table, lay_out
 from prototokens.report.exhibits import EXHIBITS
@@ -59,12 +59,22 @@ WAYS = [
 ]
 
 
+def test_the_mean_accuracy_is_of_the_places_between_the_ends() -> None:
+    def between(*ways: list[float]) -> Summary | None:
+        rows = [pair("segment", way, [0.5] * len(way), other_seed=n + 1) for n, way in enumerate(ways)]
+        return value(connectivity.connectivity(rows), connectivity.WAYS["segment"], connectivity.BETWEEN)
+
+    found = between([1, 0.25, 0, 0.5, 1], [1, 0.75, 1, 0.5, 1])
+    assert (found.value, found.n) == (pytest.approx((0.25 + 0.75) / 2), 2)  # with the ends it were 0.7
+    assert between([1, 1]) is None  # the ends alone
+
+
 def test_figure_7_takes_pairs_whose_ends_are_exact() -> None:
     entries = connectivity.connectivity(WAYS)
     segment, curve = connectivity.WAYS["segment"], connectivity.WAYS["bezier"]
     assert value(entries, connectivity.SOLUTIONS, "share exact").value == 0.5
     expected = {
-        (segment, "lowest accuracy"): 0.5, (segment, "mean accuracy"): 5 / 6, (curve, "mean accuracy"): 11 / 12,
+        (segment, "lowest accuracy"): 0.5, (segment, connectivity.BETWEEN): 0.5, (curve, connectivity.BETWEEN): 0.75,
         (segment, "share whole"): 0.0, (segment, "barrier, nats a token"): 3.0,
         (segment, "length / segment's"): 1.0, (curve, "lowest accuracy"): 0.75, (curve, "share whole"): 0.5,
         (curve, "barrier, nats a token"): 0.125, (curve, "length / segment's"): 1.25, (curve, "longest"): 1.375,
@@ -91,49 +101,6 @@ def test_curves_of_other_settings_are_no_average() -> None:
     entries = connectivity.connectivity([*WAYS, pair("bezier", [1, 0, 1], [0.5, 8, 0.5], curve_hash="other")])
     groups = {e.group for e in entries if e.row[0] == connectivity.WAYS["bezier"] and not e.published}
     assert len(groups) == 2
-
-
-def change(amount: float, right: str, **columns: Any) -> Row:
-    made = {
-        "kind": "noise", "vectors": "e", "draw": 0, "margin": 2.0, "fit_exact": 1, "moved": amount,
-        "exact": int("0" not in right), "token_accuracy": right.count("1") / len(right), "lost_margin_rank": None,
-    }  # fmt: skip
-    return row("basin", method="change", amount=amount, right=right, **made | columns)
-
-
-CHANGES = [
-    *(row("basin", method="fit", margin=2.0, text=text, exact=int(text < 2)) for text in range(4)),
-    # Text 0 holds 0.1 and 0.2; text 1 loses a token at 0.1, so that what it holds at 0.2 does not count.
-    change(0.1, "1111"), change(0.2, "1111"), change(0.4, "0111", lost_margin_rank=0.25),
-    change(0.8, "0001", lost_margin_rank=0.5), change(0.1, "1110", text=1, lost_margin_rank=0.75),
-    change(0.2, "1111", text=1), change(0.4, "0110", text=1, lost_margin_rank=1.0), change(0.8, "0000", text=1),
-    change(0.1, "0000", text=2, fit_exact=0),
-]  # fmt: skip
-
-
-def test_basin_by_hand() -> None:
-    entries = basin.basin(CHANGES)
-    noise = basin.KINDS["noise"]
-    assert value(entries, basin.NO_CHANGE, "none", "share exact", "margin 2").value == 0.5
-    means = {a: value(entries, noise, "e", a, "margin 2").value for a in ("0.1", "0.2", "0.4", "0.8")}
-    assert means == {"0.1": 0.875, "0.2": 1.0, "0.4": 0.625, "0.8": 0.125}
-    assert value(entries, noise, "e", basin.LARGEST, "margin 2").value == pytest.approx(0.1)  # of 0.2 and 0
-    assert value(entries, noise, "e", basin.RANK, "margin 2").value == 0.5  # of 0.25 and 0.75
-    assert "margin 2, e: 0.10" in basin.tell_basin(CHANGES)
-
-
-def test_positions_that_go_first_by_hand() -> None:
-    noisy = [change(0.1, "1101"), change(0.1, "1100", text=1), change(0.4, "0000"), change(0.4, "1000", text=1)]
-    told = basin.tell_positions(noisy)
-    assert "margin 2, e: 2 (0.00 right), 3 (0.25 right), 1 (0.50 right)" in told
-
-
-@pytest.mark.parametrize(
-    ("kind", "amount", "shown"),
-    [("noise", 0.4, 0.4), ("scaling", -0.75, 0.25), ("scaling", 3, 4), ("rounding", 28, 4), ("projection", 0.9, 0.1)],
-)
-def test_amounts_as_a_reader_wants_them(kind: str, amount: float, shown: float) -> None:
-    assert basin.told(kind, amount) == shown
 
 
 def test_swaps_by_hand() -> None:
@@ -230,7 +197,7 @@ def solutions(kind: str, distance: float, context: int, other: int, **columns: A
              for part in locality.PARTS]  # fmt: skip
     made = {"both_exact": 1, "tfidf_distance": 0.5, "semantic_distance": 0.5, "fit_seed": 0, "other_seed": 0}
     where = {"start": "normal", "context": context, "other_context": other, "text": context, "other_text": other}
-    return row("locality", method="pair", kind=kind, **dict.fromkeys(names, distance), **made | where | columns)
+    return row("locality", method="pair", kind=kind, **dict.fromkeys(names, distance) | made | where | columns)
 
 
 def test_locality_by_hand() -> None:
@@ -246,6 +213,33 @@ def test_locality_by_hand() -> None:
     assert (near.value, near.n) == (0.75, 4)
     far = value(entries, "normal", "cosine", "AUC, same context | different", "both")
     assert (far.value, far.n) == (1.0, 3)
+
+
+@pytest.mark.parametrize("measure", locality.MEASURES)
+def test_starts_stand_beside_the_solutions_in_either_distance(measure: str) -> None:
+    own = {"same text": (0.1, 0.9), "same context": (0.5, 0.7), "different": (0.9, 0.3)}
+    rows = [solutions(kind, after, 0, int(kind == "different"), **{f"start_{measure}_m": before})
+            for kind, (after, before) in own.items()]  # fmt: skip
+    entries = locality.locality(rows)
+    for kind, (after, before) in own.items():
+        assert value(entries, "normal", measure, f"distance, {kind}", "m") == Summary(after, 1)
+        assert value(entries, "normal", measure, f"distance, {kind}: {locality.BEFORE}", "m") == Summary(before, 1)
+    for near, far in locality.COMPARED:  # the descent turns round what lay closer
+        assert value(entries, "normal", measure, f"AUC, {near} | {far}", "m").value == 1
+        assert value(entries, "normal", measure, f"AUC, {near} | {far}: {locality.BEFORE}", "m").value == 0
+
+
+def test_figure_5_is_drawn_of_e_of_m_and_of_both() -> None:
+    rows = [solutions("different", 0.1, 0, 1, **{f"cosine_{part}": 0.2 + n / 10
+                                                for n, part in enumerate(locality.PARTS)})]  # fmt: skip
+    with style():
+        axes = locality.draw_likeness(rows).axes
+    drawn = {ax.get_ylabel().split("\n")[0]: ax.collections[0].get_offsets().tolist() for ax in axes[::2]}
+    assert drawn == {
+        "cosine distance, e": [[0.5, pytest.approx(0.2)]],
+        "cosine distance, m": [[0.5, pytest.approx(0.3)]],
+        "cosine distance, both": [[0.5, pytest.approx(0.4)]],
+    }
 
 
 def test_the_control_is_not_scored_for_what_it_was_given() -> None:

@@ -22,37 +22,43 @@ KINDS = {
 }
 """Kinds of change, with what their amount is told in."""
 
-NO_CHANGE = "none"
-LARGEST, RANK = "largest still exact", "margin rank of what goes first"
+NO_CHANGE, MOVED = "none", "moved"
+LARGEST, SMALLEST = "largest still exact", "smallest still exact"
+RANK, POSITION = "margin rank of what goes first, by chance 0.5", "position of what goes first, by chance 0.5"
+
+_SIDES = {"noise": {LARGEST: 1}, "scaling": {LARGEST: 1, SMALLEST: -1}}
+"""What the amount furthest from no change is called, and the sign of such amounts; else SMALLEST, positive."""
 
 _OWN = ("method", "kind", "amount", "vectors", "draw", "margin", "text", "tokens")
 _LINES = ("-", "--", ":", "-.")
 
 
 def basin(rows: Sequence[Row]) -> list[Entry]:
-    """Token accuracy after every change, of texts that were exact before it."""
+    """Token accuracy after every change, of texts that were exact before it, and how far it moved the vectors."""
     entries = []
     for label, own in series(rows, _OWN).items():
-        for (margin,), cell in by(own, "margin").items():
-            column = f"margin {margin:g}"
-            fits = [row["exact"] for row in of_method(cell, "fit")]
-            entries += entry((NO_CHANGE, "none", "share exact"), label, column, share(fits), 2)
         cells = by(_changes(own), "kind", "vectors")
         for kind, vectors in product(ordered((kind for kind, _ in cells), KINDS), VECTORS):
             entries += _of_kind(label, kind, vectors, cells.get((kind, vectors), []))
+        for (margin,), cell in by(own, "margin").items():
+            fits = [row["exact"] for row in of_method(cell, "fit")]
+            entries += entry((NO_CHANGE, "none", "share exact"), label, f"margin {margin:g}", share(fits), 2)
     return entries
 
 
 def _of_kind(label: str, kind: str, vectors: str, rows: Sequence[Row]) -> list[Entry]:
     head, entries = (KINDS.get(kind, kind), vectors), []
     for (amount, margin), cell in by(rows, "amount", "margin").items():
-        found = mean(row["token_accuracy"] for row in cell)
-        entries += entry((*head, f"{told(kind, amount):g}"), label, f"margin {margin:g}", found)
+        row, column = (*head, f"{told(kind, amount):g}"), f"margin {margin:g}"
+        entries += entry(row, label, column, mean(one["token_accuracy"] for one in cell))
+        entries += entry(row, label, f"{column}, {MOVED}", mean(one["moved"] for one in cell))
     for (margin,), cell in by(rows, "margin").items():
         column = f"margin {margin:g}"
-        if kind == "noise":
-            entries += entry((*head, LARGEST), label, column, mean(_largest_exact(cell)), 2)
-        entries += entry((*head, RANK), label, column, mean(_first_lost_ranks(cell)), 2)
+        for side, sign in _SIDES.get(kind, {SMALLEST: 1}).items():
+            entries += entry((*head, side), label, column, mean(_still_exact(cell, kind, sign)))
+        first = _first_losses(cell)
+        entries += entry((*head, RANK), label, column, mean(one["lost_margin_rank"] for one in first), 2)
+        entries += entry((*head, POSITION), label, column, mean(_lost_position(one["right"]) for one in first), 2)
     return entries
 
 
@@ -69,27 +75,36 @@ def _changes(rows: Sequence[Row]) -> list[Row]:
     return [row for row in of_method(rows, "change") if row["fit_exact"]]
 
 
-def _largest_exact(rows: Sequence[Row]) -> list[float]:
-    """For each text and draw the largest amount that it and all smaller ones leave exact; 0 if none does."""
+def _still_exact(rows: Sequence[Row], kind: str, sign: int) -> list[float]:
+    """For each text and draw the furthest amount of that sign, as told, that it and all nearer ones leave exact.
+
+    That of no change where none does; nothing where no amount has that sign.
+    """
     found = []
-    for runs in by(rows, "text", "draw").values():
+    for runs in by([row for row in rows if row["amount"] * sign > 0], "text", "draw").values():
         kept = 0.0
-        for row in sorted(runs, key=lambda row: row["amount"]):
+        for row in sorted(runs, key=lambda row: abs(row["amount"])):
             if not row["exact"]:
                 break
             kept = row["amount"]
-        found.append(kept)
+        found.append(told(kind, kept))
     return found
 
 
-def _first_lost_ranks(rows: Sequence[Row]) -> list[Any]:
-    """For each text and draw the margin rank of what is lost by the change that moves least of those that lose some."""
+def _first_losses(rows: Sequence[Row]) -> list[Row]:
+    """For each text and draw the change that moves least of those that lose some tokens and not all."""
     found = []
     for runs in by(rows, "text", "draw").values():
         losing = [row for row in runs if row.get("lost_margin_rank") is not None]
         if losing:
-            found.append(min(losing, key=lambda row: row["moved"])["lost_margin_rank"])
+            found.append(min(losing, key=lambda row: row["moved"]))
     return found
+
+
+def _lost_position(right: str) -> float:
+    """Mean position of the lost tokens of a text, from 0 (the first alone is lost) to 1 (the last alone is)."""
+    lost = [i for i, digit in enumerate(right) if digit == "0"]
+    return sum(lost) / len(lost) / (len(right) - 1)
 
 
 def draw_basin(rows: Sequence[Row]) -> Any:
@@ -131,8 +146,8 @@ def _lines(ax: Any, rows: Sequence[Row], kind: str, margins: Sequence[float]) ->
 
 def tell_basin(rows: Sequence[Row]) -> str:
     """The basin in words."""
-    radii = [e for e in basin(rows) if e.row[2] == LARGEST]
-    found = [f"{e.group}, {e.column}, {e.row[1]}: {e.summary.value:.2f}" for e in radii]
+    radii = [e for e in basin(rows) if (e.row[0], e.row[2]) == (KINDS["noise"], LARGEST)]
+    found = [f"{e.group}, {e.column}, {e.row[1]}: {e.summary.value:.3f}" for e in radii]
     return (
         "Token accuracy against the amount of noise, scaling, rounding and projection of e, m and both. Mean of the "
         f"largest noise, of the vector's length, that leaves a text exact: {listed(found)}"

@@ -45,9 +45,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         "Figure 6 in numbers",
         "Mean distance of two solutions by kind of pair, with standard deviation, and how well each kind is told from "
         "the next: AUC of distances with the 95 % interval over resampled contexts. Before the fit: the same of the "
-        "starts. Labels shuffled: the mean over 1,000 shuffles of which pair is of which kind, and where 95 % of them "
-        "lie; pairs share solutions, so that this interval, which takes them as independent, is too narrow. n counts "
-        "pairs of exact solutions.",
+        "starts of those pairs. Labels shuffled: the mean over 1,000 shuffles of which pair is of which kind, and "
+        "where 95 % of them lie; pairs share solutions, so that this interval, which takes them as independent, is too "
+        "narrow. n counts pairs of exact solutions.",
         "locality",
         ("start", "distance", "quantity"),
         locality.locality,
@@ -68,7 +68,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-7",
         "Figure 7 in numbers",
-        "The lowest token accuracy on each way; the share of pairs whose way is whole, every point of it right; the "
+        "The lowest token accuracy on each way, of all places that were looked at; the mean accuracy between the ends, "
+        "of those places without both ends; the share of pairs whose way is whole, every place of it right; the "
         "barrier, the highest loss on the way less the mean of both ends; the length over the segment's, mean and "
         "longest; and steps of the curve's fit. Means and standard deviations over pairs of exact solutions, n counts "
         "them. Pairs share solutions, so that intervals, which take them as independent, are too narrow. The paper: "
@@ -81,11 +82,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "basin",
         "The basin: how far vectors may be moved",
-        "Mean token accuracy, over texts that were exact and directions of noise, where e alone, m alone or both are "
+        "Mean token accuracy, over texts that were exact and over draws, where e alone, m alone or both are "
         "changed: by noise of some share of a vector's own length, a factor, fewer bits, or a projection onto the "
-        "first principal directions of the model's embeddings. Random directions are the control of the last. A line "
-        "style for each margin, in logits, that the fit was to reach; dotted: accuracy 0.99. The paper has no such "
-        "figure.",
+        "first principal directions of the model's embeddings. Random directions are the control of the last; they and "
+        "noise are drawn several times. A line style for each margin, in logits, that the fit was to reach; dotted: "
+        "accuracy 0.99. The paper has no such figure.",
         "basin",
         basin.draw_basin,
         basin.tell_basin,
@@ -102,11 +103,13 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-basin",
         "The basin in numbers",
-        "Mean token accuracy after a change, over texts that were exact and directions of noise. Largest still exact: "
-        "the mean of the largest noise that leaves a text exact, as all smaller ones do. Margin rank: where the tokens "
-        "that the smallest harmful change loses stood among the text's, by their lead before it: 0 the smallest lead, "
-        "1 the largest, 0.5 by chance. No change: the share of fits that are exact, with its 95 % interval. The paper "
-        "has no such table.",
+        "Mean token accuracy after a change, over texts that were exact and over draws of noise and of random "
+        "directions; beside it how far that moved the changed vectors, over their own length. Largest and smallest "
+        "still exact: the mean of the amounts furthest from no change that leave a text exact, as all nearer ones that "
+        "were tried do; no change itself (noise 0, factor 1, 32 bits, all directions) where none does. Which tokens go "
+        "first, of those changes that lose some and not all the one that moves least: the mean rank of the lost tokens "
+        "by their lead before it, 0 the smallest, 1 the largest; and by their position, 0 the first, 1 the last; 0.5 "
+        "by chance. None: the share of fits that are exact, with its 95 % interval. The paper has no such table.",
         "basin",
         ("change", "vectors", "amount"),
         basin.basin,

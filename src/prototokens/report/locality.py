@@ -26,20 +26,21 @@ _OWN = ("start", "method", "kind", "context", "text", "fit_seed", "other_context
 
 
 def locality(rows: Sequence[Row]) -> list[Entry]:
-    """Figure 6 in numbers: mean distances by kind of pair, and AUCs, before the fit and with shuffled labels too."""
+    """Figure 6 in numbers: mean distances by kind of pair, and AUCs, both before the fit too, and shuffled labels."""
     entries = []
     for (label, start), own in _solved(rows).items():
         for measure, part in product(MEASURES, PARTS):
             head, column = (start, measure), f"{measure}_{part}"
             for kind in KINDS:
-                found = mean(row[column] for row in own if row["kind"] == kind)
-                entries += entry((*head, f"distance, {kind}"), label, part, found)
+                pairs, quantity = [row for row in own if row["kind"] == kind], f"distance, {kind}"
+                entries += entry((*head, quantity), label, part, mean(row[column] for row in pairs))
+                before = mean(row[f"start_{column}"] for row in pairs)
+                entries += entry((*head, f"{quantity}: {BEFORE}"), label, part, before)
             for near, far in COMPARED:
                 quantity = f"AUC, {near} | {far}"
                 entries += _estimate((*head, quantity), label, part, _auc(own, column, near, far))
-                if measure == MEASURES[0]:
-                    before = _auc(own, f"start_{column}", near, far)
-                    entries += _estimate((*head, f"{quantity}: {BEFORE}"), label, part, before)
+                began = _auc(own, f"start_{column}", near, far)
+                entries += _estimate((*head, f"{quantity}: {BEFORE}"), label, part, began)
             control = _auc(own, column, SAME_TEXT, DIFFERENT, statistic=shuffled)
             entries += _estimate((*head, f"AUC, {SAME_TEXT} | {DIFFERENT}: {SHUFFLED}"), label, part, control)
     return entries
@@ -100,12 +101,12 @@ def tell_locality(rows: Sequence[Row]) -> str:
 
 
 def draw_likeness(rows: Sequence[Row]) -> Any:
-    """Figure 5: cosine distance of e and of m against the distance of the texts, pair by pair."""
+    """Figure 5: cosine distance of e, of m and of both against the distance of the texts, pair by pair."""
     solved = {key: own for key, own in _solved(rows).items() if any(row["kind"] != SAME_TEXT for row in own)}
     if not solved:
         return None
-    lines, labels = list(product(solved.items(), PARTS[:2])), {label for label, _ in solved}
-    figure, axes = panels(len(lines), len(TEXT_DISTANCES), 0.8 + 2.1 * len(lines))
+    lines, labels = list(product(solved.items(), PARTS)), {label for label, _ in solved}
+    figure, axes = panels(len(lines), len(TEXT_DISTANCES), 0.8 + 1.8 * len(lines))
     for i, (((label, start), own), part) in enumerate(lines):
         for j, (column, name) in enumerate(TEXT_DISTANCES.items()):
             ax = axes[i * len(TEXT_DISTANCES) + j]

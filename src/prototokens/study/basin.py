@@ -32,7 +32,7 @@ class Grid:
         texts: how many.
         margins: that a fit must reach, in logits.
         amounts: by kind of change, see `geometry.basin.KINDS`; `random projection` is onto random directions.
-        draws: directions of noise.
+        draws: directions of noise, and sets of random directions to project on.
         recipe: name of a preset.
         max_steps: step budget of a fit.
         rows: texts fitted side by side.
@@ -48,12 +48,17 @@ class Grid:
     rows: int
 
 
+_DROPPED = (0.002, 0.01, 0.05, 0.1, 0.25, 0.5, 0.9)
+"""Shares of directions. A share s at random moves a vector by about sqrt(s), and radii are a few hundredths."""
+
+_DRAWN = ("noise", RANDOM)
+
 _AMOUNTS: dict[str, tuple[float, ...]] = {
-    "noise": (0.05, 0.1, 0.2, 0.4, 0.8, 1.6),
-    "scaling": (-0.75, -0.5, -0.25, -0.1, 0.1, 0.25, 0.5, 1.0, 3.0),
+    "noise": (0.01, 0.02, 0.05, 0.1, 0.2, 0.4),
+    "scaling": (-0.75, -0.5, -0.25, -0.1, -0.05, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0),
     "rounding": (16, 24, 28),
-    "projection": (0.1, 0.25, 0.5, 0.75, 0.9),
-    RANDOM: (0.1, 0.25, 0.5, 0.75, 0.9),
+    "projection": _DROPPED,
+    RANDOM: _DROPPED,
 }
 _FEW: dict[str, tuple[float, ...]] = {
     "noise": (0.1, 1.0),
@@ -65,7 +70,7 @@ _FEW: dict[str, tuple[float, ...]] = {
 
 GRIDS = {
     "smoke": Grid(4, 2, (0.01,), _FEW, 1, "fast", 12, 2),
-    "laptop": Grid(8, 8, (0.01, 2.0), _AMOUNTS, 2, "fast", 200, 8),
+    "laptop": Grid(8, 8, (0.01, 2.0), _AMOUNTS, 3, "fast", 200, 8),
     "paper": Grid(256, 50, (0.01, 2.0), _AMOUNTS, 3, "fast", 5000, 10),
 }
 
@@ -78,7 +83,7 @@ def lay_out(scale: str) -> list[Batch]:
         for kind, amounts in grid.amounts.items()
         for amount in amounts
         for vectors in VECTORS
-        for draw in range(grid.draws if kind == "noise" else 1)
+        for draw in range(grid.draws if kind in _DRAWN else 1)
     ]
     return [
         Batch(
@@ -115,7 +120,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
         [fit.tokens for fit in own],
         target_ids[texts:],
         [_change(cell) for cell in changes],
-        [ways.get(cell["kind"]) for cell in changes],
+        [ways.get((cell["kind"], cell["draw"])) for cell in changes],
     )
     return fitted + [
         Measurement(_fate(one, fit, margins[n % texts])) for n, (one, fit) in enumerate(zip(held, own, strict=True))
@@ -128,10 +133,11 @@ def _margins(lm: FrozenLM, fit: FitResult) -> Tensor:
     return margins.cpu()
 
 
-def _directions(lm: FrozenLM, changes: list[Settings]) -> dict[str, Directions]:
-    kinds = {cell["kind"] for cell in changes}
-    ways = {"projection": principal_directions, RANDOM: random_directions}
-    return {kind: make(lm) for kind, make in ways.items() if kind in kinds}
+def _directions(lm: FrozenLM, changes: list[Settings]) -> dict[tuple[str, int], Directions]:
+    """What the projections among the changes are onto, by kind and draw."""
+    named = {(cell["kind"], cell["draw"]) for cell in changes}
+    principal = {key: principal_directions(lm) for key in named if key[0] == "projection"}
+    return principal | {key: random_directions(lm, key[1]) for key in named if key[0] == RANDOM}
 
 
 def _change(cell: Settings) -> Change:

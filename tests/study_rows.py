@@ -81,8 +81,8 @@ def capacity_studies() -> list[Row]:
 
 
 def solution_studies() -> list[Row]:
-    """Those on where solutions lie and what they say: figures 5 to 7, basin, roles, reading, structure."""
-    return [*_locality(), *_connectivity(), *_basin(), *_roles(), *_reading(), *_structure()]
+    """Those on where solutions lie and what they say: figures 5 to 7, interpolation, basin, and so on."""
+    return [*_locality(), *_connectivity(), *_interpolation(), *_basin(), *_roles(), *_reading(), *_structure()]
 
 
 def _locality() -> list[Row]:
@@ -114,6 +114,21 @@ def _connectivity() -> list[Row]:
         rows.append(row("connectivity", method=method, text=text, fit_seed=first, other_seed=last, both_exact=exact,
                         taus=9, accuracies=json.dumps(way), losses_nats=json.dumps([4.01 - 4 * x for x in way]),
                         lowest_accuracy=min(way), barrier_nats=4 * deep, length_ratio=ratio, steps=steps))  # fmt: skip
+    return rows
+
+
+def _interpolation() -> list[Row]:
+    rows = [row("interpolation", method="fit", text=text, exact=int(text < 3)) for text in range(4)]
+    for vectors, text, step in product(("both", "e", "m"), range(4), (1, 2)):
+        other, reached = (text + step) % 4, 1.0 if vectors == "both" else 0.25
+        first = [1.0, 1.0, 0.5, 0.5 * (vectors == "m"), 0.0]
+        last = [0.0, 0.0, 0.5 * reached, reached, 0.75 * reached]
+        whole = (1.0, 1.0) if reached == 1 else (None, None)
+        rows.append(row("interpolation", method="segment", text=text, other_text=other, vectors=vectors, taus=5,
+                        tau_from=-0.5, tau_to=1.5, both_exact=int(max(text, other) < 3),
+                        first_accuracies=json.dumps(first), last_accuracies=json.dumps(last),
+                        other_accuracies=json.dumps([0.01 * text] * 5), first_from=-0.5, first_to=0.0,
+                        last_from=whole[0], last_to=whole[1]))  # fmt: skip
     return rows
 
 

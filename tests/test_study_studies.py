@@ -69,6 +69,11 @@ OWN: dict[str, dict[Any, set[str]]] = {
         "segment": WAY,
         "bezier": WAY,
     },
+    "interpolation": {
+        "fit": FIT | {"start", "margin"},
+        "segment": {"start", "margin", "other_text", "vectors", "taus", "tau_from", "tau_to", "both_exact"}
+        | {f"{of}_{what}" for of in ("first", "last") for what in ("accuracies", "from", "to")} | {"other_accuracies"},
+    },
     "basin": {
         "fit": FIT | {"start", "margin"},
         "change": {"start", "margin", "kind", "amount", "vectors", "draw", "token_accuracy", "exact", "right", "moved",

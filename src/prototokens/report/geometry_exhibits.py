@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import published
-from . import basin, connectivity, locality, reading, roles, structure
+from . import basin, connectivity, interpolation, locality, reading, roles, structure
 from .exhibit import Figure, Table
 
 GEOMETRY: tuple[Table | Figure, ...] = (
@@ -78,6 +78,32 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("way",),
         connectivity.connectivity,
         order=(connectivity.SOLUTIONS, *connectivity.WAYS.values()),
+    ),
+    Figure(
+        "figure-interpolation",
+        "Interpolation: between and beyond the vectors of two texts",
+        "What decodes where the vectors of one text, at tau 0, are moved on a straight line towards those of another, "
+        "at tau 1, and beyond either: both vectors, e alone or m alone, the other staying the first text's. Share of "
+        "tokens, position by position, that are the first text's, the last's and, as a control, those of the other "
+        "texts of the grid, mean of them: means over pairs of exactly fitted texts, bands one standard deviation. "
+        "Dotted: the two ends. The paper has no such figure.",
+        "interpolation",
+        interpolation.draw_interpolation,
+        interpolation.tell_interpolation,
+    ),
+    Table(
+        "table-interpolation",
+        "Interpolation in numbers",
+        "The same at some places tau; the share of pairs in which a text is wholly right at its own end, the first at "
+        "tau 0, the last at tau 1, with its 95 % interval; and of those the lowest and the highest tau to which it "
+        "stays so without a gap, of the places that were looked at: below 0 and above 1 beyond the ends. Means and "
+        "standard deviations over pairs of exact texts, n counts them. Pairs share texts, so that intervals, which "
+        "take them as independent, are too narrow. Nothing moved: the share of fits that are exact.",
+        "interpolation",
+        ("moved", "compared with"),
+        interpolation.interpolation,
+        comparable=False,
+        order=(interpolation.NOT_MOVED, *interpolation.VECTORS.values()),
     ),
     Figure(
         "basin",

@@ -25,6 +25,7 @@ STUDIES = {
     "quality": "Exact match, BLEU, ROUGE and chrF beside three other parallel and autoregressive schemes.",
     "locality": "Figures 5 and 6: how far apart the solutions of one text, one context and different contexts lie.",
     "connectivity": "Figure 7: accuracy and loss along the segment and a fitted curve between two solutions.",
+    "interpolation": "What decodes on the line through the vectors of two texts, between them and beyond.",
     "basin": "How far e and m may be moved before tokens go wrong, and which tokens go first.",
     "roles": "What e and m each do: exchanged between texts, read by linear probes, attended to.",
     "reading": "What ordinary generation from e, m or both writes, beside the text and its context.",

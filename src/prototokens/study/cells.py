@@ -13,6 +13,10 @@ Settings = dict[str, Any]
 """Settings of a cell: JSON scalars by column name."""
 
 
+STEP_OVER_LOOK = 3
+"""Price of a position forward and backward over that of one forward alone, near enough for an estimate."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Cells that are measured side by side, as the grid lays them out before any model is loaded.

@@ -31,7 +31,7 @@ from ..geometry.curves import ConnectConfig, Connection
 from ..geometry.paths import Path, segment
 from ..geometry.profiles import even_taus, profile
 from ..lm import FrozenLM
-from .cells import Batch, Settings, cell_settings, chunked
+from .cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, chunked
 from .fits import config_hash, measured, recipe
 from .work import Measurement
 
@@ -45,9 +45,6 @@ as many places: where a curve leaves the basin is narrow."""
 
 INEXACT = "an end is not exact"
 """Why a pair has no curve."""
-
-_STEP_OVER_LOOK = 3
-"""Price of a position forward and backward over that of one forward alone, near enough for an estimate."""
 
 Solution = tuple[int, int]
 """Number of the text, seed of the fit."""
@@ -142,7 +139,7 @@ def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
     for config in (CURVES[name] for name in grid.curves):
         of_curves = at_once * config.taus * width
         looks += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
-    positions = fit_steps * of_fits + curve_steps * of_curves + looks // _STEP_OVER_LOOK
+    positions = fit_steps * of_fits + curve_steps * of_curves + looks // STEP_OVER_LOOK
     return fit_steps + curve_steps, positions, max(of_fits, of_curves)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from statistics import fmean
 from typing import Any
@@ -134,6 +135,15 @@ def test_two_texts_have_no_control():
     cells = [c for c in interpolation.lay_out("smoke")[0].cells if 2 not in (c["text"], c.get("other_text"))]
     found = interpolation.run(family("llama"), cells, ids_of(cells))
     assert all(one.columns["other_accuracies"] is None for one in found[2:])
+
+
+def test_texts_are_exact_in_whatever_portions_they_are_fitted(rows, monkeypatch):
+    monkeypatch.setitem(interpolation.GRIDS, "smoke", replace(interpolation.GRIDS["smoke"], texts_at_once=2))
+    again = measure(interpolation, max_steps=300)
+    assert [row["text"] for row in of(again, "fit")] == [0, 1, 2]
+    for row, other in zip(of(again, "segment"), of(rows, "segment"), strict=True):
+        assert row["both_exact"] == other["both_exact"] == 1
+        assert accuracies(row)["first"][TAUS.index(0.0)] == 1
 
 
 def test_inexact_texts_are_scored_and_marked():

@@ -46,6 +46,7 @@ class Grid:
         recipe: name of a preset.
         margin: in logits; a fit goes on until every token leads by more.
         max_steps: step budget of a fit.
+        texts_at_once: texts fitted side by side, which a GPU's memory bounds.
     """
 
     start: str
@@ -59,12 +60,13 @@ class Grid:
     recipe: str
     margin: float
     max_steps: int
+    texts_at_once: int
 
 
 GRIDS = {
-    "smoke": Grid("vocabulary", 2, 3, 2, VECTORS, 5, -0.5, 1.5, "fast", 0.01, 60),
-    "laptop": Grid("vocabulary", 8, 8, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 300),
-    "paper": Grid("vocabulary", 256, 50, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 5000),
+    "smoke": Grid("vocabulary", 2, 3, 2, VECTORS, 5, -0.5, 1.5, "fast", 0.01, 60, 3),
+    "laptop": Grid("vocabulary", 8, 8, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 300, 8),
+    "paper": Grid("vocabulary", 256, 50, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 5000, 25),
 }
 """0, 1/2 and 1 are among the places."""
 
@@ -88,13 +90,14 @@ def lay_out(scale: str) -> list[Batch]:
         for text in range(grid.texts)
     ]
     width = grid.tokens + 1
-    of_fits, of_looks = grid.texts * width, len(lines) * grid.taus * width
+    of_fits, of_looks = grid.texts_at_once * width, len(lines) * grid.taus * width
+    rounds = math.ceil(grid.texts / grid.texts_at_once)
     return [
         Batch(
             study="interpolation",
             label=f"{grid.texts} texts, each with {grid.partners} others",
             cells=(*fits, *lines),
-            steps=grid.max_steps + math.ceil(of_looks / STEP_OVER_LOOK / of_fits),
+            steps=rounds * grid.max_steps + math.ceil(of_looks / STEP_OVER_LOOK / of_fits),
             positions=of_fits,
             peak_positions=max(of_fits, min(POSITIONS_AT_ONCE, grid.taus * width)),
         )
@@ -105,7 +108,8 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     """Fit the texts (B, T) of the first cells, and decode along the lines through the pairs that the others name."""
     texts = sum(cell["method"] == "fit" for cell in cells)
     assert all((cell["method"] == "fit") == (n < texts) for n, cell in enumerate(cells))
-    fits = fit_batch(lm, target_ids[:texts], recipe(cells[0], start=cells[0]["start"]))
+    config, at_once = recipe(cells[0], start=cells[0]["start"]), GRIDS[cells[0]["scale"]].texts_at_once
+    fits = [fit for ids in target_ids[:texts].split(at_once) for fit in fit_batch(lm, ids, config)]
     numbers = [cell["text"] for cell in cells[:texts]]
     fit_of = dict(zip(numbers, fits, strict=True))
     ids_of = dict(zip(numbers, target_ids[:texts].cpu(), strict=True))

@@ -40,7 +40,6 @@ TABLES = {
         "fast,start=text-e",
         "fast,rotated=0",
         "fast,rotated=0,lr=0.22,betas=0.9/0.9,anneal_below_nats=2",
-        "fast,secants=0",
         "fast,anneal_below_nats=0",
         "fast,lr=0.22",
         "fast,betas=0.9/0.9",

@@ -68,7 +68,7 @@ def test_a_step_is_torchs_adamw(adamw: AdamW) -> None:
     for step in range(12):
         reference.grad = torch.randn(start.shape, generator=generator(step + 1)) * 10 ** (step % 4 - 2)
         optimiser.step()
-        bank.step(reference.grad, adamw, adamw.lr, torch.ones(3))
+        bank.step(reference.grad, adamw, torch.full((3,), adamw.lr))
         assert torch.allclose(bank.values, reference, rtol=1e-5, atol=1e-6)
 
 
@@ -79,15 +79,15 @@ def test_a_rotated_step_is_a_step_of_the_rotated_problem() -> None:
     along = Bank(start @ axes, torch.arange(3), trained=True)
     for step in range(6):
         gradient = torch.randn(start.shape, generator=generator(step + 1))
-        rotated.step(gradient, adamw, adamw.lr, torch.ones(3))
-        along.step(gradient @ axes, adamw, adamw.lr, torch.ones(3))
+        rotated.step(gradient, adamw, torch.full((3,), adamw.lr))
+        along.step(gradient @ axes, adamw, torch.full((3,), adamw.lr))
         assert torch.allclose(rotated.values @ axes, along.values, atol=1e-5)
 
 
 def test_second_moments_are_of_gradients_of_length_1() -> None:
     moments = torch.zeros(3, 3)
     bank = Bank(torch.zeros(2, 1, 3), torch.arange(2), trained=True, moments=moments)
-    bank.step(torch.tensor([[[3.0, 0, 0]], [[0, 0.1, 0]]]), AdamW(), 0.1, torch.ones(2))
+    bank.step(torch.tensor([[[3.0, 0, 0]], [[0, 0.1, 0]]]), AdamW(), torch.full((2,), 0.1))
     assert torch.allclose(moments, torch.diag(torch.tensor([1.0, 1.0, 0.0])))
 
 
@@ -97,8 +97,8 @@ def test_dropping_rows_leaves_the_others_steps_alone() -> None:
     kept = torch.arange(4)
     for step in range(9):
         gradient = torch.randn(4, 1, 6, generator=generator(step))
-        whole.step(gradient, adamw, adamw.lr, torch.ones(5))
-        thinned.step(gradient[kept], adamw, adamw.lr, torch.ones(len(thinned.of)))
+        whole.step(gradient, adamw, torch.full((5,), adamw.lr))
+        thinned.step(gradient[kept], adamw, torch.full((len(thinned.of),), adamw.lr))
         for bank in (whole, thinned):
             bank.remember(torch.ones(len(bank.of), dtype=torch.bool))
         if step == 2:
@@ -123,7 +123,7 @@ def test_sharers_add_their_gradients_up() -> None:
 
 def test_sharers_move_their_vector_at_their_mean_rate() -> None:
     bank = Bank(torch.zeros(2, 1, 3), torch.tensor([0, 1, 0]), trained=True)
-    bank.step(torch.ones(2, 1, 3), AdamW(eps=1e-12), 0.5, torch.tensor([0.2, 1.0, 0.6]))
+    bank.step(torch.ones(2, 1, 3), AdamW(eps=1e-12), torch.tensor([0.1, 0.5, 0.3]))
     assert torch.allclose(bank.values, torch.tensor([-0.2, -0.5])[:, None, None].expand(2, 1, 3))  # Adam's first step
 
 

@@ -22,7 +22,7 @@ ORDER = (
     "tokens texts journal",
     "lm starters archive",
     "decoding recipes stretches chunks jacobi",
-    "starts scoreboard secants unpacking",
+    "starts scoreboard unpacking",
     "descent",
     "fitting",
     "chunk_fits geometry encoder cramming starter_training",

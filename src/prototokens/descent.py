@@ -13,7 +13,6 @@ from .arrangements import Layout
 from .lm import FrozenLM
 from .recipes import AdamW, FitConfig
 from .scoreboard import MET, NONFINITE, RUNNING, ScoreBoard
-from .secants import Secants
 
 _CHECK_EVERY_ON_A_GPU = 16
 
@@ -74,7 +73,6 @@ class Bank:
         self._mean = torch.zeros_like(values)
         self._square = torch.zeros_like(values)
         self._steps = 0
-        self._secants: Secants | None = None
 
     def rows(self) -> Tensor:
         """Every row's vectors, (R, S, D)."""
@@ -92,19 +90,17 @@ class Bank:
             self._best[self._ids] = torch.where(marked[:, None, None], self.values, self._best[self._ids])
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, adamw: AdamW, lr: float, annealed: Tensor) -> None:
-        """One AdamW step (Loshchilov & Hutter, 2019, algorithm 2), bent by secants if the settings have some.
+    def step(self, gradient: Tensor, adamw: AdamW, row_lr: Tensor) -> None:
+        """One AdamW step (Loshchilov & Hutter, 2019, algorithm 2).
 
         Args:
             gradient: of the mean loss, (P, S, D).
             adamw: the settings; its `lr` is not read.
-            lr: the learning rate, in the vectors' units.
-            annealed: the share of it that is left of each row's, above 0 to 1, (R,); rows that share a vector move it
-                at their mean rate.
+            row_lr: learning rate of each row, (R,); rows that share a vector move it at their mean rate.
         """
         beta1, beta2 = adamw.betas
-        users = torch.zeros_like(self._ids, dtype=annealed.dtype).index_add_(0, self.of, torch.ones_like(annealed))
-        share = torch.zeros_like(users).index_add_(0, self.of, annealed).div_(users)[:, None, None]  # (P, 1, 1)
+        users = torch.zeros_like(self._ids, dtype=row_lr.dtype).index_add_(0, self.of, torch.ones_like(row_lr))
+        lr = torch.zeros_like(users).index_add_(0, self.of, row_lr).div_(users)[:, None, None]  # (P, 1, 1)
         self._steps += 1
         if self._moments is not None:
             unit = torch.nn.functional.normalize(gradient, dim=-1).flatten(0, 1)  # (P S, D)
@@ -114,20 +110,9 @@ class Bank:
         self._mean.lerp_(gradient, 1 - beta1)
         self._square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         scale = (self._square / (1 - beta2**self._steps)).sqrt_().add_(adamw.eps)
-        change = (self._mean / scale).div_(1 - beta1**self._steps).mul_(lr * share)
-        if adamw.secants:
-            change = self._bent(change, gradient, 1 / scale, share < 1, adamw.secants)
-        self.values.mul_(1 - lr * share * adamw.weight_decay)
-        self.values.sub_(change if self._axes is None else change @ self._axes.T)
-
-    def _bent(self, change: Tensor, gradient: Tensor, metric: Tensor, is_annealed: Tensor, memory: int) -> Tensor:
-        """Adam's change, or where the rate is annealed that of L-BFGS, no longer than Adam's; all along the axes."""
-        self._secants = self._secants or Secants(memory)
-        self._secants.learn(self.values if self._axes is None else self.values @ self._axes, gradient)
-        found = self._secants.solve(gradient, metric)
-        length, own = (x.flatten(1).norm(dim=1)[:, None, None] for x in (found, change))
-        is_known = is_annealed & (length > 0) & length.isfinite()
-        return torch.where(is_known, found * (own / length).clamp(max=1), change)
+        change = (self._mean / scale).div_(1 - beta1**self._steps)
+        self.values.mul_(1 - lr * adamw.weight_decay)
+        self.values.sub_(lr * (change if self._axes is None else change @ self._axes.T))
 
     @torch.no_grad()
     def keep(self, rows: Tensor) -> None:
@@ -135,8 +120,6 @@ class Bank:
         used, self.of = self.of[rows].unique(return_inverse=True)
         self.values = self.values[used].detach().requires_grad_(self.trained)
         self._ids, self._mean, self._square = self._ids[used], self._mean[used], self._square[used]
-        if self._secants is not None:
-            self._secants.keep(used)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,12 +279,12 @@ class Descent:
         banks = [bank for bank in (self.e, self.m) if bank.trained]
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
-        annealed = self._annealed(scores.loss.mean(-1), step)
+        row_lr = self._learning_rates(scores.loss.mean(-1), step)
         gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient)
         further = self._further_gradients(banks)
         for bank, gradient, more in zip(banks, gradients, further, strict=True):
             whole = gradient * share if more is None else gradient * share + more
-            bank.step(whole, self.config.optimiser, self.lr, annealed)
+            bank.step(whole, self.config.optimiser, row_lr)
         self._backward += self._positions
         for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
@@ -318,11 +301,11 @@ class Descent:
             return [None] * len(banks)
         return torch.autograd.grad(loss, [bank.values for bank in banks], allow_unused=True)
 
-    def _annealed(self, loss: Tensor, step: int) -> Tensor:
-        """The share of the learning rate that is left of each row's, (R,), by its loss (R,), in nats per token."""
+    def _learning_rates(self, loss: Tensor, step: int) -> Tensor:
+        """Learning rate of each row, (R,), from its loss (R,), in nats per token."""
         held = self.regulariser is not None and step < self.regulariser.steps
         bound = 0.0 if held else self.config.optimiser.anneal_below_nats
-        return (loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss)
+        return self.lr * ((loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss))
 
     def _staying(self, step: int) -> Tensor:
         """Rows, by number, that go on: their attempt is alive and their group is not done. Waits for the device."""

@@ -41,8 +41,6 @@ class AdamW:
             embedding mean nothing by themselves; along the axes in which gradients vary, each on its own scale,
             Adam's division by their size does what it is for (SOAP, Vyas et al., 2024,
             https://arxiv.org/abs/2409.11321, with axes that are learned beforehand and held).
-        secants: where the rate is annealed, the direction is that of L-BFGS (see `Secants`), from so many of the last
-            moves over Adam's scales, and at most as long as Adam's step; 0: Adam's direction everywhere.
     """
 
     lr: float = 0.01
@@ -52,7 +50,6 @@ class AdamW:
     relative: bool = False
     anneal_below_nats: float = 0.0
     rotated: bool = False
-    secants: int = 0
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
@@ -63,7 +60,6 @@ class AdamW:
         _check("weight_decay", self.weight_decay, low=0)
         _check("eps", self.eps, low=0, open_low=True)
         _check("anneal_below_nats", self.anneal_below_nats, low=0)
-        _check("secants", self.secants, low=0)
 
 
 @dataclass(frozen=True)
@@ -145,7 +141,7 @@ PRESETS: dict[str, FitConfig] = {
             arrangement="m,e,m*(n-1)",
             start="auto",
             perturbation=0.1,
-            optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0, rotated=True, secants=4),
+            optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0, rotated=True),
             stop=Stop(max_steps=2000, margin=0.01),
             preset="fast",
         ),

@@ -243,9 +243,9 @@ class CurveDescent:
         gradients = torch.autograd.grad(logits, [bank.values for bank in self.banks], scores.logit_gradient)
         loss = scores.loss.view(len(self.active), -1).mean(1)
         bound = self.config.optimiser.anneal_below_nats
-        annealed = (loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss)
+        lr = self.lr * ((loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss))
         for bank, gradient in zip(self.banks, gradients, strict=True):
-            bank.step(gradient / (weights.shape[1] * self.layout.length), self.config.optimiser, self.lr, annealed)
+            bank.step(gradient / (weights.shape[1] * self.layout.length), self.config.optimiser, lr)
         for number in self.active:
             self._steps[number] += 1
 

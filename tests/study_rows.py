@@ -7,8 +7,18 @@ import math
 from itertools import product
 from typing import Any
 
+from prototokens.report.exhibit import Entry
+from prototokens.report.summary import Summary
+
 Row = dict[str, Any]
 SOURCES = ("random", "old", "recent", "generated")
+
+
+def value(entries: list[Entry], *where: str) -> Summary | None:
+    """The measured number at (row heads ..., column), or None."""
+    found = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
+    assert len(found) < 2
+    return found[0] if found else None
 
 
 def row(study: str, **columns: Any) -> Row:

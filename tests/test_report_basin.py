@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from prototokens.report import basin
-from prototokens.report.exhibit import Entry
 from prototokens.report.summary import Summary
-from study_rows import Row, row
+from study_rows import Row, row, value
 
 
 def change(amount: float, right: str, **columns: Any) -> Row:
@@ -28,13 +27,6 @@ CHANGES = [
     change(0.2, "1111", text=1), change(0.4, "0110", text=1, lost_margin_rank=1.0), change(0.8, "0000", text=1),
     change(0.1, "0000", text=2, fit_exact=0),
 ]  # fmt: skip
-
-
-def value(entries: list[Entry], *where: str) -> Summary | None:
-    """The number at (row heads ..., column), or None."""
-    found = [e.summary for e in entries if (*e.row, e.column) == where]
-    assert len(found) < 2
-    return found[0] if found else None
 
 
 def test_basin_by_hand() -> None:

@@ -14,17 +14,10 @@ from prototokens.report.exhibit import Entry, Figure, Table, lay_out
 from prototokens.report.exhibits import EXHIBITS
 from prototokens.report.geometry_exhibits import GEOMETRY
 from prototokens.report.summary import Summary
-from study_rows import Row, row, solution_studies
+from study_rows import Row, row, solution_studies, value
 
 FIGURES = [exhibit for exhibit in GEOMETRY if isinstance(exhibit, Figure)]
 TABLES = [exhibit for exhibit in GEOMETRY if isinstance(exhibit, Table)]
-
-
-def value(entries: list[Entry], *where: str) -> Summary | None:
-    """The measured number at (row heads ..., column), or None."""
-    found = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
-    assert len(found) < 2
-    return found[0] if found else None
 
 
 def of_study(exhibit: Figure | Table, rows: list[Row]) -> list[Row]:

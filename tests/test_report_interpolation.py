@@ -9,10 +9,9 @@ import pytest
 
 from prototokens.report import interpolation
 from prototokens.report.drawing import style
-from prototokens.report.exhibit import Entry
 from prototokens.report.profiles import even_taus, means
 from prototokens.report.summary import Summary
-from study_rows import Row, row
+from study_rows import Row, row, value
 
 E_AND_M, E = interpolation.VECTORS["both"], interpolation.VECTORS["e"]
 FIRST, LAST, OTHER = interpolation.COMPARED.values()
@@ -39,13 +38,6 @@ LINES = [
     line([1, 1, 1, 0.5, 0], [0, 0, 0, 0.25, 0], None, vectors="e", first_from=-0.5, first_to=0.5, last_from=None,
          last_to=None),
 ]  # fmt: skip
-
-
-def value(entries: list[Entry], *where: str) -> Summary | None:
-    """The number at (row heads ..., column), or None."""
-    found = [e.summary for e in entries if (*e.row, e.column) == where]
-    assert len(found) < 2
-    return found[0] if found else None
 
 
 def test_means_are_over_pairs_whose_texts_are_both_exact() -> None:

@@ -113,3 +113,8 @@ def chunked(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
 def finite(columns: Mapping[str, Any]) -> dict[str, Any]:
     """Columns as strict JSON: a number that is not finite becomes null."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in columns.items()}
+
+
+def json_list(values: Iterable[float]) -> str:
+    """Numbers as a JSON list of six decimals; what is not finite is null."""
+    return json.dumps([round(value, 6) if math.isfinite(value) else None for value in values])

@@ -16,7 +16,6 @@ https://arxiv.org/abs/2505.21189.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,15 +30,13 @@ from ..geometry.curves import ConnectConfig, Connection
 from ..geometry.paths import Path, segment
 from ..geometry.profiles import even_taus, profile
 from ..lm import FrozenLM
-from .cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, chunked
+from .cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, chunked, json_list
 from .fits import config_hash, measured, recipe
 from .work import Measurement
 
-CURVES = {
-    "bezier": ConnectConfig(kind="bezier", inner=1, check_every=20, check_taus=31),
-    "chain": ConnectConfig(kind="chain", inner=1, check_every=20, check_taus=31),
-    "cubic": ConnectConfig(kind="bezier", inner=2, check_every=20, check_taus=31),
-}
+_BEZIER = ConnectConfig(kind="bezier", inner=1, check_every=20, check_taus=31)
+
+CURVES = {"bezier": _BEZIER, "chain": replace(_BEZIER, kind="chain"), "cubic": replace(_BEZIER, inner=2)}
 """The ways that are fitted, by name; the budget of steps is the grid's. Half as many looks as by default, each at twice
 as many places: where a curve leaves the basin is narrow."""
 
@@ -204,8 +201,8 @@ def _profile_columns(lm: FrozenLM, path: Path | None, target_ids: Tensor, taus: 
         return dict.fromkeys(names)
     seen = profile(lm, path, even_taus(taus), target_ids)
     return {
-        "accuracies": _listed(seen.token_accuracy),
-        "losses_nats": _listed(seen.loss),
+        "accuracies": json_list(seen.token_accuracy.tolist()),
+        "losses_nats": json_list(seen.loss.tolist()),
         "lowest_accuracy": seen.lowest_accuracy,
         "highest_loss_nats": seen.loss.max().item(),
         "barrier_nats": seen.barrier,
@@ -218,8 +215,3 @@ def _curve_columns(curve: Connection | None) -> dict[str, Any]:
     """What the fit of a curve cost; nulls where none was fitted."""
     names = ("steps", "stop_reason", "token_positions", "backward_positions", "seconds")
     return {name: getattr(curve, name) if curve else None for name in names}
-
-
-def _listed(values: Tensor) -> str:
-    """Numbers (N,) as a JSON list of six decimals; what is not finite is null."""
-    return json.dumps([round(value, 6) if math.isfinite(value) else None for value in values.tolist()])

@@ -11,7 +11,6 @@ other texts of the grid: what texts share by chance.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from ..geometry.paths import VECTORS, Vectors, segment
 from ..geometry.profiles import POSITIONS_AT_ONCE, even_taus, profile
 from ..lm import FrozenLM
 from ..metrics import token_accuracy
-from .cells import STEP_OVER_LOOK, Batch, Settings, cell_settings
+from .cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, json_list
 from .fits import measured, recipe
 from .work import Measurement
 
@@ -128,9 +127,9 @@ def _along(lm: FrozenLM, cell: Settings, fit_of: dict[int, FitResult], ids_of: d
     others = [_accuracies(decoded, ids) for text, ids in ids_of.items() if text not in (first, last)]
     columns: dict[str, Any] = {
         "both_exact": int(fit_of[first].exact and fit_of[last].exact),
-        "first_accuracies": _listed(of_first),
-        "last_accuracies": _listed(of_last),
-        "other_accuracies": _listed(torch.stack(others).mean(0)) if others else None,
+        "first_accuracies": json_list(of_first.tolist()),
+        "last_accuracies": json_list(of_last.tolist()),
+        "other_accuracies": json_list(torch.stack(others).mean(0).tolist()) if others else None,
     }
     for name, accuracies, end in (("first", of_first, 0.0), ("last", of_last, 1.0)):
         columns[f"{name}_from"], columns[f"{name}_to"] = exact_stretch(taus.tolist(), accuracies.tolist(), end)
@@ -162,8 +161,3 @@ def exact_stretch(
 def _accuracies(decoded: Tensor, ids: Tensor) -> Tensor:
     """Share of tokens (N, T) that are those of a text (T,), at each place, (N,)."""
     return token_accuracy(decoded, ids.expand_as(decoded))
-
-
-def _listed(values: Tensor) -> str:
-    """Shares (N,) as a JSON list of six decimals."""
-    return json.dumps([round(value, 6) for value in values.tolist()])

@@ -122,7 +122,7 @@ def check_installed() -> None:
     """Refuse to begin what will need both text distances where a package for them is missing.
 
     Raises:
-        InputError: scikit-learn or the teacher is not installed.
+        InputError: scikit-learn is not installed, or the teacher is neither installed nor to be had from the Hub.
     """
     scikit_learn("feature_extraction.text", "TF-IDF distances")
     _default_teacher()

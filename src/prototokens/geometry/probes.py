@@ -201,8 +201,9 @@ def _model(target: Target) -> Any:
 def _folds(target: Target, texts: Sequence[int], folds: int) -> Array:
     """The fold of each row, (N,): texts go to the folds in turn, those of one class one after another.
 
-    So every fold has as much of every class as can be. A class that a fold has more of, the others have less of: a
-    probe that knows nothing would guess what is not there, and score below chance.
+    A text's class is that of its first row. So every fold has as much of every class as can be. A class that a fold
+    has more of, the others have less of: a probe that knows nothing would guess what is not there, and score below
+    chance.
     """
     known = list(dict.fromkeys(texts))
     if len(known) < 2 or folds < 2:

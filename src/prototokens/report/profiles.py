@@ -10,7 +10,7 @@ from .summary import Row, Summary, mean
 
 
 def even_taus(count: int, first: float = 0.0, last: float = 1.0) -> list[float]:
-    """`count` places from `first` to `last`, evenly spaced, both included."""
+    """`count` places from `first` to `last`, evenly spaced, both included; without torch, which no report loads."""
     return [first + (last - first) * i / (count - 1) for i in range(count)]
 
 

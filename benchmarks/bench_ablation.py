@@ -1,7 +1,8 @@
 """What each part of a recipe is worth: the recipe with one thing changed at a time, on the same texts.
 
 A variant is a preset and a few fields of it, written `preset,field=value,...`; fields of the optimiser are named as
-they are. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and learning
+they are and set in both of a preset's, `axes=0` leaves out the learned axes, and `axes=1` takes them without another
+change. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and learning
 rate, on speeches of the train split. `--table parts` takes the parts of the default recipe away, one by one and all
 together, on bench_fit.py's texts. Rows already in the file are not run again.
 """
@@ -9,7 +10,6 @@ together, on bench_fit.py's texts. Rows already in the file are not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 
 import bench_fit
 from interleaved import circumstances, print_json
+from kept_rows import add_rows, load_rows, subject
 from prototokens import FitConfig, FrozenLM, fit_batch, load_lm, preset
 from prototokens.recipes import AdamW
 from prototokens.texts import sample
@@ -38,14 +39,16 @@ TABLES = {
     "parts": (
         "fast",
         "fast,start=text-e",
-        "fast,rotated=0",
-        "fast,rotated=0,lr=0.22,betas=0.9/0.9,anneal_below_nats=2",
+        "fast,axes=0",
+        "fast,start=text-e,axes=0",
         "fast,anneal_below_nats=0",
         "fast,lr=0.22",
         "fast,betas=0.9/0.9",
         "fast,perturbation=0",
-        "tuned,rotated=1",
         "tuned",
+        "tuned,start=auto",
+        "tuned,axes=1",
+        "tuned,anneal_below_nats=2",
     ),
 }
 
@@ -60,12 +63,14 @@ def recipe(variant: str, seed: int, steps: int) -> FitConfig:
         new: Any = value.replace("|", ",")
         if field == "betas":
             new = tuple(map(float, value.split("/")))
-        elif field == "rotated":
-            new = value == "1"
+        elif field == "axes":
+            field, new = "axes_optimiser", config.optimiser if value == "1" else None
         elif field not in ("start", "arrangement"):
             new = float(value)
         if field in of_optimiser:
             config = replace(config, optimiser=replace(config.optimiser, **{field: new}))
+            if config.axes_optimiser is not None:
+                config = replace(config, axes_optimiser=replace(config.axes_optimiser, **{field: new}))
         else:
             config = replace(config, **{field: new})
     return replace(config, stop=replace(config.stop, max_steps=steps, margin=0.0))
@@ -81,12 +86,14 @@ def texts(lm: FrozenLM, table: str, tokens: int) -> torch.Tensor:
 def run(lm: FrozenLM, variant: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One batch: every text at one seed."""
     target_ids = texts(lm, options.table, options.tokens)
-    results = fit_batch(lm, target_ids, recipe(variant, seed, options.steps))
+    config = recipe(variant, seed, options.steps)
+    results = fit_batch(lm, target_ids, config)
     marks = [n for n in (25, 50, 100, 200, 400) if n <= options.steps]
     return [
         {
             "table": options.table,
             "variant": variant,
+            **subject(lm, config),
             "tokens": options.tokens,
             "seed": seed,
             "budget": options.steps,
@@ -136,21 +143,15 @@ def main() -> None:
     variants = options.variants.split() if options.variants else TABLES[options.table]
     if options.quick:
         variants, options.seeds, options.steps, options.rows = variants[:2], "0", 10, Path("/dev/null")
-    own = (options.table, options.tokens, options.steps)
-    found = bench_fit.load_rows(options.rows)
-    rows = [row for row in found if (row["table"], row["tokens"], row["budget"]) == own]
-    lm: FrozenLM | None = None
-    for seed in map(int, options.seeds.split(",")):
-        for variant in variants:
-            if any((row["variant"], row["seed"]) == (variant, seed) for row in rows):
-                continue
-            lm = lm or load_lm(options.model)
-            new = json.loads(json.dumps(run(lm, variant, seed, options)))
-            rows += new
-            options.rows.parent.mkdir(exist_ok=True)
-            with options.rows.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
-            print("  ".join(f"{k} {v}" for k, v in summary(new)[0].items()), flush=True)
+    lm = load_lm(options.model)
+    own = {"table": options.table, "tokens": options.tokens, "budget": options.steps}
+    rows: list[dict[str, Any]] = []
+    for variant in variants:
+        kept = load_rows(options.rows, **own, **subject(lm, recipe(variant, 0, options.steps)))
+        for seed in map(int, options.seeds.split(",")):
+            found = [row for row in kept if row["seed"] == seed]
+            rows += found or add_rows(options.rows, run(lm, variant, seed, options))
+        print("  ".join(f"{k} {v}" for k, v in summary(rows)[-1].items()), flush=True)
     print_json(summary(rows))
 
 

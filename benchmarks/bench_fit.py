@@ -3,13 +3,12 @@
 Texts: chunks of speeches that nothing was trained on, half of them before 1919 and half of 2026, at every seed (or of
 other sources, which are summed up apart). A text that is not exact within the budget counts with all that was spent on
 it, and is named. Rows already in the file are not run again; a batch of texts is the unit of work, since its shape
-changes trajectories.
+changes trajectories. Wall time is compared within one process only.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import Any
 import torch
 
 from interleaved import circumstances, print_json
+from kept_rows import add_rows, load_rows, subject
 from prototokens import FrozenLM, decode, fit_batch, load_lm, preset
 from prototokens.metrics import correct_prefix
-from prototokens.starts import learned_start
 from prototokens.texts import sample
 
 ROWS = Path(__file__).parent / "rows" / "fit.jsonl"
@@ -43,10 +42,10 @@ def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, options: argparse.Nam
     sources, per_source = options.sources, options.per_source
     target_ids = texts(lm, sources, tokens, per_source)
     results = fit_batch(lm, target_ids, config)
-    starter = learned_start(lm, config)
     return [
         {
             "recipe": recipe,
+            **subject(lm, config),
             "tokens": tokens,
             "seed": seed,
             "budget": options.budget,
@@ -54,7 +53,7 @@ def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, options: argparse.Nam
             "sources": sources,
             "text": number,
             "source": sources.split(",")[number // per_source],
-            "start": config.start if starter is None else f"learned, {starter.training['step']} steps",
+            "start": result.tokens.provenance.start,
             "exact": result.exact,
             "token_accuracy": result.token_accuracy,
             "prefix": int(correct_prefix(decode(lm, result.tokens).ids, target_ids[number])),
@@ -78,23 +77,19 @@ def _rises(history: list[float]) -> list[tuple[int, float]]:
     return rises
 
 
-def load_rows(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One line per length and recipe; ratios are over the pairs of text and seed that the default recipe ran too."""
+    """One line per length and recipe; ratios are over the pairs of text and seed that the default recipe ran too.
+
+    That of seconds is over the pairs that both ran in one process.
+    """
     lines: list[dict[str, Any]] = []
     for tokens in sorted({r["tokens"] for r in rows}):
-        fast = {(r["text"], r["seed"]): r["work"] for r in rows if (r["tokens"], r["recipe"]) == (tokens, "fast")}
+        fast = {(r["text"], r["seed"]): r for r in rows if (r["tokens"], r["recipe"]) == (tokens, "fast")}
         for recipe in RECIPES:
             own = [r for r in rows if (r["tokens"], r["recipe"]) == (tokens, recipe)]
             shared = [r for r in own if (r["text"], r["seed"]) in fast]
             if own:
-                ratio = None
-                if shared:
-                    same = statistics.median(fast[r["text"], r["seed"]] for r in shared)
-                    ratio = round(statistics.median(r["work"] for r in shared) / same, 2)
+                together = [r for r in shared if _process(fast[r["text"], r["seed"]]) == _process(r)]
                 lines.append(
                     {
                         "tokens": tokens,
@@ -105,11 +100,24 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         "exact_within_500": sum(r["exact"] and r["steps"] <= 500 for r in own),
                         "median_steps": statistics.median(r["steps"] for r in own),
                         "median_work": statistics.median(r["work"] for r in own),
-                        "times_the_work_of_fast": ratio,
+                        "times_the_work_of_fast": _ratio("work", shared, fast),
+                        "times_the_seconds_of_fast": _ratio("seconds", together, fast),
                         "budget": max(r["budget"] for r in own),
                     }
                 )
     return lines
+
+
+def _process(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row.get("started"), row["command"]
+
+
+def _ratio(name: str, rows: list[dict[str, Any]], fast: dict[Any, dict[str, Any]]) -> float | None:
+    """Median of some rows over that of the same texts and seeds by the default recipe."""
+    if not rows:
+        return None
+    same = statistics.median(fast[r["text"], r["seed"]][name] for r in rows)
+    return round(statistics.median(r[name] for r in rows) / same, 2)
 
 
 def main() -> None:
@@ -122,27 +130,21 @@ def main() -> None:
     parser.add_argument("--sources", default=SOURCES, help="where texts come from, comma-separated")
     parser.add_argument("--per-source", type=int, default=4, help="texts from each source")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are kept")
-    parser.add_argument("--quick", action="store_true", help="the default recipe at 16 tokens and seed 0, four texts")
+    parser.add_argument("--quick", action="store_true", help="without `paper`; 16 tokens, seed 0, four texts")
     options = parser.parse_args()
     if options.quick:
-        options.recipes, options.lengths, options.seeds, options.per_source = "fast", "16", "0", 2
-        options.budget, options.rows = 150, Path("/dev/null")
-    rows = load_rows(options.rows)
-    fixed = (options.budget, options.per_source, options.sources)
-    rows = [r for r in rows if (r["budget"], r["per_source"], r.get("sources", SOURCES)) == fixed]
-    done = {(r["recipe"], r["tokens"], r["seed"]) for r in rows}
-    lm: FrozenLM | None = None
+        options.recipes, options.lengths, options.seeds, options.per_source = "fast,tuned", "16", "0", 2
+        options.budget, options.rows = 300, Path("/dev/null")
+    lm = load_lm(options.model)
+    fixed = {"budget": options.budget, "per_source": options.per_source, "sources": options.sources}
+    rows = [r for name in RECIPES for r in load_rows(options.rows, recipe=name, **fixed, **subject(lm, preset(name)))]
     for tokens in map(int, options.lengths.split(",")):
         for recipe in options.recipes.split(","):
             for seed in map(int, options.seeds.split(",")):
-                if (recipe, tokens, seed) in done:
+                if any((r["recipe"], r["tokens"], r["seed"]) == (recipe, tokens, seed) for r in rows):
                     continue
-                lm = lm or load_lm(options.model)
-                new = run(lm, recipe, tokens, seed, options)
+                new = add_rows(options.rows, run(lm, recipe, tokens, seed, options))
                 rows += new
-                options.rows.parent.mkdir(exist_ok=True)
-                with options.rows.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in new)
                 print(f"{recipe} at {tokens} tokens, seed {seed}: {sum(r['exact'] for r in new)} of {len(new)} exact")
     lines = summary(rows)
     for line in lines:

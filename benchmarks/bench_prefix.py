@@ -9,40 +9,39 @@ already in the file are not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 from typing import Any
 
 import bench_fit
 from interleaved import circumstances, print_json
+from kept_rows import add_rows, load_rows, subject
 from prototokens import FrozenLM, load_lm, preset
-from prototokens.capacity import Attempt, autoregressive, grow, one_step, prefix_h_lm_nats
+from prototokens.capacity import autoregressive, grow, one_step, prefix_h_lm_nats
 from prototokens.cramming import CRAMMING
 
 ROWS = Path(__file__).parent / "rows" / "prefix.jsonl"
 TEXTS = [0, 1, 4, 5]  # of bench_fit's eight: two from before 1919, two of 2026
 LENGTH = bench_fit.DRAWN_AT[32]
-
-
-def attempts(lm: FrozenLM) -> dict[str, Attempt]:
-    return {
-        "one-step": one_step(lm, preset("fast")),
-        "autoregressive": autoregressive(lm, CRAMMING),
-        "autoregressive, published": autoregressive(lm, preset("paper")),
-    }
+METHODS = {  # how, by which recipe, and how many steps one length may take
+    "one-step": (one_step, preset("fast"), 600),
+    "autoregressive": (autoregressive, CRAMMING, 2500),
+    "autoregressive, published": (autoregressive, preset("paper"), 2500),
+}
 
 
 def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace) -> list[dict[str, Any]]:
     target_ids = bench_fit.texts(lm, bench_fit.SOURCES, LENGTH, 4)[texts]
-    found = grow(attempts(lm)[method], target_ids, options.steps, factor=options.factor, work=options.work)
+    attempt, config, steps = METHODS[method]
+    found = grow(attempt(lm, config), target_ids, steps, factor=options.factor, work=options.work)
     return [
         {
             "method": method,
+            **subject(lm, config),
             "text": text,
             "work_allowed": options.work,
             "factor": options.factor,
-            "max_steps": options.steps,
+            "max_steps": steps,
             "prefix": capacity.tokens,
             "h_lm_nats": prefix_h_lm_nats(lm, ids, capacity.tokens),
             "work": capacity.work,
@@ -54,8 +53,8 @@ def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace
     ]
 
 
-def published(texts: list[int]) -> list[dict[str, Any]]:
-    rows = [r for r in bench_fit.load_rows(bench_fit.ROWS) if (r["recipe"], r["tokens"], r["seed"]) == ("paper", 32, 0)]
+def published(lm: FrozenLM, texts: list[int]) -> list[dict[str, Any]]:
+    rows = load_rows(bench_fit.ROWS, tokens=32, seed=0, **subject(lm, preset("paper")))
     return [
         {
             "method": "paper",
@@ -74,7 +73,6 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--methods", default="one-step,autoregressive", help="comma-separated")
     parser.add_argument("--work", type=int, default=2 * 2500 * 32, help="positions forward and backward for each text")
-    parser.add_argument("--steps", type=int, default=600, help="that one length may take")
     parser.add_argument("--factor", type=float, default=1.25, help="by which the prefix grows")
     parser.add_argument("--rows", type=Path, default=ROWS, help="where rows are kept")
     parser.add_argument("--quick", action="store_true", help="one text, a twentieth of the price, nothing kept")
@@ -82,17 +80,14 @@ def main() -> None:
     texts = TEXTS
     if options.quick:
         texts, options.work, options.rows = TEXTS[:1], options.work // 20, Path("/dev/null")
-    rows = [r for r in bench_fit.load_rows(options.rows) if r["work_allowed"] == options.work]
-    lm: FrozenLM | None = None
+    lm = load_lm(options.model)
+    rows: list[dict[str, Any]] = []
     for method in filter(None, options.methods.split(",")):
-        if not any(r["method"] == method for r in rows):
-            lm = lm or load_lm(options.model)
-            new = run(lm, method, texts, options)
-            rows += new
-            options.rows.parent.mkdir(exist_ok=True)
-            with options.rows.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in new)
-    rows += published(texts)
+        _, config, steps = METHODS[method]
+        own = {"method": method, "work_allowed": options.work, "factor": options.factor, "max_steps": steps}
+        found = load_rows(options.rows, **own, **subject(lm, config))
+        rows += found or add_rows(options.rows, run(lm, method, texts, options))
+    rows += published(lm, texts)
     for method in dict.fromkeys(r["method"] for r in rows):
         prefixes = [r["prefix"] for r in rows if r["method"] == method]
         print(f"{method}: longest exact prefix {prefixes}, median {statistics.median(prefixes)}")

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from datetime import datetime
 from typing import Any
 
 import torch
+
+_STARTED = datetime.now().isoformat(timespec="seconds")
 
 
 def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -30,7 +32,7 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
 
 
 def circumstances() -> dict[str, Any]:
-    """What a number needs beside it: command, commit, machine, date, threads, versions."""
+    """What a number needs beside it: command, commit, machine, threads, versions, and when its process began."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(sys.argv),
@@ -39,7 +41,8 @@ def circumstances() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "date": date.today().isoformat(),
+        "date": _STARTED[:10],
+        "started": _STARTED,
     }
 
 

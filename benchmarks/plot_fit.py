@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from bench_fit import RECIPES, ROWS, SOURCES, load_rows
+from bench_fit import RECIPES, ROWS, SOURCES
+from kept_rows import load_rows
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -24,10 +25,11 @@ def accuracy_at(row: dict[str, Any], work: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="smollm2-135m", help="whose rows are drawn")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/figures/accuracy-against-work.svg"))
     options = parser.parse_args()
-    rows = [r for r in load_rows(options.rows) if r.get("sources", SOURCES) == SOURCES]
+    rows = load_rows(options.rows, sources=SOURCES, model=options.model)
     lengths = sorted({r["tokens"] for r in rows})
     figure, panels = pyplot.subplots(1, len(lengths), figsize=(4.5 * len(lengths), 3.4), sharey=True, squeeze=False)
     for panel, tokens in zip(panels[0], lengths, strict=True):

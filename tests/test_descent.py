@@ -89,6 +89,8 @@ def test_second_moments_are_of_gradients_of_length_1() -> None:
     bank = Bank(torch.zeros(2, 1, 3), torch.arange(2), trained=True, moments=moments)
     bank.step(torch.tensor([[[3.0, 0, 0]], [[0, 0.1, 0]]]), AdamW(), torch.full((2,), 0.1))
     assert torch.allclose(moments, torch.diag(torch.tensor([1.0, 1.0, 0.0])))
+    bank.step(torch.tensor([[[0.0, 0, 5]], [[torch.nan, 0.1, torch.inf]]]), AdamW(), torch.full((2,), 0.1))
+    assert torch.allclose(moments, torch.eye(3))  # what is no number counts for nothing
 
 
 def test_dropping_rows_leaves_the_others_steps_alone() -> None:

@@ -24,7 +24,7 @@ from safetensors import safe_open
 import prototokens
 from encoders import PROSE
 from families import build, family, tokenizer
-from prototokens import ARRANGEMENTS, PRESETS, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
+from prototokens import ARRANGEMENTS, PRESETS, AdamW, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
 from prototokens.documents import SOURCES, Document
 from prototokens.efforts import EFFORTS, Effort
 from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
@@ -193,15 +193,20 @@ def test_efforts_of_the_method_page_are_the_library_s() -> None:
     assert rows(METHOD, "effort") == [effort_row(name, effort) for name, effort in EFFORTS.items()]
 
 
+def settings(adamw: AdamW) -> str:
+    words = f"lr {adamw.lr:g}" + (" × std of the embeddings" if adamw.relative else "") + f", betas {adamw.betas}"
+    words += f", annealed below {adamw.anneal_below_nats:g} nats" if adamw.anneal_below_nats else ""
+    return words + (f", weight decay {adamw.weight_decay:g}" if adamw.weight_decay else "")
+
+
 def preset_row(config: FitConfig) -> list[str]:
     """The README's row about a preset."""
     assert not isinstance(config.arrangement, str)
-    adamw, stop = config.optimiser, config.stop
+    stop = config.stop
     start = f"`{config.start}`" + (f", perturbation {config.perturbation:g}" if config.perturbation else "")
-    rate = f"lr {adamw.lr:g}" + (" × std of the embeddings" if adamw.relative else "")
-    rate += f", betas {adamw.betas}" + (", along learned axes" if adamw.rotated else "")
-    rate += f", annealed below {adamw.anneal_below_nats:g} nats" if adamw.anneal_below_nats else ""
-    rate += f", weight decay {adamw.weight_decay:g}" if adamw.weight_decay else ""
+    rate = settings(config.optimiser)
+    if config.axes_optimiser is not None:
+        rate = f"along learned axes {settings(config.axes_optimiser)}; where there are none {rate}"
     end = f"exact, margin above {stop.margin:g}" if stop.margin else "exact"
     assert stop.accuracy == 1
     return [f"`{config.preset}`", f"`{config.arrangement.name}`", start, rate, f"{end}; at most {stop.max_steps} steps"]

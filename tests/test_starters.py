@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from families import family
-from prototokens import ARRANGEMENTS, FrozenLM, InputError, Stop, fit, load, preset, save
+from families import FAMILIES, family
+from prototokens import ARRANGEMENTS, AdamW, FrozenLM, InputError, Stop, fit, fit_batch, load, preset, save
 from prototokens.starter_training import StarterConfig, StarterProgress, train_starter
 from prototokens.starters import Starter, load_starter, save_starter
 from prototokens.starts import start_vectors
@@ -47,14 +47,17 @@ def test_a_finished_training_is_left_as_it_is(kept) -> None:
 
 def test_axes_are_orthonormal_and_of_the_gradients_that_were_met(kept) -> None:
     assert [s.moments is None for s, _ in kept] == [False] * 5 + [True]
-    renewed = [n for n in range(1, 6) if not torch.equal(kept[n][0].axes, kept[n - 1][0].axes)]
-    assert renewed == [1, 3, 5]  # after 2, 4 and all 6 steps
-    axes, moments = kept[1][0].axes.float(), kept[1][0].moments
+    met = [s.moments[0].trace() for s, _ in kept[:-1]]
+    assert met[1] < family("llama").width < met[3]
+    assert [s.axes is None for s, _ in kept] == [True] * 3 + [False] * 3  # after 2 steps too few gradients were met
+    renewed = [n for n in (4, 5) if not torch.equal(kept[n][0].axes, kept[n - 1][0].axes)]
+    assert renewed == [5]  # after 4 and all 6 steps
+    axes, moments = kept[3][0].axes.float(), kept[3][0].moments
     identity = torch.eye(axes.shape[-1])
     assert torch.allclose(axes.mT @ axes, identity.expand(2, -1, -1), atol=5e-3)
     along = axes.mT @ moments @ axes
     assert torch.allclose(along, along.diagonal(dim1=1, dim2=2).diag_embed(), atol=0.01 * moments.amax().item())
-    rows = sum(CONFIG.batch_tokens // p.length for _, p in kept[:2])
+    rows = sum(CONFIG.batch_tokens // p.length for _, p in kept[:4])
     assert torch.allclose(moments.diagonal(dim1=1, dim2=2).sum(1), torch.tensor(float(rows * CONFIG.inner_steps)))
 
 
@@ -62,13 +65,18 @@ def test_a_fit_descends_along_the_axes_of_its_start(kept, llama: FrozenLM) -> No
     starter, ids = kept[-1][0], llama.encode("abc")
     stop = Stop(max_steps=5)
 
-    def fitted(starter: Starter, **change: bool) -> Tensor:
-        config = preset(start=starter, stop=stop)
-        return fit(llama, ids, replace(config, optimiser=replace(config.optimiser, **change))).tokens.e
+    def fitted(starter: Starter, **change: AdamW | None) -> Tensor:
+        return fit(llama, ids, preset(start=starter, stop=stop, **change)).tokens.e
 
+    own = preset().axes_optimiser
+    assert own is not None
     plain = fitted(replace(starter, axes=None))
     assert not torch.allclose(fitted(starter), plain)
-    assert torch.equal(fitted(starter, rotated=False), plain)
+    assert torch.equal(fitted(starter, axes_optimiser=None), plain)
+    assert torch.equal(fitted(starter, optimiser=AdamW(lr=3)), fitted(starter))
+    assert torch.equal(fitted(replace(starter, axes=None), axes_optimiser=AdamW(lr=3)), plain)
+    along_the_coordinates = fitted(replace(starter, axes=torch.eye(llama.width).half().expand(2, -1, -1).clone()))
+    assert torch.allclose(along_the_coordinates, fitted(starter, axes_optimiser=None, optimiser=own), atol=1e-4)
 
 
 def test_a_training_begins_at_another_start(kept) -> None:
@@ -76,11 +84,14 @@ def test_a_training_begins_at_another_start(kept) -> None:
     steps: list[Starter] = []
     train_starter(family("llama"), draw, replace(CONFIG, seed=1), begin=first, keep=lambda s, _: steps.append(s))
     assert steps[0].training["begun_at"] == first.name
+    assert all(torch.equal(s.axes, first.axes) for s in steps[:3])  # until enough gradients were met
+    assert not torch.equal(steps[3].axes, first.axes)
     again = replace(CONFIG, seed=1)
     assert same(train_starter(family("llama"), draw, again, resume=steps[2], begin=first), steps[-1])
     with pytest.raises(InputError, match="did not begin at learned-"):
         train_starter(family("llama"), draw, again, resume=steps[2], begin=kept[0][0])
-    assert torch.dist(steps[0].m, first.m) < torch.dist(kept[0][0].m, first.m)
+    means = family("llama").embedding_statistics.mean
+    assert torch.dist(steps[0].m, first.m) < torch.dist(steps[0].m, means)
     with pytest.raises(InputError, match="this learned start belongs to"):
         train_starter(family("gpt2"), draw, CONFIG, begin=first)
 
@@ -90,6 +101,21 @@ def test_training_lowers_the_loss_that_short_fits_reach(kept) -> None:
     losses: list[float] = []
     train_starter(family("llama"), draw, long, keep=lambda _, p: losses.append(p.last_loss))
     assert sum(losses[-10:]) < sum(losses[:10])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_learned_start_and_its_axes_save_steps_on_every_family(name: str) -> None:
+    lm, training = family(name), StarterConfig(lengths=(4,), batch_tokens=32, inner_steps=12, steps=20)
+    starter, unseen = train_starter(lm, draw, training), draw(4, 8, 1_000_000_000)
+
+    def steps(start: str | Starter) -> int:
+        results = fit_batch(lm, unseen, preset(start=start, stop=Stop(max_steps=200, margin=0.01)))
+        assert all(result.exact for result in results)
+        return sum(result.steps for result in results)
+
+    plain, started, along_axes = steps("text-e"), steps(replace(starter, axes=None)), steps(starter)
+    assert started < plain
+    assert along_axes < 0.85 * min(started, plain)
 
 
 def test_work_is_counted(kept) -> None:

@@ -14,7 +14,7 @@ from .errors import InputError
 from .fitting import check_texts
 from .lm import FrozenLM
 from .metrics import correct_prefix, logit_margins
-from .recipes import AdamW, FitConfig, Stop
+from .recipes import FitConfig, Stop, preset
 from .starters import Starter
 from .starts import start_vectors
 
@@ -22,7 +22,7 @@ CRAMMING = FitConfig(
     arrangement="bos,e,m*(n-1)",
     start="text-e",
     perturbation=0.1,
-    optimiser=AdamW(lr=0.22, relative=True, anneal_below_nats=2.0),
+    optimiser=preset().optimiser,
     stop=Stop(max_steps=5000, margin=0.01),
     preset="cramming",
 )

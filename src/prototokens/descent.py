@@ -14,7 +14,7 @@ from .lm import FrozenLM
 from .recipes import AdamW, FitConfig
 from .scoreboard import MET, NONFINITE, RUNNING, ScoreBoard
 
-_CHECK_EVERY_ON_A_GPU = 16
+_CHECK_EVERY_ON_A_GPU = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +104,7 @@ class Bank:
         self._steps += 1
         if self._moments is not None:
             unit = torch.nn.functional.normalize(gradient, dim=-1).flatten(0, 1)  # (P S, D)
+            unit = unit.nan_to_num(nan=0.0)  # a vector that is lost counts for nothing
             self._moments.addmm_(unit.T, unit)
         if self._axes is not None:
             gradient = gradient @ self._axes

@@ -16,7 +16,7 @@ from .errors import InputError
 from .lm import FrozenLM
 from .metrics import logit_margins
 from .recipes import FitConfig, preset
-from .starts import learned_axes, perturbations, start_name, start_vectors
+from .starts import Axes, in_force, perturbations, start_name, start_vectors
 from .tokens import ProtoTokens, Provenance, hash_ids, library_versions
 
 
@@ -194,7 +194,8 @@ def descend(
     check_texts(lm, target_ids, layout)
     fixed = _fixed_vectors(lm, arrangement, given)
     group_of = _groups(given, len(target_ids))
-    e, m = _banks(lm, target_ids, group_of, config, given, moments)
+    config, axes = in_force(lm, config)
+    e, m = _banks(lm, target_ids, group_of, config, given, axes, moments)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser)
     return Descended(layout, fixed, descent.run(progress, should_stop))
@@ -244,14 +245,20 @@ def _groups(given: Given, texts: int) -> Tensor:
 
 
 def _banks(
-    lm: FrozenLM, target_ids: Tensor, group_of: Tensor, config: FitConfig, given: Given, moments: Tensor | None
+    lm: FrozenLM,
+    target_ids: Tensor,
+    group_of: Tensor,
+    config: FitConfig,
+    given: Given,
+    axes: Axes,
+    moments: Tensor | None,
 ) -> tuple[Bank, Bank]:
     texts, restarts = len(target_ids), config.restarts
     row_of = torch.arange(texts * restarts, device=lm.device)
     attempt_of = (group_of[:, None] * restarts + torch.arange(restarts)).flatten().to(lm.device)
     text_of = torch.arange(texts, device=lm.device).repeat_interleave(restarts)
 
-    axes, sums = learned_axes(lm, config), (None, None) if moments is None else moments
+    sums = (None, None) if moments is None else moments
 
     @cache
     def starts(is_shared: bool, perturbed_only: bool) -> list[tuple[Tensor, Tensor]]:

@@ -36,11 +36,6 @@ class AdamW:
         anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
             loss: lr * sqrt(min(1, loss / anneal_below_nats)), text by text; 0 keeps it constant. Decay is tied to
             progress since nobody knows beforehand how many steps a text takes.
-        rotated: whether the running means are those of the gradient along the axes that come with the model's learned
-            start (see `Starter`) instead of along the coordinates, where there are such axes. Coordinates of an
-            embedding mean nothing by themselves; along the axes in which gradients vary, each on its own scale,
-            Adam's division by their size does what it is for (SOAP, Vyas et al., 2024,
-            https://arxiv.org/abs/2409.11321, with axes that are learned beforehand and held).
     """
 
     lr: float = 0.01
@@ -49,7 +44,6 @@ class AdamW:
     eps: float = 1e-8
     relative: bool = False
     anneal_below_nats: float = 0.0
-    rotated: bool = False
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
@@ -73,7 +67,7 @@ class Stop:
             lose tokens on another kernel or batch size.
         patience: stop a restart whose loss has not fallen by one percent within that many steps; None: never.
         check_every: how many steps pass between two looks at whether a row is done. Each look waits for the
-            device; None means 1 on a CPU and 16 elsewhere. What is kept is the first
+            device; None means 1 on a CPU and 4 elsewhere. What is kept is the first
             evaluation that met the rule in any case.
     """
 
@@ -105,7 +99,12 @@ class FitConfig:
         perturbation: standard deviation of the Gaussian noise added to the start, in units of the standard
             deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
             text, so that it does not depend on what else is in the batch. `DRAWN_STARTS` take none.
-        optimiser: settings of AdamW.
+        optimiser: settings of AdamW along the coordinates.
+        axes_optimiser: settings of AdamW along the axes that come with the model's learned start (see `Starter`), used
+            instead where there are such axes; None: never. Coordinates of an embedding mean nothing by themselves;
+            along the axes in which gradients vary, each on its own scale, Adam's division by their size does what it is
+            for (SOAP, Vyas et al., 2024, https://arxiv.org/abs/2409.11321, with axes that are learned beforehand and
+            held), and longer steps pay.
         stop: when a text is done.
         restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
             differ by their perturbation only, so that without one they are all the same (but for `DRAWN_STARTS`).
@@ -118,6 +117,7 @@ class FitConfig:
     start: str | Starter = "auto"
     perturbation: float = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
+    axes_optimiser: AdamW | None = None
     stop: Stop = field(default_factory=Stop)
     restarts: int = 1
     seed: int = 0
@@ -141,7 +141,8 @@ PRESETS: dict[str, FitConfig] = {
             arrangement="m,e,m*(n-1)",
             start="auto",
             perturbation=0.1,
-            optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0, rotated=True),
+            optimiser=AdamW(0.22, (0.9, 0.9), relative=True, anneal_below_nats=2.0),
+            axes_optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0),
             stop=Stop(max_steps=2000, margin=0.01),
             preset="fast",
         ),

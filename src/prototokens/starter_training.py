@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .arrangements import Arrangement, arrangement_named
+from .descent import Outcome
 from .errors import InputError
 from .fitting import descend
 from .lm import FrozenLM
@@ -33,7 +35,8 @@ class StarterConfig:
         steps: how many times the start moves.
         rates: share of the mean displacement by which the start moves, at the first and at the last step; linear
             in between.
-        optimiser: settings of the short fits.
+        optimiser: settings of the short fits along the coordinates.
+        axes_optimiser: those along the axes, once there are some; None: along the coordinates always.
         source: where texts come from, see `texts.SOURCES`; only its `train` split is used.
         seed: what texts and lengths are drawn from.
     """
@@ -44,7 +47,8 @@ class StarterConfig:
     inner_steps: int = 16
     steps: int = 200
     rates: tuple[float, float] = (0.5, 0.05)
-    optimiser: AdamW = field(default_factory=lambda: PRESETS[DEFAULT_PRESET].optimiser)
+    optimiser: AdamW = PRESETS[DEFAULT_PRESET].optimiser
+    axes_optimiser: AdamW | None = PRESETS[DEFAULT_PRESET].axes_optimiser
     source: str = "speeches"
     seed: int = 0
 
@@ -67,9 +71,9 @@ class StarterProgress:
         first_loss: mean loss at the start, in nats per token.
         last_loss: mean loss after the short fits.
         token_accuracy: mean token accuracy after them.
-        token_positions: positions passed forward so far, since the beginning or the last resumption.
+        token_positions: positions passed forward so far, by this training from its beginning.
         backward_positions: positions passed backward.
-        seconds: wall time so far.
+        seconds: wall time so far, since the beginning or the last resumption.
     """
 
     step: int
@@ -95,8 +99,8 @@ def train_starter(
 
     Each step fits a batch of texts from the present start for a few steps and moves the start by a share of the mean
     displacement: z <- z + rate * mean(z_fit - z_start), Reptile of first order. The fits' gradients are watched: with
-    them the axes are found along which later fits descend if their optimiser is rotated. They are renewed whenever the
-    number of steps has doubled, and at the end.
+    them the axes are found along which later fits descend (`axes_optimiser`). They are renewed whenever the
+    number of steps has doubled, and at the end, once as many gradients were met as the model is wide.
 
     Args:
         lm: the frozen model.
@@ -118,7 +122,7 @@ def train_starter(
     """
     config = config or StarterConfig()
     starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config, begin)
-    began, forward, backward = time.perf_counter(), 0, 0
+    began = time.perf_counter()
     for step in range(starter.training["step"], config.steps):
         length = random.Random(f"{config.seed} {step}").choice(config.lengths)
         target_ids = draw(length, config.batch_tokens // length, config.seed * 1_000_003 + step)
@@ -126,6 +130,7 @@ def train_starter(
             arrangement=config.arrangement,
             start=starter,
             optimiser=config.optimiser,
+            axes_optimiser=config.axes_optimiser,
             stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
         )
         moments = _moments(starter).to(lm.device)
@@ -138,29 +143,17 @@ def train_starter(
             starter,
             e=starter.e + rate * moved_e.cpu(),
             m=starter.m + rate * moved_m.cpu(),
-            training=starter.training | {"step": step + 1},
+            training=_after_step(starter.training, outcomes),
             moments=moments.cpu(),
         )
         ended = step + 1 == config.steps
-        if ended or (step + 1) & step == 0:
-            starter = replace(starter, axes=_axes(moments), moments=None if ended else starter.moments)
-        forward += sum(o.token_positions for o in outcomes)
-        backward += sum(o.backward_positions for o in outcomes)
+        enough = moments[0].trace() >= len(starter.m)  # each gradient adds 1; fewer would leave axes to chance
+        if enough and (ended or (step + 1) & step == 0):
+            starter = replace(starter, axes=_axes(moments))
+        if ended:
+            starter = replace(starter, moments=None)
         if keep:
-            keep(
-                starter,
-                StarterProgress(
-                    step=step + 1,
-                    steps=config.steps,
-                    length=length,
-                    first_loss=sum(o.loss_history[0].item() for o in outcomes) / len(outcomes),
-                    last_loss=sum(o.loss_history[-1].item() for o in outcomes) / len(outcomes),
-                    token_accuracy=sum(o.accuracy_history[-1].item() for o in outcomes) / len(outcomes),
-                    token_positions=forward,
-                    backward_positions=backward,
-                    seconds=time.perf_counter() - began,
-                ),
-            )
+            keep(starter, _progress(starter, config, length, outcomes, time.perf_counter() - began))
     return starter
 
 
@@ -172,6 +165,32 @@ def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> St
         begin.check(lm.identity, arrangement)
         return replace(begin, training=training | {"begun_at": begin.name, "before": begin.training}, moments=None)
     return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
+
+
+def _progress(
+    starter: Starter, config: StarterConfig, length: int, outcomes: list[Outcome], seconds: float
+) -> StarterProgress:
+    return StarterProgress(
+        step=starter.training["step"],
+        steps=config.steps,
+        length=length,
+        first_loss=sum(o.loss_history[0].item() for o in outcomes) / len(outcomes),
+        last_loss=sum(o.loss_history[-1].item() for o in outcomes) / len(outcomes),
+        token_accuracy=sum(o.accuracy_history[-1].item() for o in outcomes) / len(outcomes),
+        token_positions=starter.training["token_positions"],
+        backward_positions=starter.training["backward_positions"],
+        seconds=seconds,
+    )
+
+
+def _after_step(training: dict[str, Any], outcomes: list[Outcome]) -> dict[str, Any]:
+    """The record of a training, one step on."""
+    new = {
+        "step": 1,
+        "token_positions": sum(o.token_positions for o in outcomes),
+        "backward_positions": sum(o.backward_positions for o in outcomes),
+    }
+    return training | {name: training.get(name, 0) + count for name, count in new.items()}
 
 
 def _moments(starter: Starter) -> Tensor:
@@ -198,6 +217,4 @@ def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Start
 def _record(config: StarterConfig) -> dict[str, object]:
     """The settings as JSON values, as they come back from a file."""
     record = asdict(config) | {"arrangement": arrangement_named(config.arrangement).name}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in record.items() if k != "optimiser"} | {
-        "optimiser": asdict(config.optimiser) | {"betas": list(config.optimiser.betas)}
-    }
+    return json.loads(json.dumps(record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Starter:
         m: the m-token that every text begins with, float32, (D,).
         arrangement: the arrangement that it was trained in; it serves no other.
         model: the language model that it was trained on; it serves no other.
-        training: how it was trained: texts, lengths, steps, seed and versions.
+        training: how it was trained: texts, lengths, steps, seed, versions, and positions passed forward and backward.
         axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
             They are the eigenvectors of the second moments of unit gradients, met in the fits of its training.
         moments: the sums of those second moments, float32, (2, D, D), as long as the training has not ended.
@@ -59,7 +59,7 @@ class Starter:
                     f"a starter's {name} must be finite, (2, {width}, {width}); they are {tuple(tensor.shape)}"
                 )
 
-    @property
+    @cached_property
     def name(self) -> str:
         """A short name that tells learned starts apart: `learned-` and the beginning of a hash of the vectors."""
         digest = hashlib.sha256(torch.cat([self.e, self.m]).numpy().tobytes())

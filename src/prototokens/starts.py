@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .arrangements import arrangement_named
+from .arrangements import Arrangement, arrangement_named
 from .lm import FrozenLM
 from .recipes import DRAWN_STARTS, FitConfig
 from .starters import Starter, shipped_starter
@@ -63,19 +64,30 @@ def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
     return shipped_starter(lm.identity, arrangement) if config.start == "auto" else None
 
 
-def learned_axes(lm: FrozenLM, config: FitConfig) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """The axes that a recipe means for the descent of e and of m, each (D, D), or None for the coordinates.
+Axes = tuple[Tensor, Tensor] | tuple[None, None]
+"""Axes of e and of m, each (D, D), float32, columns; None: the coordinates."""
 
-    They belong to the model and the arrangement, not to a start: a recipe that begins elsewhere takes those that the
-    package holds.
+
+def learned_axes(lm: FrozenLM, arrangement: str | Arrangement, starter: Starter | None = None) -> Axes:
+    """The axes for descents of e and of m, each (D, D), float32, on the model's device, or None where there are none.
+
+    Those of `starter`, or else those that the package holds: axes belong to the model and the arrangement, so that they
+    serve descents that begin elsewhere too.
     """
-    if not config.optimiser.rotated:
-        return None, None
-    starter = learned_start(lm, config) or shipped_starter(lm.identity, arrangement_named(config.arrangement))
+    starter = starter or shipped_starter(lm.identity, arrangement_named(arrangement))
     if starter is None or starter.axes is None:
         return None, None
     e, m = starter.axes.to(lm.device, torch.float32)
     return e, m
+
+
+def in_force(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
+    """A recipe as this model is fitted by it: `optimiser` is the one in force, `axes_optimiser` is it too or None."""
+    if config.axes_optimiser is not None:
+        axes = learned_axes(lm, config.arrangement, learned_start(lm, config))
+        if axes[0] is not None:
+            return replace(config, optimiser=config.axes_optimiser), axes
+    return replace(config, axes_optimiser=None), (None, None)
 
 
 def start_name(lm: FrozenLM, config: FitConfig) -> str:

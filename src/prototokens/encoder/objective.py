@@ -11,10 +11,10 @@ from ..arrangements import Arrangement
 from ..descent import cross_entropy
 from ..fitting import Given, descend
 from ..lm import FrozenLM
-from ..recipes import AdamW, FitConfig, Stop
+from ..recipes import FitConfig, Stop, preset
 from .recipes import Objective
 
-_STEPPER = AdamW(lr=0.22, relative=True, anneal_below_nats=2.0)  # of the default preset
+_STEPPER = preset().optimiser
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from ..descent import FitProgress
 from ..errors import InputError
 from ..fitting import check_texts
 from ..lm import FrozenLM
-from ..recipes import FitConfig
 from ..starts import learned_axes
 from ..tokens import ProtoTokens, hash_ids
 from .curves import ConnectConfig, Connection, CurveDescent
@@ -101,7 +100,7 @@ def connect_pairs(
     if any(path.layout != paths[0].layout for path in paths):
         raise InputError("pairs of one batch need texts of one length and one arrangement: connect the others apart")
     check_texts(lm, torch.stack(targets), paths[0].layout)
-    axes = learned_axes(lm, FitConfig(arrangement=pairs[0][0].arrangement, optimiser=config.optimiser))
+    axes = learned_axes(lm, pairs[0][0].arrangement)
     return CurveDescent(lm, paths, config, axes).run(progress, should_stop)
 
 

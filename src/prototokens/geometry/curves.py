@@ -28,7 +28,8 @@ class ConnectConfig:
             likely parts of [0, 1], mirrored about 1/2, so that neither end comes first.
         focus: share of the chance of a place that follows the loss of the last look there, from 0, all places being
             equally likely, to below 1.
-        optimiser: settings of Adam, as for a fit.
+        optimiser: settings of Adam, along the axes that the package holds for the model and arrangement, if there are
+            such.
         max_steps: the step budget.
         check_every: how many steps pass between two looks at a curve's whole way.
         check_taus: places of a look, evenly spaced between the ends, which are held.
@@ -41,7 +42,7 @@ class ConnectConfig:
     taus: int = 4
     focus: float = 0.5
     optimiser: AdamW = field(
-        default_factory=lambda: AdamW(lr=0.66, betas=(0.9, 0.95), relative=True, anneal_below_nats=4.0, rotated=True)
+        default_factory=lambda: AdamW(lr=0.66, betas=(0.9, 0.95), relative=True, anneal_below_nats=4.0)
     )
     max_steps: int = 500
     check_every: int = 10

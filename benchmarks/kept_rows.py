@@ -1,0 +1,46 @@
+"""Rows that benchmarks keep: one JSON object a line, in files that only grow, so that nothing is measured twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prototokens import FitConfig, FrozenLM
+from prototokens.arrangements import arrangement_named
+from prototokens.starts import in_force, start_name
+
+
+def subject(lm: FrozenLM, config: FitConfig) -> dict[str, str]:
+    """What was fitted and how, but for seed and step budget: a row of another model or recipe is another row."""
+    config, _ = in_force(lm, config)
+    settings = asdict(config) | {
+        "arrangement": arrangement_named(config.arrangement).to_json(),
+        "start": start_name(lm, config),
+        "stop": asdict(config.stop) | {"max_steps": None},
+        "seed": None,
+        "preset": None,
+        "axes_optimiser": None,  # the one in force stands under "optimiser"
+        "axes": config.axes_optimiser is not None,
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return {"model": lm.identity.name, "model_fingerprint": lm.identity.fingerprint[:12], "recipe_hash": digest[:12]}
+
+
+def load_rows(path: Path, **wanted: Any) -> list[dict[str, Any]]:
+    """The rows of a file that have all of these values."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
+
+
+def add_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Write rows to the end of a file; they come back as they will be read."""
+    path.parent.mkdir(exist_ok=True)
+    lines = [json.dumps(row) for row in rows]
+    with path.open("a") as file:
+        file.writelines(line + "\n" for line in lines)
+    return [json.loads(line) for line in lines]

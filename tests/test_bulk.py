@@ -135,6 +135,27 @@ def test_a_list_never_overwrites_another_text(runner: InProcess, tmp_path: Path)
     assert cut.record["length"] == 2
 
 
+def test_files_of_another_model_or_recipe_are_not_taken_for_done(
+    runner: InProcess, folder: Path, tmp_path: Path
+) -> None:
+    fitted, packed = tmp_path / "fitted", tmp_path / "packed"
+    fit_texts(runner, ["ab"], fitted, RECIPE)
+    pack_folder(runner, folder, packed, QUICK)
+    other = InProcess(lambda: family("gpt2"))
+    for fitter, config, message in (
+        (other, RECIPE, "was fitted on LlamaForCausalLM, another model"),
+        (runner, replace(RECIPE, seed=5), "was fitted by None with seed 0"),
+        (runner, replace(RECIPE, preset="mine"), "was fitted by None with seed 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            fit_texts(fitter, ["ab"], fitted, config)
+    errors = [outcome.error or "" for outcome in pack_folder(other, folder, packed, QUICK)]
+    assert all("was packed for LlamaForCausalLM, another model; pack it anew (--force)" in error for error in errors)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: cannot be made \(File exists\)"):
+        fit_texts(runner, ["ab"], tmp_path / "file", RECIPE)
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, str, str]:
     from prototokens import cli
 

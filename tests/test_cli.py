@@ -12,13 +12,14 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from families import build, tokenizer
-from prototokens import cli, demo, load, models
+from prototokens import FrozenLM, cli, demo, load, models
 from prototokens.records import read_record, write_record
 
 TEXT = "abcd"
@@ -266,6 +267,41 @@ def test_any_text_comes_out_whatever_the_terminal_is_set_to(folder, tmp_path):
     )  # fmt: skip
     assert process.returncode == 1
     assert json.loads(process.stdout)["text"] == "€"
+
+
+def test_memory_that_runs_out_is_one_line(run, folder, monkeypatch):
+    class OutOfMemoryError(RuntimeError):
+        """As torch names it on a GPU."""
+
+    for error in (MemoryError(), RuntimeError("... can't allocate memory ..."), OutOfMemoryError()):
+        monkeypatch.setattr(FrozenLM, "encode", Mock(side_effect=error))
+        code, _, err = run("fit", "a", "--model", folder)
+        assert (code, err.count("\n")) == (2, 1)
+        assert err.startswith("error: memory ran out; ask for less at a time")
+    monkeypatch.setattr(FrozenLM, "encode", Mock(side_effect=RuntimeError("something else")))
+    with pytest.raises(RuntimeError, match="something else"):
+        run("fit", "a", "--model", folder)
+
+
+def test_a_text_that_the_tokenizer_changes_is_told_of(run, folder, monkeypatch):
+    plain = FrozenLM.encode
+    assert "note" not in run("fit", "Ab", "--model", folder, "--max-steps", "0", "-o", "one")[2]
+    monkeypatch.setattr(FrozenLM, "encode", lambda self, text: plain(self, text.lower()))
+    err = run("fit", "Ab", "--model", folder, "--max-steps", "0", "-o", "two")[2]
+    assert "does not keep this text as it is" in err
+
+
+def test_decode_names_the_dtype_of_the_fit_where_it_differs(run, folder):
+    for dtype, note in (("bfloat16", "it was fitted in bfloat16 and decoded in float32: try --dtype bfloat16"),
+                        ("float32", "see: prototokens inspect float32")):  # fmt: skip
+        run("fit", "Ab", "--model", folder, "--max-steps", "0", "-o", dtype, "--dtype", dtype)
+        assert note in run("decode", dtype)[2]
+
+
+def test_a_demo_that_cannot_be_leaves_no_folder(run, folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo, "SENTENCES", ("a" * 100,))
+    assert run("demo", "--model", folder, "-o", "made")[0] == 2
+    assert not (tmp_path / "made").exists()
 
 
 def test_version(run):

@@ -99,6 +99,8 @@ def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Pat
         (("encoder", "train", "-o", "o", "--set", "encoder.x=1"), "unknown setting 'x'; choose one of: arrangement"),
         (("encoder", "train", "-o", "o", "--set", "encoder.trunk=x", "--source", "PROSE"), "unknown trunk 'x'"),
         (("encoder", "train", "-o", "o", "--steps", 0), "steps is 0; it must be at least 1"),
+        (("encoder", "train", "-o", "o", "--max-tokens", 64), "has 64: choose a smaller --max-tokens"),
+        (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "2,5"), "texts of 5 tokens are asked for"),
         (("encoder", "train", "-o", "o", "--minutes", 0), "--minutes is 0; it must be above 0"),
         (("encoder", "train", "-o", "o", "--source", "x.txt"), "no such file: x.txt"),
         (("encoder", "train", "-o", "o", "--start", "x"), "x: no such file"),
@@ -141,6 +143,8 @@ def test_eval_scores_the_encoder_beside_its_controls(run, encoder: Path, tmp_pat
     assert (code, err) == (0, "")
     assert record["encoder"] == Encoder.from_pretrained(encoder).name
     assert len(record["scores"]) == 2 * 2 * 4
+    _, out, _ = run(*arguments[:-2], "--texts", 2, "--controls", "encoder", "--starts", "sentence")
+    assert [line.split()[3] for line in out.splitlines()] == ["2", "4"]  # what it takes
     _, out, _ = run(*arguments, "--texts", 3, "--controls", "encoder", "--starts", "sentence")
     assert [line.split()[1:5] for line in out.splitlines()] == [
         ["sentence", "encoder", "2", "tokens"],

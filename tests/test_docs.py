@@ -24,7 +24,7 @@ from safetensors import safe_open
 import prototokens
 from encoders import PROSE
 from families import build, family, tokenizer
-from prototokens import ARRANGEMENTS, PRESETS, AdamW, FitConfig, FrozenLM, cli, fit, load_lm, preset, save
+from prototokens import ARRANGEMENTS, PRESETS, AdamW, FitConfig, FrozenLM, cli, demo, fit, load_lm, preset, save
 from prototokens.documents import SOURCES, Document
 from prototokens.efforts import EFFORTS, Effort
 from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
@@ -151,7 +151,10 @@ def test_commands_of_the_readme_run_and_its_errors_are_these(run: Run, tmp_path:
     assert errors == README.read_text().count("\nerror: ") >= 4
 
 
-def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path) -> None:
+def test_json_fields_of_the_readme_are_the_ones_printed(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "SENTENCES", ("ab", "cd"))
     (tmp_path / "letter.txt").write_text("Dear reader.")
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("Dear.")
@@ -161,6 +164,7 @@ def test_json_fields_of_the_readme_are_the_ones_printed(run: Run, tmp_path: Path
     table["encode"] = table["fit"]
     calls = {
         "fit": "fit ab -o file",
+        "demo": "demo",
         "decode": "decode file",
         "inspect": "inspect file",
         "models": "models",

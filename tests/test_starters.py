@@ -128,8 +128,13 @@ def test_work_is_counted(kept) -> None:
 
 
 def test_other_settings_are_refused(kept) -> None:
-    with pytest.raises(InputError, match="trained with other settings"):
+    with pytest.raises(InputError, match=r"other settings \(seed\): give the same, or begin anew \(--force\)"):
         train_starter(family("llama"), draw, replace(CONFIG, seed=1), resume=kept[2][0])
+
+
+def test_lengths_that_the_model_has_no_room_for_are_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"lengths go to 64 tokens, which needs 65 positions, and .* has 64"):
+        train_starter(family("llama"), draw, StarterConfig(lengths=(2, 64)))
 
 
 def test_a_fit_begins_at_the_learned_start_and_says_so(kept, llama: FrozenLM, tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_all_runs_every_study_on_every_model(run, folder, monkeypatch):
 
     cli_study_end = StudyProgress("", 1, 1, 0)
     monkeypatch.setattr("prototokens.study.running.run_study", note)
-    assert run("all", "--model", "a", "--model", "b", "--store", "store")[0] == 0
-    assert seen == [(model, study) for model in "ab" for study in STUDIES]
+    assert run("all", "--model", folder, "--model", "b", "--store", "store")[0] == 0
+    assert seen == [(model, study) for model in (str(folder), "b") for study in STUDIES]
 
 
 def test_options_of_ray_reach_it(run, folder, monkeypatch):
@@ -174,6 +174,7 @@ def test_every_mistake_is_one_line(run, arguments, message):
     assert len(err.splitlines()) == 1
     assert err.startswith("error: ")
     assert message in err
+    assert not Path("s").exists()
 
 
 def test_a_store_is_not_merged_into_itself(run):

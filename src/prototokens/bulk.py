@@ -52,8 +52,8 @@ def pack_folder(
 ) -> list[Outcome]:
     """Pack every file of a folder, and of the folders in it, into an archive of the same name in another.
 
-    A document whose archive is there already, of the same text, is passed over; one that cannot be packed is told of
-    and does not stop the others.
+    A document whose archive is there already, of the same text and model, is passed over; one that cannot be packed is
+    told of and does not stop the others.
 
     Args:
         runner: has the model.
@@ -79,10 +79,12 @@ def pack_folder(
         raise InputError(f"{folder}: holds no file to pack")
     targets = [output / f"{name}{ARCHIVE_SUFFIX}" for name in names]
     outcomes: dict[int, Outcome] = {}
+    _make_folder(output)
+    model = one(runner, _fingerprint, None) if any(t.exists() for t in targets) and not overwrite else ""
     for number, (name, target) in enumerate(zip(names, targets, strict=True)):
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.exists() and not overwrite:
-            outcomes[number] = _packed_before(folder / name, target)
+            outcomes[number] = _packed_before(folder / name, target, model)
             if report:
                 report(outcomes[number])
     left = [number for number in range(len(names)) if number not in outcomes]
@@ -127,16 +129,17 @@ def fit_texts(
         One outcome for each text, in order; `record` has `length`, `exact`, `token_accuracy`, `steps` and `seconds`.
 
     Raises:
-        InputError: a text is empty, or a file is there that holds another text.
+        InputError: a text is empty, or a file is there that holds another text, or was fitted on another model or by
+            another recipe or seed.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    every = one(runner, _encode, {"texts": list(texts), "tokens": tokens})
+    _make_folder(output)
+    every, model = one(runner, _encode, {"texts": list(texts), "tokens": tokens})
     width = max(5, len(str(len(texts))))
     files = [output / f"{number:0{width}d}.safetensors" for number in range(1, len(texts) + 1)]
     outcomes: dict[int, Outcome] = {}
     batches: list[list[int]] = []
     for batch in in_batches([len(ids) for ids in every], batch_tokens):
-        there = [None if overwrite else _fitted_before(files[n], every[n]) for n in batch]
+        there = [None if overwrite else _fitted_before(files[n], every[n], model, config) for n in batch]
         if all(there):
             outcomes |= {n: outcome for n, outcome in zip(batch, there, strict=True) if outcome}
         else:
@@ -162,11 +165,13 @@ def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     return _pack_record(archive.text_bytes, output, archive.tokens, archive.share_from_vectors)
 
 
-def _packed_before(file: Path, target: Path) -> Outcome:
+def _packed_before(file: Path, target: Path, model: str) -> Outcome:
     try:
         archive = read_archive(target)
         if archive.text_hash != hashlib.sha256(file_bytes(file)).hexdigest():
             raise InputError(f"{target}: holds another text than {file}; pack it anew (--force)")
+        if archive.model.fingerprint != model:
+            raise InputError(f"{target}: was packed for {archive.model.name}, another model; pack it anew (--force)")
     except InputError as error:
         return Outcome(target, None, str(error), made=False)
     record = _pack_record(archive.text_bytes, target, archive.tokens, archive.share_from_vectors)
@@ -183,9 +188,21 @@ def _pack_record(bytes_in: int, output: Path, tokens: int, share: float) -> dict
     }
 
 
-def _encode(lm: FrozenLM, job: dict[str, Any]) -> list[list[int]]:
-    """Work: the ids of texts."""
-    return [lm.encode(text)[: job["tokens"]].tolist() for text in job["texts"]]
+def _encode(lm: FrozenLM, job: dict[str, Any]) -> tuple[list[list[int]], str]:
+    """Work: the ids of texts, and the model's fingerprint."""
+    return [lm.encode(text)[: job["tokens"]].tolist() for text in job["texts"]], lm.identity.fingerprint
+
+
+def _fingerprint(lm: FrozenLM, job: None) -> str:
+    """Work: the model's fingerprint."""
+    return lm.identity.fingerprint
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -208,17 +225,23 @@ def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _fitted_before(file: Path, ids: list[int]) -> Outcome | None:
+def _fitted_before(file: Path, ids: list[int], model: str, config: FitConfig) -> Outcome | None:
     """What a file of an earlier run holds, or None if there is none.
 
     Raises:
-        InputError: it holds another text.
+        InputError: it holds another text, or was fitted on another model or by another recipe or seed.
     """
     if not file.exists():
         return None
     tokens = load(file)
-    if tokens.provenance.target_hash != hash_ids(torch.tensor(ids)):
-        raise InputError(f"{file}: holds another text than the list; choose another folder, or fit anew (--force)")
+    made = tokens.provenance
+    remedy = "choose another folder, or fit anew (--force)"
+    if made.target_hash != hash_ids(torch.tensor(ids)):
+        raise InputError(f"{file}: holds another text than the list; {remedy}")
+    if made.model.fingerprint != model:
+        raise InputError(f"{file}: was fitted on {made.model.name}, another model; {remedy}")
+    if (made.preset, made.seed) != (config.preset, config.seed):
+        raise InputError(f"{file}: was fitted by {made.preset} with seed {made.seed}; {remedy}")
     accuracy = tokens.provenance.token_accuracy
     record = {"file": str(file), "length": tokens.length, "exact": accuracy == 1, "token_accuracy": accuracy}
     return Outcome(file, record | {"steps": None, "seconds": None}, made=False)

@@ -27,6 +27,7 @@ from .terminal import (
     Model,
     Revision,
     TrustRemoteCode,
+    encoded,
     interrupts,
     load_model,
     load_needed,
@@ -117,7 +118,7 @@ def fit_command(
         check_new_file(output, overwrite=force)
     config = _config(preset, start, arrangement, e_tokens, restarts, max_steps, margin, seed)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
-    ids = lm.encode(content)[:tokens]
+    ids = encoded(lm, content)[:tokens]
     if output is None:
         output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
         check_new_file(output, overwrite=force)
@@ -169,7 +170,10 @@ def decode_command(
         return 0
     sys.stdout.write(decoded.text + ("\n" if sys.stdout.isatty() else ""))
     if not decoded.exact:
-        print(f"note: not the text that was fitted, token for token (see: prototokens inspect {file})", file=sys.stderr)
+        own, here = tokens.provenance.dtype, str(lm.dtype).removeprefix("torch.")
+        remedy = f"it was fitted in {own} and decoded in {here}: try --dtype {own}"
+        remedy = remedy if own != here else f"see: prototokens inspect {file}"
+        print(f"note: not the text that was fitted, token for token ({remedy})", file=sys.stderr)
     return 0
 
 
@@ -276,12 +280,22 @@ def main() -> None:
         code = _complain(error.format_message() + where)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
+    except (MemoryError, RuntimeError) as error:
+        if not _memory_ran_out(error):
+            raise
+        code = _complain("memory ran out; ask for less at a time, such as fewer restarts, a shorter text or batch")
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered can go nowhere else
         code = 0 if isinstance(error, BrokenPipeError) else _complain(f"output cannot be written ({error.strerror})")
     if code == 130:
         print("interrupted", file=sys.stderr)
     sys.exit(code)
+
+
+def _memory_ran_out(error: MemoryError | RuntimeError) -> bool:
+    """Whether an error says that memory ran out, on a device (`torch.OutOfMemoryError`) or on the host."""
+    host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return host or type(error).__name__ == "OutOfMemoryError"
 
 
 def _complain(message: str) -> int:

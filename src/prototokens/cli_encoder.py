@@ -20,6 +20,7 @@ from .terminal import (
     Model,
     Revision,
     TrustRemoteCode,
+    encoded,
     encoder_for,
     interrupts,
     load_encoder,
@@ -87,7 +88,7 @@ def encode_command(
     loaded = load_encoder(encoder)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     own = encoder_for(lm, loaded)
-    ids = lm.encode(content)[:tokens]
+    ids = encoded(lm, content)[:tokens]
     if output is None:
         output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
         check_new_file(output, overwrite=force)
@@ -178,12 +179,18 @@ def train_command(
 def eval_command(
     encoder: EncoderPath = None,
     model: Model = "smollm2-135m",
-    lengths: Annotated[str, typer.Option(help="Text lengths, in tokens, comma-separated.")] = "2,4,8,16",
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Text lengths, in tokens, comma-separated; default: of 2,4,8,16 those that it takes."),
+    ] = None,
     sources: Annotated[
         str, typer.Option(help="Where texts come from, comma-separated; of the test split.")
     ] = "old,recent",
     starts: Annotated[
-        str, typer.Option(help="anywhere (windows of documents), sentence (texts of their own), or both.")
+        str,
+        typer.Option(
+            help="How they begin, comma-separated: anywhere (windows), sentence (texts of their own), document."
+        ),
     ] = "anywhere,sentence",
     controls: Annotated[
         str, typer.Option(help="What is scored: encoder, start (the untrained one), shuffled, constant.")
@@ -204,7 +211,7 @@ def eval_command(
     from .encoder.scores import CONTROLS, evaluate
 
     try:
-        sizes = [int(x) for x in lengths.split(",")]
+        sizes = None if lengths is None else [int(x) for x in lengths.split(",")]
     except ValueError:
         raise InputError(f"--lengths is {lengths!r}; it must be numbers of tokens such as 2,4,8,16") from None
     asked = controls.split(",")
@@ -215,6 +222,7 @@ def eval_command(
     loaded = load_encoder(encoder)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     own = encoder_for(lm, loaded)
+    sizes = sizes or [n for n in (2, 4, 8, 16) if n <= own.config.max_tokens] or [own.config.max_tokens]
     rows: list[dict[str, Any]] = []
     for row in evaluate(lm, own, sizes, sources.split(","), starts.split(","), asked, texts, seed):
         rows.append(row)

@@ -48,7 +48,7 @@ def path_command(
     fit: Annotated[
         bool, typer.Option("--fit", help="Fit a curve that keeps to the text, for two solutions of one text.")
     ] = False,
-    kind: Annotated[str, typer.Option(help="With --fit: bezier or chain (of straight pieces).")] = "bezier",
+    kind: Annotated[str, typer.Option(help="With --fit: bezier, or chain of straight pieces.")] = "bezier",
     inner: Annotated[int, typer.Option(help="With --fit: control points between the ends.", metavar="N")] = 1,
     max_steps: Annotated[int, typer.Option(help="With --fit: step budget.")] = 500,
     seed: Annotated[int, typer.Option(help="With --fit: what random draws are made from.")] = 0,
@@ -78,6 +78,8 @@ def path_command(
         raise InputError(f"--from is {begin:g} and --to {end:g}; both must be numbers")
     if begin >= end:
         raise InputError(f"--from is {begin:g} and --to {end:g}; --from must be below --to")
+    if not fit and (kind != "bezier" or inner != 1):
+        raise InputError("--kind and --inner are for curves that are fitted: give --fit too")
     config = _config(kind, inner, max_steps, seed, vectors) if fit else None
     ends = load(first), load(last)
     straight = segment(*ends, vectors)  # type: ignore[arg-type]
@@ -161,7 +163,8 @@ def _print(record: dict[str, Any]) -> None:
     for point in record["points"]:
         shares = f"{point['token_accuracy_first']:8.3f} {point['token_accuracy_last']:8.3f}"
         print(f"{point['tau']:7.3f}  {shares}  {json.dumps(point['text'], ensure_ascii=False)}")
-    print(f"{record['kind']}: length {record['length']:.2f}, {record['ratio']:.3f} times that of the segment")
+    ratio = f"{record['ratio']:.3f} times that of the segment"
+    print(f"{record['kind']}: length {record['length']:.2f}, {ratio if record['length'] else 'its ends are the same'}")
     if record["barrier"] is not None:
         print(f"lowest accuracy {record['lowest_accuracy']:.3f}, barrier {record['barrier']:.3f} nats per token")
     if record["steps"] is not None:

@@ -77,9 +77,12 @@ def run_command(
     if store is None:
         raise InputError("say where to keep results: --store FILE")
     options = (revision, dtype, device, device_map, trust_remote_code)
+    from .models import find_source
     from .study.running import run_study
     from .study.store import Store
 
+    if ray is None and workers is None:  # elsewhere models may lie where this process cannot see them
+        find_source(models[0], revision)
     failed = 0
     with Store.open(store, write=True) as opened:
         for name in models:
@@ -143,6 +146,8 @@ def merge_command(
     """Take what other stores have finished into one. Loads no model."""
     from .study.store import Store
 
+    for path in others:  # refused before anything is made
+        Store.open(path).close()
     with Store.open(store, write=True) as opened:
         for path in others:
             if path.exists() and store.exists() and path.samefile(store):

@@ -42,6 +42,7 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
     Raises:
         InputError: the folder cannot be made or written.
     """
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -50,9 +51,14 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
     length = min(len(ids) for ids in encoded)  # a batch is rectangular: another model's tokenizer may cut a word off
     target_ids = torch.stack([ids[:length] for ids in encoded])
     began = time.perf_counter()
-    results = fit_batch(
-        lm, target_ids, preset(), progress=progress, should_stop=lambda: time.perf_counter() - began > _SECONDS
-    )
+    try:
+        results = fit_batch(
+            lm, target_ids, preset(), progress=progress, should_stop=lambda: time.perf_counter() - began > _SECONDS
+        )
+    except BaseException:
+        if is_new:
+            folder.rmdir()
+        raise
     seconds = time.perf_counter() - began
     sentences = []
     for number, (ids, result) in enumerate(zip(target_ids, results, strict=True), start=1):

@@ -212,7 +212,10 @@ def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
     if target_ids.dtype != torch.int64:
         raise InputError(f"target_ids is {target_ids.dtype}; it must be torch.int64")
     if target_ids.min() < 0 or target_ids.max() >= lm.vocabulary:
-        raise InputError(f"target_ids must be from 0 to {lm.vocabulary - 1}, the model's vocabulary")
+        raise InputError(
+            f"token ids go from {target_ids.min()} to {target_ids.max()}, and those of {lm.identity.name} from 0 to "
+            f"{lm.vocabulary - 1}; is the tokenizer another model's?"
+        )
     needed, bound = len(layout.slots), lm.max_positions
     if bound is not None and needed > bound:
         most = bound - needed + layout.length

@@ -21,6 +21,7 @@ from .models import find_source
 from .tokens import Identity
 
 _EMBEDDING_ROWS_AT_ONCE = 8192
+_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -299,8 +300,8 @@ def load_lm(
     """
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both")
-    if isinstance(dtype, str) and dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise InputError(f"unknown dtype {dtype!r}; choose one of: auto float32 bfloat16 float16")
+    if isinstance(dtype, str) and dtype not in _DTYPES:
+        raise InputError(f"unknown dtype {dtype!r}; choose one of: {' '.join(_DTYPES)}")
     source = find_source(name, revision)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -320,6 +321,8 @@ def load_lm(
         if "trust_remote_code" in reason:
             reason = "it needs its repository's own code; allow that with --trust-remote-code if you trust it"
         raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
+    if not tokenizer.get_vocab():
+        raise InputError(f"{name}: holds no tokenizer; save it there too: tokenizer.save_pretrained(folder)")
     model, loading = loaded
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"])[:3])

@@ -115,12 +115,14 @@ def train_starter(
         The trained start.
 
     Raises:
-        InputError: the start to resume is for another model or arrangement, or from another training.
+        InputError: the model has no room for a text of the longest of the lengths; the start to resume is for another
+            model or arrangement, or from another training.
 
     Reference: On First-Order Meta-Learning Algorithms (Nichol, Achiam & Schulman, 2018), algorithm 1,
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
+    _check_lengths(lm, config)
     starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config, begin)
     began = time.perf_counter()
     for step in range(starter.training["step"], config.steps):
@@ -155,6 +157,16 @@ def train_starter(
         if keep:
             keep(starter, _progress(starter, config, length, outcomes, time.perf_counter() - began))
     return starter
+
+
+def _check_lengths(lm: FrozenLM, config: StarterConfig) -> None:
+    longest, bound = max(config.lengths), lm.max_positions
+    needed = len(arrangement_named(config.arrangement).layout(longest, 1).slots)
+    if bound is not None and needed > bound:
+        raise InputError(
+            f"lengths go to {longest} tokens, which needs {needed} positions, and {lm.identity.name} has {bound}: "
+            "choose shorter --lengths"
+        )
 
 
 def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
@@ -207,8 +219,13 @@ def _axes(moments: Tensor) -> Tensor:
 
 def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
     starter.check(lm.identity, arrangement_named(config.arrangement))
-    if starter.training.get("config") != _record(config):
-        raise InputError("the learned start to resume was trained with other settings: give the same, or begin anew")
+    before, now = starter.training.get("config", {}), _record(config)
+    if before != now:
+        other = ", ".join(name for name in now if before.get(name) != now[name])
+        raise InputError(
+            f"the learned start to resume was trained with other settings ({other}): give the same, or begin anew "
+            "(--force)"
+        )
     if begin is not None and starter.training.get("begun_at") != begin.name:
         raise InputError(f"the learned start to resume did not begin at {begin.name}: give the same, or begin anew")
     return starter

@@ -19,6 +19,8 @@ from .errors import InputError
 from .files import file_bytes, utf8
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .descent import FitProgress
     from .encoder.encoding import Encoder
     from .lm import FrozenLM
@@ -116,6 +118,14 @@ def read_text(text: str | None, file: Path | None) -> str:
     if not raw:
         raise InputError(f"{where} is empty: there is no text to fit")
     return utf8(raw, where)
+
+
+def encoded(lm: FrozenLM, text: str) -> Tensor:
+    """The ids of a text, (T,), with a note on stderr if the tokenizer does not keep all of it."""
+    ids = lm.encode(text)
+    if lm.decode(ids) != text:
+        print(f"note: the tokenizer of {lm.identity.name} does not keep this text as it is", file=sys.stderr)
+    return ids
 
 
 @contextmanager

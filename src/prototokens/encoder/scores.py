@@ -136,7 +136,13 @@ def evaluate(
 
     Yields:
         The fields of a `LengthScore`, with `source`, `start` and `control`.
+
+    Raises:
+        InputError: a length is longer than what the encoder takes; or as in `control` and `texts.sample`.
     """
+    longest = encoder.config.max_tokens
+    if max(lengths) > longest:
+        raise InputError(f"texts of {max(lengths)} tokens are asked for, and the encoder takes {longest} at most")
     beginning = Encoder.untrained(lm, encoder.config) if "start" in controls else None
     for source in sources:
         for start in starts:

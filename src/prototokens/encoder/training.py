@@ -97,6 +97,13 @@ def train_encoder(
     training = training or EncoderTraining()
     beginning = beginning or Encoder.untrained(lm, seed=training.seed)
     beginning.check(lm.identity)
+    longest, bound = beginning.config.max_tokens, lm.max_positions
+    needed = len(beginning.config.laid_out.layout(longest, beginning.config.e_tokens).slots)
+    if bound is not None and needed > bound:
+        raise InputError(
+            f"an encoder of texts of {longest} tokens needs {needed} positions, and {lm.identity.name} has {bound}: "
+            "choose a smaller --max-tokens"
+        )
     if save_every < 1:
         raise InputError(f"save_every is {save_every}; it must be at least 1")
     folder = make_folder(folder)

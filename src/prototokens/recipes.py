@@ -100,11 +100,11 @@ class FitConfig:
             deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
             text, so that it does not depend on what else is in the batch. `DRAWN_STARTS` take none.
         optimiser: settings of AdamW along the coordinates.
-        axes_optimiser: settings of AdamW along the axes that come with the model's learned start (see `Starter`), used
-            instead where there are such axes; None: never. Coordinates of an embedding mean nothing by themselves;
-            along the axes in which gradients vary, each on its own scale, Adam's division by their size does what it is
-            for (SOAP, Vyas et al., 2024, https://arxiv.org/abs/2409.11321, with axes that are learned beforehand and
-            held), and longer steps pay.
+        axes_optimiser: settings of AdamW along the axes that come with a learned start (see `Starter`), used instead
+            where a fit begins at one that has axes; None: never. Coordinates of an embedding mean nothing by
+            themselves; along the axes in which gradients vary, each on its own scale, Adam's division by their size
+            does what it is for (SOAP, Vyas et al., 2024, https://arxiv.org/abs/2409.11321, with axes that are learned
+            beforehand and held), and longer steps pay.
         stop: when a text is done.
         restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
             differ by their perturbation only, so that without one they are all the same (but for `DRAWN_STARTS`).

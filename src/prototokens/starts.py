@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .arrangements import Arrangement, arrangement_named
+from .arrangements import arrangement_named
 from .lm import FrozenLM
 from .recipes import DRAWN_STARTS, FitConfig
 from .starters import Starter, shipped_starter
@@ -68,13 +68,8 @@ Axes = tuple[Tensor, Tensor] | tuple[None, None]
 """Axes of e and of m, each (D, D), float32, columns; None: the coordinates."""
 
 
-def learned_axes(lm: FrozenLM, arrangement: str | Arrangement, starter: Starter | None = None) -> Axes:
-    """The axes for descents of e and of m, each (D, D), float32, on the model's device, or None where there are none.
-
-    Those of `starter`, or else those that the package holds: axes belong to the model and the arrangement, so that they
-    serve descents that begin elsewhere too.
-    """
-    starter = starter or shipped_starter(lm.identity, arrangement_named(arrangement))
+def learned_axes(lm: FrozenLM, starter: Starter | None) -> Axes:
+    """The axes that came with a learned start, on the model's device, if there are any."""
     if starter is None or starter.axes is None:
         return None, None
     e, m = starter.axes.to(lm.device, torch.float32)
@@ -84,7 +79,7 @@ def learned_axes(lm: FrozenLM, arrangement: str | Arrangement, starter: Starter 
 def in_force(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
     """A recipe as this model is fitted by it: `optimiser` is the one in force, `axes_optimiser` is it too or None."""
     if config.axes_optimiser is not None:
-        axes = learned_axes(lm, config.arrangement, learned_start(lm, config))
+        axes = learned_axes(lm, learned_start(lm, config))
         if axes[0] is not None:
             return replace(config, optimiser=config.axes_optimiser), axes
     return replace(config, axes_optimiser=None), (None, None)

@@ -13,6 +13,7 @@ from ..descent import FitProgress
 from ..errors import InputError
 from ..fitting import check_texts
 from ..lm import FrozenLM
+from ..starters import shipped_starter
 from ..starts import learned_axes
 from ..tokens import ProtoTokens, hash_ids
 from .curves import ConnectConfig, Connection, CurveDescent
@@ -100,7 +101,7 @@ def connect_pairs(
     if any(path.layout != paths[0].layout for path in paths):
         raise InputError("pairs of one batch need texts of one length and one arrangement: connect the others apart")
     check_texts(lm, torch.stack(targets), paths[0].layout)
-    axes = learned_axes(lm, pairs[0][0].arrangement)
+    axes = learned_axes(lm, shipped_starter(lm.identity, pairs[0][0].arrangement))
     return CurveDescent(lm, paths, config, axes).run(progress, should_stop)
 
 

@@ -1,8 +1,8 @@
 """What each part of a recipe is worth: the recipe with one thing changed at a time, on the same texts.
 
 A variant is a preset and a few fields of it, written `preset,field=value,...`; fields of the optimiser are named as
-they are and set in both of a preset's, `axes=0` leaves out the learned axes, and `axes=1` takes them without another
-change. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and learning
+they are and set in both of a preset's, `axes=0` leaves out the learned axes of a start, and `axes=1` takes them without
+another change. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and learning
 rate, on speeches of the train split. `--table parts` takes the parts of the default recipe away, one by one and all
 together, on bench_fit.py's texts. Rows already in the file are not run again.
 """
@@ -38,17 +38,15 @@ TABLES = {
     ),
     "parts": (
         "fast",
-        "fast,start=text-e",
         "fast,axes=0",
-        "fast,start=text-e,axes=0",
+        "fast,start=text-e",
         "fast,anneal_below_nats=0",
         "fast,lr=0.22",
         "fast,betas=0.9/0.9",
         "fast,perturbation=0",
         "tuned",
         "tuned,start=auto",
-        "tuned,axes=1",
-        "tuned,anneal_below_nats=2",
+        "tuned,start=auto,axes=1",
     ),
 }
 

@@ -327,6 +327,12 @@ def test_a_text_that_is_too_long_is_refused(name: str) -> None:
         fit(lm, torch.zeros(64, dtype=torch.long), config)
 
 
+def test_texts_are_given_as_ids(llama: FrozenLM) -> None:
+    for call, texts in ((fit, "a text"), (fit_batch, ["a", "text"]), (fit_batch, [llama.encode("a")])):
+        with pytest.raises(InputError, match=r"it must be a tensor: lm\.encode\(text\)"):
+            call(llama, texts)  # type: ignore[arg-type]
+
+
 def test_shapes_are_checked(llama: FrozenLM) -> None:
     with pytest.raises(InputError, match=r"target_ids is \(1, 2\); fit takes one text \(T,\), fit_batch \(B, T\)"):
         fit(llama, torch.zeros(1, 2, dtype=torch.long))

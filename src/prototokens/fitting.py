@@ -108,6 +108,7 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
 ) -> FitResult:
     """Find the proto-tokens of one text, ids (T,); all else as in `fit_batch`."""
+    _check_tensor(target_ids)
     if target_ids.ndim != 1:
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; fit takes one text (T,), fit_batch (B, T)")
     return fit_batch(lm, target_ids.unsqueeze(0), config, given, progress=progress, should_stop=should_stop)[0]
@@ -190,6 +191,7 @@ def descend(
             f"{config.stop.max_steps}: no text could be done"
         )
     arrangement = arrangement_named(config.arrangement)
+    _check_tensor(target_ids)
     layout = arrangement.layout(target_ids.shape[-1], config.e_tokens)
     check_texts(lm, target_ids, layout)
     fixed = _fixed_vectors(lm, arrangement, given)
@@ -223,6 +225,11 @@ def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
         raise InputError(
             f"a text of {layout.length} tokens needs {needed} positions, and {lm.identity.name} has {bound}; {remedy}"
         )
+
+
+def _check_tensor(target_ids: object) -> None:
+    if not isinstance(target_ids, Tensor):
+        raise InputError(f"target_ids is of type {type(target_ids).__name__}; it must be a tensor: lm.encode(text)")
 
 
 def _fixed_vectors(lm: FrozenLM, arrangement: Arrangement, given: Given) -> Tensor:

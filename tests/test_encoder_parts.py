@@ -331,7 +331,7 @@ def test_an_evaluation_has_a_row_for_every_cell(llama: FrozenLM, source: str) ->
         (source, start, length, kind) for start in ("anywhere", "sentence") for length in (2, 3) for kind in CONTROLS
     ]
     assert all(row["texts"] == 4 for row in rows)
-    with pytest.raises(InputError, match="too long for this encoder, which takes 4"):
+    with pytest.raises(InputError, match="texts of 5 tokens are asked for, and the encoder takes 4 at most"):
         list(evaluate(llama, random_encoder(llama), (5,), (source,), texts=4))
 
 

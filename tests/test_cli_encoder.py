@@ -99,7 +99,7 @@ def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Pat
         (("encoder", "train", "-o", "o", "--set", "encoder.x=1"), "unknown setting 'x'; choose one of: arrangement"),
         (("encoder", "train", "-o", "o", "--set", "encoder.trunk=x", "--source", "PROSE"), "unknown trunk 'x'"),
         (("encoder", "train", "-o", "o", "--steps", 0), "steps is 0; it must be at least 1"),
-        (("encoder", "train", "-o", "o", "--max-tokens", 64), "has 64: choose a smaller --max-tokens"),
+        (("encoder", "train", "-o", "o", "--max-tokens", 64), "has 64; choose a smaller --max-tokens"),
         (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "2,5"), "texts of 5 tokens are asked for"),
         (("encoder", "train", "-o", "o", "--minutes", 0), "--minutes is 0; it must be above 0"),
         (("encoder", "train", "-o", "o", "--source", "x.txt"), "no such file: x.txt"),

@@ -133,7 +133,7 @@ def test_other_settings_are_refused(kept) -> None:
 
 
 def test_lengths_that_the_model_has_no_room_for_are_refused_at_once() -> None:
-    with pytest.raises(InputError, match=r"lengths go to 64 tokens, which needs 65 positions, and .* has 64"):
+    with pytest.raises(InputError, match=r"a text of 64 tokens needs 65 positions, .*; choose shorter --lengths"):
         train_starter(family("llama"), draw, StarterConfig(lengths=(2, 64)))
 
 

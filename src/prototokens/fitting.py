@@ -218,10 +218,19 @@ def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
             f"token ids go from {target_ids.min()} to {target_ids.max()}, and those of {lm.identity.name} from 0 to "
             f"{lm.vocabulary - 1}; is the tokenizer another model's?"
         )
+    check_room(lm, layout)
+
+
+def check_room(lm: FrozenLM, layout: Layout, remedy: str | None = None) -> None:
+    """Refuse a layout that needs more positions than the model has, and say what helps.
+
+    Raises:
+        InputError: it does.
+    """
     needed, bound = len(layout.slots), lm.max_positions
     if bound is not None and needed > bound:
         most = bound - needed + layout.length
-        remedy = f"shorten it to {most} tokens" if most > 0 else "use fewer e-tokens"
+        remedy = remedy or (f"shorten it to {most} tokens" if most > 0 else "use fewer e-tokens")
         raise InputError(
             f"a text of {layout.length} tokens needs {needed} positions, and {lm.identity.name} has {bound}; {remedy}"
         )

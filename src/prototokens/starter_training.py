@@ -15,7 +15,7 @@ from torch import Tensor
 from .arrangements import Arrangement, arrangement_named
 from .descent import Outcome
 from .errors import InputError
-from .fitting import descend
+from .fitting import check_room, descend
 from .lm import FrozenLM
 from .recipes import DEFAULT_PRESET, PRESETS, AdamW, FitConfig, Stop
 from .starters import Starter
@@ -122,7 +122,8 @@ def train_starter(
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
-    _check_lengths(lm, config)
+    longest = arrangement_named(config.arrangement).layout(max(config.lengths), 1)
+    check_room(lm, longest, "choose shorter --lengths")
     starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config, begin)
     began = time.perf_counter()
     for step in range(starter.training["step"], config.steps):
@@ -157,16 +158,6 @@ def train_starter(
         if keep:
             keep(starter, _progress(starter, config, length, outcomes, time.perf_counter() - began))
     return starter
-
-
-def _check_lengths(lm: FrozenLM, config: StarterConfig) -> None:
-    longest, bound = max(config.lengths), lm.max_positions
-    needed = len(arrangement_named(config.arrangement).layout(longest, 1).slots)
-    if bound is not None and needed > bound:
-        raise InputError(
-            f"lengths go to {longest} tokens, which needs {needed} positions, and {lm.identity.name} has {bound}: "
-            "choose shorter --lengths"
-        )
 
 
 def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
+from ..fitting import check_room
 from ..lm import FrozenLM
 from .checkpoints import FILE, save_checkpoint
 from .curve import Curve
@@ -97,13 +98,8 @@ def train_encoder(
     training = training or EncoderTraining()
     beginning = beginning or Encoder.untrained(lm, seed=training.seed)
     beginning.check(lm.identity)
-    longest, bound = beginning.config.max_tokens, lm.max_positions
-    needed = len(beginning.config.laid_out.layout(longest, beginning.config.e_tokens).slots)
-    if bound is not None and needed > bound:
-        raise InputError(
-            f"an encoder of texts of {longest} tokens needs {needed} positions, and {lm.identity.name} has {bound}: "
-            "choose a smaller --max-tokens"
-        )
+    config = beginning.config
+    check_room(lm, config.laid_out.layout(config.max_tokens, config.e_tokens), "choose a smaller --max-tokens")
     if save_every < 1:
         raise InputError(f"save_every is {save_every}; it must be at least 1")
     folder = make_folder(folder)

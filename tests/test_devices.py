@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from families import FAMILIES, WIDTH, build, family, tokenizer
-from prototokens import FrozenLM, InputError
+from families import FAMILIES, ONE, WIDTH, batch, build, family, same_vectors, tokenizer
+from prototokens import FrozenLM, InputError, decode, fit_batch
 
 
 def test_a_model_may_lie_outside_memory() -> None:
@@ -35,3 +35,14 @@ def test_a_spread_model_is_not_told_positions_by_index(name: str) -> None:
             lm.logits(inputs_embeds, read), family(name).logits(inputs_embeds, read), atol=1e-5
         )
     assert all(kept is None or isinstance(kept, int) for kept in seen)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_a_model_may_be_compiled() -> None:
+    lm = FrozenLM(build("llama"), tokenizer())
+    lm.model.compile(backend="eager", dynamic=True)  # traced as ever, run without generated code
+    ids = batch(lm, "no", "Zq")
+    for own, plain in zip(fit_batch(lm, ids, ONE), fit_batch(family("llama"), ids, ONE), strict=True):
+        assert own.exact
+        assert same_vectors(own, plain)
+        assert decode(lm, own.tokens).exact

@@ -152,7 +152,7 @@ def test_files_of_another_model_or_recipe_are_not_taken_for_done(
     errors = [outcome.error or "" for outcome in pack_folder(other, folder, packed, QUICK)]
     assert all("was packed for LlamaForCausalLM, another model; pack it anew (--force)" in error for error in errors)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"file: cannot be made \(File exists\)"):
+    with pytest.raises(InputError, match=r"file: cannot be made a folder \(File exists\)"):
         fit_texts(runner, ["ab"], tmp_path / "file", RECIPE)
 
 

@@ -13,7 +13,7 @@ import torch
 from .archive import read_archive
 from .chunks import in_batches
 from .errors import InputError
-from .files import check_new_file, file_bytes, utf8
+from .files import check_new_file, file_bytes, make_folder, utf8
 from .fitting import fit_batch
 from .lm import FrozenLM
 from .packing import PackConfig, pack
@@ -79,7 +79,7 @@ def pack_folder(
         raise InputError(f"{folder}: holds no file to pack")
     targets = [output / f"{name}{ARCHIVE_SUFFIX}" for name in names]
     outcomes: dict[int, Outcome] = {}
-    _make_folder(output)
+    make_folder(output)
     model = one(runner, _fingerprint, None) if any(t.exists() for t in targets) and not overwrite else ""
     for number, (name, target) in enumerate(zip(names, targets, strict=True)):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -132,7 +132,7 @@ def fit_texts(
         InputError: a text is empty, or a file is there that holds another text, or was fitted on another model or by
             another recipe or seed.
     """
-    _make_folder(output)
+    make_folder(output)
     every, model = one(runner, _encode, {"texts": list(texts), "tokens": tokens})
     width = max(5, len(str(len(texts))))
     files = [output / f"{number:0{width}d}.safetensors" for number in range(1, len(texts) + 1)]
@@ -196,13 +196,6 @@ def _encode(lm: FrozenLM, job: dict[str, Any]) -> tuple[list[list[int]], str]:
 def _fingerprint(lm: FrozenLM, job: None) -> str:
     """Work: the model's fingerprint."""
     return lm.identity.fingerprint
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
 
 
 def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .decoding import decode
 from .descent import FitProgress
-from .errors import InputError
+from .files import make_folder
 from .fitting import FitResult, fit_batch
 from .lm import FrozenLM
 from .recipes import preset
@@ -43,10 +43,7 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
         InputError: the folder cannot be made or written.
     """
     is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from None
+    make_folder(folder)
     encoded = [lm.encode(s) for s in SENTENCES]
     length = min(len(ids) for ids in encoded)  # a batch is rectangular: another model's tokenizer may cut a word off
     target_ids = torch.stack([ids[:length] for ids in encoded])

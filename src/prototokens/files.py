@@ -36,6 +36,20 @@ def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise InputError(f"{str(path)[:200]}: cannot be written ({error.strerror})") from None
 
 
+def make_folder(folder: str | os.PathLike[str]) -> Path:
+    """A folder, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
+    return folder
+
+
 @contextmanager
 def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""

@@ -212,7 +212,7 @@ def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Start
     starter.check(lm.identity, arrangement_named(config.arrangement))
     before, now = starter.training.get("config", {}), _record(config)
     if before != now:
-        other = ", ".join(name for name in now if before.get(name) != now[name])
+        other = ", ".join(name for name in before | now if before.get(name) != now.get(name))
         raise InputError(
             f"the learned start to resume was trained with other settings ({other}): give the same, or begin anew "
             "(--force)"

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import new_file
+from ..files import make_folder, new_file
 from ..records import read_record, write_record
 
 WEIGHTS = "model.safetensors"
@@ -36,20 +36,6 @@ def write_folder(
         with new_file(folder / name, overwrite=True) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
     write_record(folder / WEIGHTS, KIND, tensors, record, overwrite=True)
-    return folder
-
-
-def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """A folder, made if it is not there.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made a folder ({error.strerror})") from None
     return folder
 
 

@@ -16,12 +16,12 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
+from ..files import make_folder
 from ..fitting import check_room
 from ..lm import FrozenLM
 from .checkpoints import FILE, save_checkpoint
 from .curve import Curve
 from .encoding import Encoder
-from .files import make_folder
 from .processes import Processes
 from .recipes import EncoderTraining
 from .run import TrainingRun

@@ -41,7 +41,7 @@ bench: $(STAMP)  ## every benchmark in its quick form, one after another
 
 docs: $(STAMP)  ## write docs/cli.md from the commands' --help
 	@mkdir -p docs
-	$(BIN)/python -m typer prototokens.cli utils docs --name prototokens --output docs/cli.md
+	$(BIN)/python -m typer prototokens.cli.app utils docs --name prototokens --output docs/cli.md
 
 clean:  ## remove caches and build products; .venv stays
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

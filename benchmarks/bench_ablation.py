@@ -21,8 +21,8 @@ import bench_fit
 from interleaved import circumstances, print_json
 from kept_rows import add_rows, load_rows, subject
 from prototokens import FitConfig, FrozenLM, fit_batch, load_lm, preset
-from prototokens.recipes import AdamW
-from prototokens.texts import sample
+from prototokens.fitting.recipes import AdamW
+from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "ablation.jsonl"
 TABLES = {

@@ -10,8 +10,8 @@ import torch
 
 from interleaved import medians, print_json
 from prototokens import FrozenLM, decode, fit_batch, load_lm, preset
-from prototokens.recipes import Stop
-from prototokens.texts import sample
+from prototokens.fitting.recipes import Stop
+from prototokens.texts.sampling import sample
 
 
 def measure(lm: FrozenLM, texts: int, tokens: int, repeats: int) -> dict[str, Any]:

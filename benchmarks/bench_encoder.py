@@ -22,8 +22,8 @@ import torch
 from interleaved import circumstances, print_json
 from prototokens import Encoder, FitResult, FrozenLM, Given, InputError, fit_batch, load_lm, preset
 from prototokens.encoder.encoding import refinement, shipped_encoder
-from prototokens.encoder.scores import CONTROLS, evaluate, written
-from prototokens.texts import sample
+from prototokens.encoder.evaluate import CONTROLS, evaluate, written
+from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "encoder.jsonl"
 BEGINNINGS = ("encoder", "learned", "default")

@@ -20,7 +20,7 @@ from interleaved import circumstances, print_json
 from kept_rows import add_rows, load_rows, subject
 from prototokens import FrozenLM, decode, fit_batch, load_lm, preset
 from prototokens.metrics import correct_prefix
-from prototokens.texts import sample
+from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "fit.jsonl"
 SOURCES = "old,recent"

@@ -25,13 +25,14 @@ import torch
 from torch import Tensor
 
 from interleaved import medians, print_json
-from prototokens import Archive, FrozenLM, PackConfig, load_lm, read_archive, write_archive
-from prototokens.chunks import chunk_logits, in_batches
-from prototokens.documents import documents
+from prototokens import FrozenLM, load_lm, read_archive
+from prototokens.archive.archive import Archive, write_archive
+from prototokens.archive.chunks import chunk_logits, in_batches
+from prototokens.archive.pack import PackConfig, Packer, PackProgress
+from prototokens.archive.unpack import Reader
+from prototokens.files.quantised import STORES, StoredVectors
 from prototokens.metrics import logit_margins
-from prototokens.packing import Packer, PackProgress
-from prototokens.storage import STORES, StoredVectors
-from prototokens.unpacking import Reader
+from prototokens.texts.corpora import documents
 
 
 def speech(lm: FrozenLM, tokens: int) -> str:

@@ -17,8 +17,8 @@ import bench_fit
 from interleaved import circumstances, print_json
 from kept_rows import add_rows, load_rows, subject
 from prototokens import FrozenLM, load_lm, preset
-from prototokens.capacity import autoregressive, grow, one_step, prefix_h_lm_nats
-from prototokens.cramming import CRAMMING
+from prototokens.baselines.cramming import CRAMMING
+from prototokens.study.prefix_search import autoregressive, grow, one_step, prefix_h_lm_nats
 
 ROWS = Path(__file__).parent / "rows" / "prefix.jsonl"
 TEXTS = [0, 1, 4, 5]  # of bench_fit's eight: two from before 1919, two of 2026

@@ -11,9 +11,9 @@ import torch
 from interleaved import medians, print_json
 from prototokens import FrozenLM, load_lm, preset
 from prototokens.arrangements import arrangement_named
-from prototokens.fitting import descend
-from prototokens.recipes import Stop
-from prototokens.texts import sample
+from prototokens.fitting.fit import descend
+from prototokens.fitting.recipes import Stop
+from prototokens.texts.sampling import sample
 
 
 def measure(lm: FrozenLM, texts: int, tokens: int, steps: int, repeats: int) -> dict[str, Any]:

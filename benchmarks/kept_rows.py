@@ -10,7 +10,7 @@ from typing import Any
 
 from prototokens import FitConfig, FrozenLM
 from prototokens.arrangements import arrangement_named
-from prototokens.starts import in_force, start_name
+from prototokens.fitting.starts import in_force, start_name
 
 
 def subject(lm: FrozenLM, config: FitConfig) -> dict[str, str]:

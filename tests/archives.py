@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from families import ONE, VOCABULARY, family, tokenizer
-from prototokens import Archive, FrozenLM, PackConfig, pack
-from prototokens.efforts import Attempt, Effort
+from prototokens import FrozenLM, pack
+from prototokens.archive.archive import Archive
+from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.pack import PackConfig
 
 TEXT = "Go home, naïve 😀.\r\nBe \ufffd!"
 NOTHING = Effort((4,), (Attempt(False, 0),), spare=1.0, floor_tokens=4)

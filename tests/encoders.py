@@ -13,9 +13,9 @@ from families import family
 from prototokens import FrozenLM
 from prototokens.encoder.config import EncoderConfig
 from prototokens.encoder.encoding import Encoder
-from prototokens.encoder.processes import Processes
 from prototokens.encoder.recipes import EncoderTraining, Schedule, TextChoice
-from prototokens.encoder.training import train_encoder
+from prototokens.encoder.training.distributed import Processes
+from prototokens.encoder.training.loop import train_encoder
 
 CONFIG = EncoderConfig(max_tokens=4, width=32, layers=2, token_width=16)
 TRUNK_CONFIGS = (CONFIG, replace(CONFIG, trunk="transformer"), replace(CONFIG, hidden_layer=-1, m="global", e_tokens=2))

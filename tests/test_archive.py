@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from archives import HALVING, NOTHING, QUICK, TEXT, packed, same_archive
 from families import RECIPE, family
-from prototokens import Archive, InputError, fit, read_archive, save, unpack, write_archive
-from prototokens.archive import KIND
-from prototokens.records import FORMAT_VERSION, write_record
+from prototokens import InputError, fit, read_archive, save, unpack
+from prototokens.archive.archive import KIND, Archive, write_archive
+from prototokens.files.record import FORMAT_VERSION, write_record
 
 
 @pytest.fixture

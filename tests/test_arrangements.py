@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import AnalyticLM, family, tokenizer
-from prototokens import ARRANGEMENTS, Arrangement, FitConfig, FrozenLM, Given, InputError, Stop, decode, fit
-from prototokens.arrangements import arrangement_named
+from prototokens import Arrangement, FitConfig, FrozenLM, Given, InputError, Stop, decode, fit
+from prototokens.arrangements import ARRANGEMENTS, arrangement_named
 
 # Written by hand: inputs for T = 1, 2, 3, 4 with one e-token, then with two; the outputs in brackets are read.
 # e = e_1, f = e_2, m = m, b = BOS.

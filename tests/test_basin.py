@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from families import analytic, batch, family
-from prototokens import ARRANGEMENTS, FrozenLM, InputError, ProtoTokens, decode
-from prototokens.geometry import basin
-from prototokens.geometry.basin import (
+from prototokens import FrozenLM, InputError, ProtoTokens, decode
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.geometry import robustness as basin
+from prototokens.geometry.paths import VECTORS
+from prototokens.geometry.robustness import (
     KINDS,
     Change,
     Directions,
@@ -23,8 +25,8 @@ from prototokens.geometry.basin import (
     principal_directions,
     random_directions,
 )
-from prototokens.geometry.paths import VECTORS
-from prototokens.tokens import Provenance, hash_ids
+from prototokens.lm.identity import hash_ids
+from prototokens.proto_tokens import Provenance
 
 AMOUNTS = {"noise": 0.7, "scaling": -0.4, "rounding": 28.0, "projection": 0.5}
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from families import ONE, build, family, tokenizer
-from prototokens import FrozenLM, InputError, PackConfig, Stop, decode, load, read_archive, unpack
-from prototokens.bulk import Outcome, fit_texts, pack_folder
-from prototokens.efforts import Attempt, Effort
-from prototokens.study.inprocess import InProcess
+from prototokens import FrozenLM, InputError, Stop, decode, load, read_archive, unpack
+from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.pack import PackConfig
+from prototokens.runners.bulk import Outcome, fit_texts, pack_folder
+from prototokens.runners.in_process import InProcess
 
 QUICK = PackConfig(effort=Effort((3,), (Attempt(False, 12),), spare=1.0, floor_tokens=3, margin=0.0))
 RECIPE = replace(ONE, stop=Stop(max_steps=60, margin=0.01))
@@ -157,7 +158,7 @@ def test_files_of_another_model_or_recipe_are_not_taken_for_done(
 
 
 def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, str, str]:
-    from prototokens import cli
+    from prototokens.cli import app as cli
 
     monkeypatch.setattr("sys.argv", ["prototokens", *arguments])
     with pytest.raises(SystemExit) as ended:

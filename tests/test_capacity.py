@@ -13,10 +13,10 @@ from torch import Tensor
 
 from families import RECIPE, family
 from prototokens import FrozenLM, InputError, Stop, decode, fit
-from prototokens.capacity import Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
-from prototokens.cramming import CRAMMING, reconstruct
-from prototokens.fitting import Given
-from prototokens.published import LENGTHS
+from prototokens.baselines.cramming import CRAMMING, reconstruct
+from prototokens.fitting.fit import Given
+from prototokens.study.prefix_search import Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
+from prototokens.study.published import LENGTHS
 
 STOP = Stop(max_steps=200, margin=0.01)
 

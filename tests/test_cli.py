@@ -19,8 +19,11 @@ import torch
 from safetensors.torch import save_file
 
 from families import build, tokenizer
-from prototokens import FrozenLM, cli, demo, load, models
-from prototokens.records import read_record, write_record
+from prototokens import FrozenLM, load
+from prototokens.cli import app as cli
+from prototokens.cli import demo
+from prototokens.files.record import read_record, write_record
+from prototokens.lm import sources as models
 
 TEXT = "abcd"
 FIT_FIELDS = {
@@ -57,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
 def saved(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("saved") / "text.safetensors"
     arguments = ["fit", TEXT, "--model", str(folder), "--restarts", "4", "-o", str(path)]
-    subprocess.run([sys.executable, "-c", "from prototokens.cli import main; main()", *arguments], check=True)
+    subprocess.run([sys.executable, "-c", "from prototokens.cli.app import main; main()", *arguments], check=True)
     return path
 
 
@@ -261,7 +264,7 @@ def test_the_built_in_model_says_how_to_install_it(run, monkeypatch):
 
 def test_any_text_comes_out_whatever_the_terminal_is_set_to(folder, tmp_path):
     process = subprocess.run(
-        [sys.executable, "-c", "from prototokens.cli import main; main()",
+        [sys.executable, "-c", "from prototokens.cli.app import main; main()",
          "fit", "€", "--model", str(folder), "--max-steps", "0", "--json"],
         cwd=tmp_path, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}, check=False,
     )  # fmt: skip
@@ -323,9 +326,10 @@ def test_demo_shows_what_came_back(run, folder, monkeypatch):
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_ctrl_c(folder, tmp_path, keep):
+    main = "from prototokens.cli.app import main; main()"
     arguments = ["fit", "a" * 40, "--model", str(folder), "-o", "kept", "--max-steps", "1000000", "--margin", "1e9"]
     process = subprocess.Popen(
-        [sys.executable, "-c", "from prototokens.cli import main; main()", *arguments, *(["--keep"] if keep else [])],
+        [sys.executable, "-c", main, *arguments, *(["--keep"] if keep else [])],
         cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -14,8 +14,10 @@ import pytest
 
 from encoders import random_encoder
 from families import build, tokenizer
-from prototokens import cli, load_lm, packing, read_archive
-from prototokens.efforts import EFFORTS, Attempt
+from prototokens import load_lm, read_archive
+from prototokens.archive import pack as packing
+from prototokens.archive.efforts import EFFORTS, Attempt
+from prototokens.cli import app as cli
 
 RAW = b"\xef\xbb\xbfTwo lines,\r\nna\xc3\xafve \xf0\x9f\x98\x80.\x00 \xef\xbf\xbd"
 

@@ -12,7 +12,8 @@ import pytest
 
 from encoders import prose_file, random_encoder
 from families import build, tokenizer
-from prototokens import cli, load, load_lm
+from prototokens import load, load_lm
+from prototokens.cli import app as cli
 from prototokens.encoder.encoding import Encoder
 
 QUICK = ("--batch-positions", 12, "--set", "texts.validation_texts=2", "--set", "encoder.width=16")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from families import RECIPE, build, tokenizer
-from prototokens import Stop, cli, decode, fit, load, load_lm, save
+from prototokens import Stop, decode, fit, load, load_lm, save
+from prototokens.cli import app as cli
 from prototokens.geometry.paths import segment
 
 

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from families import RECIPE, analytic, counted, family, spoiled, tokenizer
-from prototokens import AdamW, ConnectConfig, FrozenLM, InputError, Path, ProtoTokens, connect, decode, fit
-from prototokens.geometry.connecting import connect_pairs
-from prototokens.geometry.curves import CurveDescent, drawn_taus, focused
-from prototokens.geometry.paths import segment, straight
+from prototokens import AdamW, FrozenLM, InputError, ProtoTokens, decode, fit
+from prototokens.fitting.recipes import FitConfig, Stop
+from prototokens.geometry.connecting import connect, connect_pairs
+from prototokens.geometry.curves import ConnectConfig, CurveDescent, drawn_taus, focused
+from prototokens.geometry.paths import Path, segment, straight
 from prototokens.geometry.profiles import even_taus, profile
-from prototokens.recipes import FitConfig, Stop
-from prototokens.tokens import Provenance, hash_ids
+from prototokens.lm.identity import hash_ids
+from prototokens.proto_tokens import Provenance
 
 TEXT = "abc"
 
@@ -53,7 +54,7 @@ def on_the_ring(lm: FrozenLM, degrees: float) -> ProtoTokens:
 
 
 def made(lm: FrozenLM, e: Tensor, m: Tensor, target: Tensor) -> ProtoTokens:
-    from prototokens import ARRANGEMENTS
+    from prototokens.arrangements import ARRANGEMENTS
 
     provenance = Provenance(lm.identity, hash_ids(target), 1.0, 1.0, 0.0, "float32", None, "normal", 0, {})
     return ProtoTokens(e, m, len(target), ARRANGEMENTS["e,m*(n-1)"], provenance)

@@ -9,8 +9,8 @@ import torch
 
 from families import FAMILIES, ONE, family
 from prototokens import FrozenLM, InputError, Stop, preset
-from prototokens.cramming import CRAMMING, CrammingResult, cram, cram_batch, reconstruct
-from prototokens.jacobi import jacobi_decode
+from prototokens.baselines.cramming import CRAMMING, CrammingResult, cram, cram_batch, reconstruct
+from prototokens.baselines.jacobi import jacobi_decode
 
 SHORT = replace(CRAMMING, stop=Stop(max_steps=300, margin=0.01))
 

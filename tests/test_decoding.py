@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from families import RECIPE, batch, build, counted, family, tokenizer
-from prototokens import ARRANGEMENTS, FitConfig, FrozenLM, Given, InputError, ProtoTokens, Stop, decode, fit, fit_batch
+from prototokens import FitConfig, FrozenLM, Given, InputError, ProtoTokens, Stop, decode, fit, fit_batch
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.lm.identity import Identity, hash_ids
 from prototokens.metrics import logit_margins
-from prototokens.tokens import Identity, hash_ids
 
 START = Stop(max_steps=0)  # the vectors of a start decode too, if to nothing of use
 

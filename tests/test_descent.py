@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from families import family
-from prototokens import ARRANGEMENTS, AdamW, FitConfig, InputError, Stop
-from prototokens.descent import Bank, cross_entropy
+from prototokens import AdamW, FitConfig, InputError, Stop
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.fitting.descent import Bank, cross_entropy
+from prototokens.fitting.scoreboard import MET, NONFINITE, PLATEAU, RUNNING, ScoreBoard
+from prototokens.fitting.starter import Starter
+from prototokens.fitting.starts import start_vectors
 from prototokens.metrics import logit_margins
-from prototokens.scoreboard import MET, NONFINITE, PLATEAU, RUNNING, ScoreBoard
-from prototokens.starters import Starter
-from prototokens.starts import start_vectors
 
 
 def generator(seed: int = 0) -> torch.Generator:

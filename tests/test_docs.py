@@ -24,11 +24,15 @@ from safetensors import safe_open
 import prototokens
 from encoders import PROSE
 from families import build, family, tokenizer
-from prototokens import ARRANGEMENTS, PRESETS, AdamW, FitConfig, FrozenLM, cli, demo, fit, load_lm, preset, save
-from prototokens.documents import SOURCES, Document
-from prototokens.efforts import EFFORTS, Effort
-from prototokens.models import _BUILT_IN_SHA256, BUILT_IN
-from prototokens.tokens import Identity
+from prototokens import AdamW, FitConfig, FrozenLM, fit, load_lm, preset, save
+from prototokens.archive.efforts import EFFORTS, Effort
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.cli import app as cli
+from prototokens.cli import demo
+from prototokens.fitting.recipes import PRESETS
+from prototokens.lm.identity import Identity
+from prototokens.lm.sources import _BUILT_IN_SHA256, BUILT_IN
+from prototokens.texts.corpora import SOURCES, Document
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -82,12 +86,12 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, effort in EFFORTS.items():
         attempts = tuple(replace(attempt, steps=5) for attempt in effort.attempts)
         monkeypatch.setitem(EFFORTS, name, replace(effort, attempts=attempts))
-    for user in ("starts", "encoder.encoding"):
+    for user in ("fitting.starts", "encoder.encoding"):
         monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
-    monkeypatch.setattr("prototokens.encoder.pool.documents", lambda *_: [speech])
+    monkeypatch.setattr("prototokens.encoder.training.texts.documents", lambda *_: [speech])
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
-    monkeypatch.setattr("prototokens.lm.load_lm", tiny_lm)
+    monkeypatch.setattr("prototokens.lm.frozen.load_lm", tiny_lm)
 
 
 Run = Callable[[str], tuple[int, str, list[str]]]
@@ -261,7 +265,7 @@ def test_stop_reasons_and_starts_are_named_on_the_method_page() -> None:
     documented = re.search(r"stop_reason: (.*?)\n\s*\"\"\"", prototokens.FitResult.__doc__ + '\n"""', re.DOTALL)
     assert documented
     assert reasons == set(re.findall(r'"(\w+)"', documented[1]))
-    for start in prototokens.recipes.STARTS:
+    for start in prototokens.fitting.recipes.STARTS:
         assert f'"{start}"' in METHOD.read_text()
 
 
@@ -288,7 +292,7 @@ def test_targets_of_make_in_the_pages_exist() -> None:
 
 def test_the_page_on_the_command_line_is_generated() -> None:
     made = subprocess.run(
-        [sys.executable, "-m", "typer", "prototokens.cli", "utils", "docs", "--name", "prototokens"],
+        [sys.executable, "-m", "typer", "prototokens.cli.app", "utils", "docs", "--name", "prototokens"],
         capture_output=True, text=True, check=True, env=os.environ | {"PYTHONIOENCODING": "utf-8"},
     )  # fmt: skip
     assert (ROOT / "docs" / "cli.md").read_text().strip() == made.stdout.strip(), "run: make docs"

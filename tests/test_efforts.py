@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prototokens import InputError
-from prototokens.efforts import EFFORTS, Attempt, ChunkFit, Effort, Task, effort_named, settle
+from prototokens.archive.efforts import EFFORTS, Attempt, ChunkFit, Effort, Task, effort_named, settle
 
 EFFORT = st.builds(
     Effort,

@@ -14,13 +14,14 @@ from torch import nn
 
 from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
 from families import analytic, batch, build, counted, family, tokenizer
-from prototokens import ARRANGEMENTS, FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
+from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
+from prototokens.arrangements import ARRANGEMENTS
 from prototokens.encoder.config import SIZES, EncoderConfig, encoder_size
 from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
 from prototokens.encoder.trunks import TRUNKS
-from prototokens.starters import Starter
-from prototokens.starts import start_vectors
-from prototokens.tokens import Identity
+from prototokens.fitting.starter import Starter
+from prototokens.fitting.starts import start_vectors
+from prototokens.lm.identity import Identity
 
 
 def starter(lm: FrozenLM) -> Starter:
@@ -299,7 +300,7 @@ def test_the_shipped_encoder_is_found_by_its_model(
         shipped_encoder(llama.identity)
     gpt2 = family("gpt2")
     for name, lm in (("one", gpt2), ("two", llama)):
-        random_encoder(lm).save_pretrained(tmp_path / "encoders_data" / name)
+        random_encoder(lm).save_pretrained(tmp_path / "shipped" / "encoders" / name)
     monkeypatch.setattr("prototokens.encoder.encoding.files", lambda _: tmp_path)
     assert shipped_encoder(llama.identity).model == llama.identity
     assert shipped_encoder(gpt2.identity).model == gpt2.identity

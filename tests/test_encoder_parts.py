@@ -14,13 +14,12 @@ from hypothesis import strategies as st
 
 from encoders import CONFIG, PROSE, curve, prose_file, random_encoder, short_training, train
 from families import analytic, batch, family
-from prototokens import ARRANGEMENTS, FrozenLM, InputError, decode
-from prototokens.documents import documents
+from prototokens import FrozenLM, InputError, decode
+from prototokens.arrangements import ARRANGEMENTS
 from prototokens.encoder.config import EncoderConfig
-from prototokens.encoder.curve import Curve, read_curve
 from prototokens.encoder.encoding import Encoder, encode
+from prototokens.encoder.evaluate import CONTROLS, control, evaluate, score, written
 from prototokens.encoder.objective import _noise, logits_of, pull
-from prototokens.encoder.pool import cached_pools, training_pools
 from prototokens.encoder.recipes import (
     Curriculum,
     EncoderTraining,
@@ -30,8 +29,10 @@ from prototokens.encoder.recipes import (
     read_setting,
     with_setting,
 )
-from prototokens.encoder.scores import CONTROLS, control, evaluate, score, written
-from prototokens.texts import sentence_starts
+from prototokens.encoder.training.curve import Curve, read_curve
+from prototokens.encoder.training.texts import cached_pools, training_pools
+from prototokens.texts.corpora import documents
+from prototokens.texts.sampling import sentence_starts
 
 DEFAULT = ARRANGEMENTS["m,e,m*(n-1)"]
 
@@ -250,7 +251,7 @@ def test_draws_come_from_the_seed_and_shorter_ones_are_beginnings(llama: FrozenL
 def test_cached_texts_are_the_same_texts(llama: FrozenLM, source: str, tmp_path: Path, monkeypatch) -> None:
     cache, choice = tmp_path / "texts", TextChoice(source)
     made = cached_pools(llama, choice, 4, cache)
-    monkeypatch.setattr("prototokens.encoder.pool.training_pools", None)
+    monkeypatch.setattr("prototokens.encoder.training.texts.training_pools", None)
     for pool, other in zip(cached_pools(llama, choice, 4, cache), made, strict=True):
         assert all(torch.equal(getattr(pool, k), getattr(other, k)) for k in ("ids", "begins", "own"))
         assert pool.begins.dtype == torch.int64
@@ -300,7 +301,7 @@ def test_scores_agree_with_decoding_one_by_one(lm: FrozenLM) -> None:
 def test_portions_change_nothing(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, ids = random_encoder(llama), torch.randint(97, 123, (9, 3), generator=torch.Generator().manual_seed(0))
     one = score(llama, DEFAULT, *written(encoder, llama, ids), ids)
-    monkeypatch.setattr("prototokens.encoder.scores._POSITIONS_AT_ONCE", 8)
+    monkeypatch.setattr("prototokens.encoder.evaluate._POSITIONS_AT_ONCE", 8)
     assert score(llama, DEFAULT, *written(encoder, llama, ids), ids).loss == pytest.approx(one.loss, rel=1e-4)
 
 

@@ -14,13 +14,13 @@ import torch
 from encoders import CONFIG, TRUNK_CONFIGS, Slice, curve, prose_file, random_encoder, same, short_training, train
 from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError
-from prototokens.encoder.checkpoints import FILE
 from prototokens.encoder.encoding import Encoder, encode
-from prototokens.encoder.processes import AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.recipes import Curriculum, Objective, Schedule, TextChoice
-from prototokens.encoder.run import TrainingRun
-from prototokens.encoder.training import CURVE, train_encoder
-from prototokens.records import read_record
+from prototokens.encoder.training.checkpoint import FILE
+from prototokens.encoder.training.distributed import AcceleratedProcesses, Processes, running_processes
+from prototokens.encoder.training.loop import CURVE, train_encoder
+from prototokens.encoder.training.run import TrainingRun
+from prototokens.files.record import read_record
 
 
 @pytest.fixture(scope="module")

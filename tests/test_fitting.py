@@ -24,7 +24,6 @@ from families import (
     tokenizer,
 )
 from prototokens import (
-    ARRANGEMENTS,
     AdamW,
     FitConfig,
     FitResult,
@@ -38,7 +37,8 @@ from prototokens import (
     preset,
     save,
 )
-from prototokens.starts import start_vectors
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.fitting.starts import start_vectors
 
 HARD = "the quick brown fox"
 

@@ -15,9 +15,10 @@ import torch
 
 from archives import TEXT, config, same_archive
 from families import counted, family
-from prototokens import InputError, PackConfig, pack, read_archive, unpack
-from prototokens.efforts import Attempt, Effort
-from prototokens.journal import Journal
+from prototokens import InputError, pack, read_archive, unpack
+from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.pack import PackConfig
+from prototokens.files.resume import Journal
 
 EFFORT = Effort((2,), (Attempt(False, 2), Attempt(True, 2)), spare=0.5, floor_tokens=1)
 SETTINGS = {"text": "one", "margin": 0.5}
@@ -80,7 +81,7 @@ torch.set_num_threads(1)
 from archives import TEXT
 from families import family
 from prototokens import InputError, pack
-from prototokens.journal import Journal
+from prototokens.files.resume import Journal
 from test_journal import small, parts
 
 folder, lm, rename, seen = Path({folder!r}), family("llama"), os.replace, dict(calls=0, renames=0)

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from families import FAMILIES, SPECIAL, VOCABULARY, WIDTH, build, family, tokenizer
-from prototokens import FrozenLM, InputError, fit, load_lm, models, preset
-from prototokens import lm as lm_module
+from prototokens import FrozenLM, InputError, fit, load_lm, preset
 from prototokens.arrangements import ARRANGEMENTS, _on_device
-from prototokens.recipes import Stop
+from prototokens.fitting.recipes import Stop
+from prototokens.lm import frozen as lm_module
+from prototokens.lm import sources as models
 
 
 def random_ids(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from archives import HALVING, NOTHING, ODD, QUICK, TEXT, config, odd, packed, same_archive
 from families import FAMILIES, RECIPE, analytic, build, counted, family, tokenizer
-from prototokens import FrozenLM, InputError, PackConfig, pack, read_archive, unpack, write_archive
-from prototokens.chunk_fits import common_m
-from prototokens.efforts import Attempt, Effort
-from prototokens.packing import PackProgress
-from prototokens.storage import STORES, rounded
+from prototokens import FrozenLM, InputError, pack, read_archive, unpack
+from prototokens.archive.archive import write_archive
+from prototokens.archive.chunk_fits import common_m
+from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.pack import PackConfig, PackProgress
+from prototokens.files.quantised import STORES, rounded
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=60)
 
@@ -97,7 +98,7 @@ def test_auto_loses_no_token_to_rounding() -> None:
 
 def test_a_dtype_in_which_tokens_are_lost_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = packed(store="float32")
-    monkeypatch.setattr("prototokens.assembly.rounded", lambda v, store: rounded(v, store) * (store != "int8"))
+    monkeypatch.setattr("prototokens.archive.assembly.rounded", lambda v, store: rounded(v, store) * (store != "int8"))
     archive = pack(family("llama"), TEXT, config())
     assert archive.share_from_vectors >= whole.share_from_vectors
     assert archive.vectors.counts["int8"] < len(archive.vectors) / 2

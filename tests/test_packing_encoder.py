@@ -12,8 +12,9 @@ import torch
 from archives import HALVING, QUICK, TEXT, config
 from encoders import CONFIG, random_encoder
 from families import family
-from prototokens import Encoder, InputError, PackConfig, pack, unpack
-from prototokens.efforts import Attempt, Effort
+from prototokens import Encoder, InputError, pack, unpack
+from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.pack import PackConfig
 
 AS_WRITTEN = Effort((4,), (Attempt(False, 0), Attempt(True, 0)), spare=1.0, floor_tokens=4)
 """No steps: what is stored is what fits set out from."""

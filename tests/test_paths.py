@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from prototokens import ARRANGEMENTS, InputError, Path, ProtoTokens
-from prototokens.geometry.paths import KINDS, curve_weights, segment, straight
-from prototokens.tokens import Identity, Provenance
+from prototokens import InputError, ProtoTokens
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.geometry.paths import KINDS, Path, curve_weights, segment, straight
+from prototokens.lm.identity import Identity
+from prototokens.proto_tokens import Provenance
 
 MODEL = Identity("tiny", None, "f" * 64, "t" * 64)
 TAUS = torch.linspace(0, 1, 13, dtype=torch.float64)

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from prototokens import published
+from prototokens.study import published
 
 LLAMA_1B, LLAMA_3B, LLAMA_8B = "Llama 3.2 1B", "Llama 3.2 3B", "Llama 3.1 8B"
 

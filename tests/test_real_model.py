@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from prototokens import FrozenLM, PackConfig, decode, fit, fit_batch, load, load_lm, pack, preset, read_range, save
+from prototokens import FrozenLM, decode, fit, fit_batch, load, load_lm, pack, preset, save
+from prototokens.archive.pack import PackConfig
+from prototokens.archive.unpack import Reader, read_range
 from prototokens.encoder.encoding import shipped_encoder
-from prototokens.encoder.scores import score, written
+from prototokens.encoder.evaluate import score, written
+from prototokens.fitting.recipes import Stop
 from prototokens.metrics import h_lm_nats, token_accuracy
-from prototokens.recipes import Stop
-from prototokens.texts import sample
-from prototokens.unpacking import Reader
+from prototokens.texts.sampling import sample
 
 pytestmark = pytest.mark.real_model
 
@@ -91,7 +92,7 @@ def test_the_shipped_encoder_writes_short_texts_of_others_with_no_fit_step(lm: F
 
 
 def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", "from prototokens.cli import main; main()"]
+    command = [sys.executable, "-c", "from prototokens.cli.app import main; main()"]
     fitted = subprocess.run(
         [*command, "fit", "To be, or not to be", "-o", "be", "--json"], cwd=tmp_path, capture_output=True, text=True
     )

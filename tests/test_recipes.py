@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from prototokens import ARRANGEMENTS, PRESETS, AdamW, FitConfig, InputError, Stop, preset
-from prototokens.recipes import DEFAULT_PRESET, STARTS
+from prototokens import AdamW, FitConfig, InputError, Stop, preset
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.fitting.recipes import DEFAULT_PRESET, PRESETS, STARTS
 
 
 @pytest.mark.parametrize(

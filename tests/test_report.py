@@ -12,7 +12,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from prototokens import InputError, cli
+from prototokens import InputError
+from prototokens.cli import app as cli
 from prototokens.report import page as page_module
 from prototokens.report.drawing import PALETTE
 from prototokens.report.exhibit import Figure, Table
@@ -236,7 +237,7 @@ def test_a_store_becomes_a_page_without_torch(tmp_path: Path) -> None:
     fill(tmp_path / "study.sqlite")
     script = (
         "import sys\n"
-        "from prototokens import cli\n"
+        "from prototokens.cli import app as cli\n"
         "sys.argv = ['prototokens', 'report', 'study.sqlite', '-o', 'page.html', '--tables', 'csv']\n"
         "try:\n    cli.main()\nexcept SystemExit as stop:\n    code = stop.code\n"
         "print(code, sorted({'torch', 'transformers', 'pandas'} & set(sys.modules)))"

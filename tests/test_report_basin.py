@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from prototokens.report import basin
+from prototokens.report.geometry import basin
 from prototokens.report.summary import Summary
 from study_rows import Row, row, value
 

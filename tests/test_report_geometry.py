@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from prototokens import published
-from prototokens.report import connectivity, locality, reading, roles, structure
 from prototokens.report.drawing import style
 from prototokens.report.exhibit import Entry, Figure, Table, lay_out
 from prototokens.report.exhibits import EXHIBITS
-from prototokens.report.geometry_exhibits import GEOMETRY
+from prototokens.report.geometry import connectivity, locality, reading, roles, structure
+from prototokens.report.geometry.exhibits import GEOMETRY
 from prototokens.report.summary import Summary
+from prototokens.study import published
 from study_rows import Row, row, solution_studies, value
 
 FIGURES = [exhibit for exhibit in GEOMETRY if isinstance(exhibit, Figure)]

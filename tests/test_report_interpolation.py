@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from prototokens.report import interpolation
 from prototokens.report.drawing import style
-from prototokens.report.profiles import even_taus, means
+from prototokens.report.geometry import interpolation
+from prototokens.report.geometry.profiles import even_taus, means
 from prototokens.report.summary import Summary
 from study_rows import Row, row, value
 

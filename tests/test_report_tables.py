@@ -7,12 +7,12 @@ import io
 
 import pytest
 
-from prototokens import published
-from prototokens.report import comparisons, tables
 from prototokens.report.coverage import coverage, provenance
 from prototokens.report.exhibit import Entry, Table, lay_out, to_csv, unmeasured
 from prototokens.report.exhibits import EXHIBITS
+from prototokens.report.reconstruction import comparisons, tables
 from prototokens.report.summary import Summary
+from prototokens.study import published
 from study_rows import every_study, row
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from families import AnalyticLM, analytic, build, family, tokenizer
-from prototokens import ARRANGEMENTS, FrozenLM, InputError, ProtoTokens, decode
+from prototokens import FrozenLM, InputError, ProtoTokens, decode
+from prototokens.arrangements import ARRANGEMENTS
 from prototokens.geometry.distances import PARTS
-from prototokens.geometry.reading import prompt, read
-from prototokens.geometry.roles import (
+from prototokens.geometry.generation import prompt, read
+from prototokens.geometry.swaps import (
     attention_to,
     attention_to_vectors,
     bag_overlap,
@@ -25,7 +26,8 @@ from prototokens.geometry.roles import (
     even_attention,
     swapped,
 )
-from prototokens.tokens import Provenance, hash_ids
+from prototokens.lm.identity import hash_ids
+from prototokens.proto_tokens import Provenance
 
 WITH_ATTENTION = ["llama", "mistral", "qwen3", "gemma3", "gpt_neox", "gpt2", "opt"]
 some_ids = st.lists(st.integers(0, 4), min_size=1, max_size=8).map(torch.tensor)

@@ -22,7 +22,7 @@ from prototokens.geometry import likeness
 from prototokens.geometry.distances import MEASURES, PARTS, vector_distances
 from prototokens.geometry.likeness import Teacher, check_installed, load_teacher, semantic_distances, tfidf_distances
 from prototokens.geometry.separation import Pair, auc, cluster_weights, correlation, gap, separation, shuffled
-from prototokens.models import Source
+from prototokens.lm.sources import Source
 
 samples = st.lists(st.integers(0, 8), min_size=1, max_size=12)  # few values, so that many are tied
 quick = settings(max_examples=50, deadline=None)

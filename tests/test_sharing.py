@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from families import ONE, RECIPE, WIDTH, batch, budget, counted, same_vectors
 from prototokens import AdamW, FitConfig, FrozenLM, Given, InputError, decode, fit, fit_batch
-from prototokens.starts import perturbations
+from prototokens.fitting.starts import perturbations
 
 TEXTS = ("ab", "Zq", "aa")
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from families import FAMILIES, family
-from prototokens import ARRANGEMENTS, AdamW, FrozenLM, InputError, Stop, fit, fit_batch, load, preset, save
-from prototokens.starter_training import StarterConfig, StarterProgress, train_starter
-from prototokens.starters import Starter, load_starter, save_starter
-from prototokens.starts import start_vectors
+from prototokens import AdamW, FrozenLM, InputError, Stop, fit, fit_batch, load, preset, save
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.fitting.starter import Starter, load_starter, save_starter
+from prototokens.fitting.starts import start_vectors
+from prototokens.fitting.train_starter import StarterConfig, StarterProgress, train_starter
 
 CONFIG = StarterConfig(lengths=(2, 3), batch_tokens=12, inner_steps=4, steps=6)
 
@@ -169,7 +170,7 @@ def test_save_and_load_is_the_identity_and_damage_is_refused(kept, tmp_path: Pat
 
 
 def test_shipped_starts_are_whole_and_serve_the_default() -> None:
-    from prototokens.starters import _shipped
+    from prototokens.fitting.starter import _shipped
 
     for starter in _shipped():
         assert starter.arrangement == ARRANGEMENTS["m,e,m*(n-1)"]

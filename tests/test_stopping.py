@@ -7,7 +7,7 @@ import torch
 
 from families import ONE, RECIPE, batch, budget, build, counted, family, same_vectors, spoiled, tokenizer
 from prototokens import AdamW, FrozenLM, fit, fit_batch
-from prototokens.starts import start_vectors
+from prototokens.fitting.starts import start_vectors
 
 # Stopping.
 

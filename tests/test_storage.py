@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prototokens import InputError
-from prototokens.storage import STORES, StoredVectors, rounded
+from prototokens.files.quantised import STORES, StoredVectors, rounded
 
 SEEDS = st.integers(0, 1000)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from archives import ODD, TEXT, odd
 from families import family
 from prototokens import FrozenLM
-from prototokens.stretches import Run, Stretch, runs, stretches
+from prototokens.archive.segments import Run, Stretch, runs, stretches
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=80)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from families import RECIPE, batch, budget, same_vectors
 from prototokens import Given, InputError, Stop, fit_batch, preset
-from prototokens.descent import Regulariser
-from prototokens.geometry.structure import (
+from prototokens.fitting.descent import Regulariser
+from prototokens.geometry.alignment import (
     anchor,
     anchor_gap,
     cosines,

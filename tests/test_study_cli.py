@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from families import build, tokenizer
-from prototokens import cli, cli_study
-from prototokens.study import STUDIES, arrangements, cost
-from prototokens.study.inprocess import InProcess
+from prototokens.cli import app as cli
+from prototokens.cli import study as cli_study
+from prototokens.runners.in_process import InProcess
+from prototokens.study import STUDIES
+from prototokens.study.reconstruction import arrangements, cost
 from prototokens.study.store import Store
 
 TIMED = {"seconds", "finished"}
@@ -51,7 +53,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_killed_from_outside_the_same_command_ends_with_the_same_rows(run, folder, tmp_path):
     call = ["study", "arrangements", "--scale", "smoke", "--model", str(folder), "--threads", "1", "--store"]
-    command = [sys.executable, "-c", "from prototokens.cli import main; main()", *call, "killed"]
+    command = [sys.executable, "-c", "from prototokens.cli.app import main; main()", *call, "killed"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
@@ -125,7 +127,7 @@ def test_options_of_ray_reach_it(run, folder, monkeypatch):
         seen.append(options)
         return InProcess(load)
 
-    monkeypatch.setattr("prototokens.study.ray_runner.RayRunner", stand_in)
+    monkeypatch.setattr("prototokens.runners.on_ray.RayRunner", stand_in)
     call = ("arrangements", "--scale", "smoke", "--model", folder, "--store", "store", "--ray")
     assert run(*call, "local")[0] == 0
     assert run(*call, "ray://head:10001", "--workers", 3, "--gpus", 0.5, "--threads", 2, "--device", "cpu")[0] == 0
@@ -145,7 +147,7 @@ def test_a_dry_run_lists_the_paper_s_cells_for_six_models_that_are_not_here(run,
 
 
 def test_a_dry_run_tells_the_size_of_any_model_without_loading_it(run, folder, monkeypatch):
-    monkeypatch.setattr("prototokens.lm.load_lm", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("prototokens.lm.frozen.load_lm", lambda *_, **__: pytest.fail("the model was loaded"))
     code, out, _ = run("cost", "--scale", "smoke", "--model", folder, "--dry-run")
     assert code == 0
     assert out.count("1 cells") == 3

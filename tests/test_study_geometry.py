@@ -16,11 +16,11 @@ import torch
 from families import family
 from prototokens import FitConfig, FitResult, decode, fit_batch
 from prototokens.errors import InputError
-from prototokens.geometry.basin import Change, hold, principal_directions, random_directions
 from prototokens.geometry.distances import KINDS, vector_distances
 from prototokens.geometry.paths import VECTORS
-from prototokens.study import basin, connectivity, locality, reading, roles, structure
+from prototokens.geometry.robustness import Change, hold, principal_directions, random_directions
 from prototokens.study.fits import recipe
+from prototokens.study.geometry import basin, connectivity, locality, reading, roles, structure
 from prototokens.study.scales import SCALES
 from study_batches import Row, ids_of, measure, of, text
 
@@ -272,7 +272,7 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
 def test_roles_are_the_same_in_whatever_portions_they_are_looked_at(monkeypatch):
     whole = measure(roles, max_steps=300)
     monkeypatch.setattr(roles, "AT_ONCE", 3)
-    monkeypatch.setattr("prototokens.geometry.roles.TEXTS_AT_ONCE", 1)
+    monkeypatch.setattr("prototokens.geometry.swaps.TEXTS_AT_ONCE", 1)
     again = measure(roles, max_steps=300)
     assert of(again, "swap") == of(whole, "swap")
     for row, other in zip(of(again, "attention"), of(whole, "attention"), strict=True):

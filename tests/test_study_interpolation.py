@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from families import family
 from prototokens import decode
 from prototokens.geometry.paths import VECTORS
-from prototokens.geometry.roles import swapped
+from prototokens.geometry.swaps import swapped
 from prototokens.metrics import token_accuracy
-from prototokens.study import interpolation
-from prototokens.study.interpolation import exact_stretch
+from prototokens.study.geometry import interpolation
+from prototokens.study.geometry.interpolation import exact_stretch
 from prototokens.study.scales import SCALES
 from study_batches import Row, ids_of, measure, of
 

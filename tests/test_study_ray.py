@@ -14,16 +14,17 @@ from typing import Any
 import pytest
 
 from families import ONE, build, tokenizer
-from prototokens import InputError, PackConfig, Stop, load_lm, read_archive, unpack
-from prototokens.bulk import fit_texts, pack_folder
-from prototokens.study import arrangements
-from prototokens.study.inprocess import InProcess
+from prototokens import InputError, Stop, load_lm, read_archive, unpack
+from prototokens.archive.pack import PackConfig
+from prototokens.runners.bulk import fit_texts, pack_folder
+from prototokens.runners.in_process import InProcess
+from prototokens.study.reconstruction import arrangements
 from prototokens.study.running import StudyProgress, run_study
 from prototokens.study.scales import SCALES
 from prototokens.study.store import Store
 
 ray = pytest.importorskip("ray")
-from prototokens.study.ray_runner import RayRunner  # noqa: E402
+from prototokens.runners.on_ray import RayRunner  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Ray's own files
 TIMED = {"seconds", "finished"}

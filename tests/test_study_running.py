@@ -13,8 +13,9 @@ import pytest
 
 from families import analytic, family
 from prototokens import FrozenLM, InputError, decode, load
-from prototokens.study import arrangements, running
-from prototokens.study.inprocess import InProcess
+from prototokens.runners.in_process import InProcess
+from prototokens.study import running
+from prototokens.study.reconstruction import arrangements
 from prototokens.study.running import run_study
 from prototokens.study.scales import SCALES
 from prototokens.study.store import Store
@@ -227,7 +228,7 @@ def test_models_do_not_mix(tmp_path):
 
 def test_texts_are_drawn_once_for_a_store(tmp_path, monkeypatch):
     run(tmp_path / "store")
-    monkeypatch.setattr("prototokens.texts.sample", lambda *_, **__: pytest.fail("texts were drawn again"))
+    monkeypatch.setattr("prototokens.texts.sampling.sample", lambda *_, **__: pytest.fail("texts were drawn again"))
     run(tmp_path / "store")
 
 

@@ -14,12 +14,13 @@ import torch
 
 from families import analytic, family
 from prototokens import FitConfig, decode, fit_batch, load, preset
-from prototokens.capacity import prefix_h_lm_nats
-from prototokens.cramming import CRAMMING, reconstruct
-from prototokens.records import read_record
-from prototokens.study import STUDIES, capacity, fits, information, quality, study_module, throughput
+from prototokens.baselines.cramming import CRAMMING, reconstruct
+from prototokens.files.record import read_record
+from prototokens.runners.in_process import InProcess
+from prototokens.study import STUDIES, fits, study_module
 from prototokens.study.estimates import ModelSize, estimate
-from prototokens.study.inprocess import InProcess
+from prototokens.study.prefix_search import prefix_h_lm_nats
+from prototokens.study.reconstruction import capacity, information, quality, throughput
 from prototokens.study.running import run_study
 from prototokens.study.scales import SCALES
 from prototokens.study.store import Store
@@ -233,7 +234,7 @@ def test_vectors_of_a_row_score_what_it_says(done):
 
 
 def fits_text(ids: torch.Tensor, row: dict[str, Any]) -> bool:
-    from prototokens.tokens import hash_ids
+    from prototokens.lm.identity import hash_ids
 
     return hash_ids(ids) == row["text_hash"]
 

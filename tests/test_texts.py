@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from prototokens.documents import FORMATS, SOURCES, _hub, _speeches, documents, split_of_year, words
 from prototokens.errors import InputError
-from prototokens.lm import FrozenLM
-from prototokens.texts import STARTS, continuations, sample
+from prototokens.lm.frozen import FrozenLM
+from prototokens.texts.corpora import FORMATS, SOURCES, _hub, _speeches, documents, split_of_year, words
+from prototokens.texts.sampling import STARTS, continuations, sample
 
 PROSE = "The first sentence is here. A second one follows!\n\nThen a paragraph (the last) ends. 12 more tokens"
 
@@ -194,7 +194,7 @@ def test_the_recent_speech_never_trains_anything(lm: Any) -> None:
 
 def test_several_texts_continue_one_context(tiny: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = Mock(wraps=continuations)
-    monkeypatch.setattr("prototokens.texts.continuations", watched)
+    monkeypatch.setattr("prototokens.texts.sampling.continuations", watched)
     ids = sample("generated", tiny, 6, 5, context_tokens=4, per_context=2)
     watched.assert_called_once()
     contexts = watched.call_args.args[1]

@@ -12,9 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from prototokens import ARRANGEMENTS, Arrangement, InputError, ProtoTokens, files, load, records, save
-from prototokens.records import read_record, write_record
-from prototokens.tokens import Identity, Provenance, hash_ids
+from prototokens import Arrangement, InputError, ProtoTokens, load, save
+from prototokens.arrangements import ARRANGEMENTS
+from prototokens.files import atomic as files
+from prototokens.files import record as records
+from prototokens.files.record import read_record, write_record
+from prototokens.lm.identity import Identity, hash_ids
+from prototokens.proto_tokens import Provenance
 
 MODEL = Identity(name="a/b", revision="v1", fingerprint="f" * 8, tokenizer_hash="t" * 8)
 PROVENANCE = Provenance(

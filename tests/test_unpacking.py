@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from archives import HALVING, NOTHING, QUICK, TEXT, Odd, config, odd, packed
 from families import build, counted, family, tokenizer
-from prototokens import Archive, FrozenLM, InputError, chunk_ids, iter_text, pack, read_range, unpack
-from prototokens.efforts import Attempt
-from prototokens.tokens import Identity
-from prototokens.unpacking import Decoding, Reader
+from prototokens import FrozenLM, InputError, pack, unpack
+from prototokens.archive.archive import Archive
+from prototokens.archive.efforts import Attempt
+from prototokens.archive.unpack import Decoding, Reader, chunk_ids, iter_text, read_range
+from prototokens.lm.identity import Identity
 
 
 def in_dtype(dtype: torch.dtype, name: str = "llama") -> FrozenLM:

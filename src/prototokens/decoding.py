@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from .errors import InputError
-from .lm import FrozenLM
+from .lm.frozen import FrozenLM
+from .lm.identity import Identity, hash_ids
 from .metrics import logit_margins
-from .tokens import Identity, ProtoTokens, hash_ids
+from .proto_tokens import ProtoTokens
 
 
 @dataclass(frozen=True, eq=False)

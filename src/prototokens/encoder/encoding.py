@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fitting import FitResult, Given, fit_batch
-from ..lm import FrozenLM
-from ..recipes import FitConfig, preset
-from ..starters import Starter, shipped_starter
-from ..tokens import Identity, ProtoTokens, library_versions
+from ..fitting.fit import FitResult, Given, fit_batch
+from ..fitting.recipes import FitConfig, preset
+from ..fitting.starter import Starter, shipped_starter
+from ..lm.frozen import FrozenLM
+from ..lm.identity import Identity, library_versions
+from ..proto_tokens import ProtoTokens
 from .card import model_card
 from .config import EncoderConfig
-from .files import read_folder, upload, write_folder
+from .folder import read_folder, upload, write_folder
 from .network import EncoderNetwork
 
 
@@ -259,7 +260,7 @@ def shipped_encoder(model: Identity) -> Encoder:
     Raises:
         InputError: there is none.
     """
-    with as_file(files("prototokens") / "encoders_data") as path:
+    with as_file(files("prototokens") / "shipped" / "encoders") as path:
         for folder in sorted(path.iterdir()) if path.is_dir() else ():
             encoder = Encoder.from_pretrained(folder)
             if encoder.model.fingerprint == model.fingerprint:

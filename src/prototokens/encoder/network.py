@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..lm import EmbeddingStatistics
-from ..starters import Starter
+from ..fitting.starter import Starter
+from ..lm.frozen import EmbeddingStatistics
 from .config import EncoderConfig
 from .trunks import make_trunk
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..arrangements import Arrangement
-from ..descent import cross_entropy
-from ..fitting import Given, descend
-from ..lm import FrozenLM
-from ..recipes import FitConfig, Stop, preset
+from ..fitting.descent import cross_entropy
+from ..fitting.fit import Given, descend
+from ..fitting.recipes import FitConfig, Stop, preset
+from ..lm.frozen import FrozenLM
 from .recipes import Objective
 
 _STEPPER = preset().optimiser

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from ..decoding import check_identity, decode
-from ..descent import FitProgress
 from ..errors import InputError
-from ..fitting import check_texts
-from ..lm import FrozenLM
-from ..starters import shipped_starter
-from ..starts import learned_axes
-from ..tokens import ProtoTokens, hash_ids
+from ..fitting.descent import FitProgress
+from ..fitting.fit import check_texts
+from ..fitting.starter import shipped_starter
+from ..fitting.starts import learned_axes
+from ..lm.frozen import FrozenLM
+from ..lm.identity import hash_ids
+from ..proto_tokens import ProtoTokens
 from .curves import ConnectConfig, Connection, CurveDescent
 from .paths import Path, segment, straight
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..descent import Bank, FitProgress, cross_entropy
 from ..errors import InputError
-from ..lm import FrozenLM
-from ..recipes import AdamW
+from ..fitting.descent import Bank, FitProgress, cross_entropy
+from ..fitting.recipes import AdamW
+from ..lm.frozen import FrozenLM
 from .paths import KINDS, Kind, Path, curve_weights
 from .profiles import POSITIONS_AT_ONCE, even_taus
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import InputError
-from ..models import find_source, fingerprint
+from ..lm.sources import find_source, fingerprint
 from .extras import scikit_learn
 
 TEACHER = "all-minilm-l6-v2"

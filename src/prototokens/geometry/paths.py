@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..arrangements import Layout
 from ..errors import InputError
-from ..tokens import Identity, ProtoTokens
+from ..lm.identity import Identity
+from ..proto_tokens import ProtoTokens
 
 Kind = Literal["segment", "bezier", "chain"]
 KINDS: tuple[Kind, ...] = ("segment", "bezier", "chain")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..decoding import check_identity
 from ..errors import InputError
-from ..lm import FrozenLM
+from ..lm.frozen import FrozenLM
 from .paths import Path
 
 POSITIONS_AT_ONCE = 2048

@@ -5,10 +5,10 @@ Those on where solutions lie and what they say stand in `geometry_exhibits.py`.
 
 from __future__ import annotations
 
-from .. import published
-from . import comparisons, figures, tables
+from ..study import published
 from .exhibit import Figure, Table
-from .geometry_exhibits import GEOMETRY
+from .geometry.exhibits import GEOMETRY
+from .reconstruction import comparisons, figures, tables
 
 EXHIBITS: tuple[Table | Figure, ...] = (
     Table(

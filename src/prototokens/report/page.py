@@ -9,10 +9,9 @@ from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
-from .. import published
 from ..errors import InputError
-from ..files import check_new_file, new_file
-from ..study import STUDIES
+from ..files.atomic import check_new_file, new_file
+from ..study import STUDIES, published
 from .coverage import PROVENANCE_HEADS, coverage, provenance
 from .drawing import render, style
 from .exhibit import Entry, Figure, Table, lay_out, to_csv, unmeasured

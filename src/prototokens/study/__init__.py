@@ -33,6 +33,8 @@ STUDIES = {
 }
 """The studies, in the order of the paper's tables and figures, each with a line about it."""
 
+_OF_GEOMETRY = {"locality", "connectivity", "interpolation", "basin", "roles", "reading", "structure"}
+
 
 def study_module(name: str) -> Any:
     """The module of a study, imported when it is asked for.
@@ -42,4 +44,5 @@ def study_module(name: str) -> Any:
     """
     if name not in STUDIES:
         raise InputError(f"unknown study {name!r}; choose one of: {' '.join(STUDIES)}")
-    return import_module(f".{name}", __name__)
+    room = "geometry" if name in _OF_GEOMETRY else "reconstruction"
+    return import_module(f".{room}.{name}", __name__)

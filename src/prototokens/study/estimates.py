@@ -72,7 +72,7 @@ def size_of(name: str, revision: str | None = None) -> ModelSize:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from ..models import find_source
+    from ..lm.sources import find_source
 
     folder = find_source(name, revision).folder
     try:

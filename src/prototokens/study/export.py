@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import new_file
+from ..files.atomic import new_file
 
 Row = dict[str, Any]
 

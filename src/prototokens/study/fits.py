@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cramming import CRAMMING, CrammingResult
-from ..fitting import FitResult
-from ..lm import FrozenLM
+from ..baselines.cramming import CRAMMING, CrammingResult
+from ..fitting.fit import FitResult
+from ..fitting.recipes import FitConfig, preset
+from ..lm.frozen import FrozenLM
 from ..metrics import h_lm_nats
-from ..recipes import FitConfig, preset
 from .cells import Settings
-from .work import Measurement
+from .jobs import Measurement
 
 
 def recipe(settings: Settings, **changes: Any) -> FitConfig:

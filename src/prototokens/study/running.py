@@ -11,14 +11,16 @@ from typing import Any
 import torch
 
 from ..errors import InputError
-from ..records import write_record
-from ..tokens import hash_ids, save
+from ..files.record import write_record
+from ..lm.identity import hash_ids
+from ..proto_tokens import save
+from ..runners.work import Done, Runner, one
 from . import study_module
 from .cells import Batch, BoundCell, cell_keys
 from .fits import recipe_hash
+from .jobs import Measurement, describe, draw_texts, measure
 from .scales import CONTINUED, Scale
 from .store import DONE, FAILED, Store
-from .work import Done, Measurement, Runner, describe, draw_texts, measure, one
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ..errors import InputError
-from ..published import MODELS
+from .published import MODELS
 
 SOURCES = ("random", "old", "recent", "generated")
 """The paper's kinds of text: random words, old prose, prose later than the model, and the model's own."""

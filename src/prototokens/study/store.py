@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import new_file
+from ..files.atomic import new_file
 from .cells import BoundCell, finite
 
 FORMAT_VERSION = 1

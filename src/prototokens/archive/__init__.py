@@ -1,0 +1,1 @@
+"""Documents of any length as proto-tokens, lossless."""

@@ -1,0 +1,167 @@
+"""Assembly: from fitted chunks to an archive: dtypes that keep what was fitted, the residual, and the text's pieces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arrangements import Arrangement
+from ..files.quantised import STORES, StoredVectors, rounded
+from ..lm.frozen import FrozenLM
+from .archive import CHECKSUM_BYTES, Archive, checksum, piece_checksum
+from .chunk_fits import is_held
+from .chunks import chunk_logits, in_batches
+from .efforts import ChunkFit
+from .segments import Stretch, runs
+
+
+def assemble(
+    lm: FrozenLM,
+    arrangement: Arrangement,
+    stretches: Sequence[Stretch],
+    fits: Sequence[ChunkFit],
+    m: Tensor,
+    *,
+    store: str,
+    margin: float,
+    batch_tokens: int,
+    packing: Mapping[str, Any],
+) -> Archive:
+    """Make the archive of a document.
+
+    Args:
+        lm: the frozen model.
+        arrangement: how vectors fill the input.
+        stretches: the whole text.
+        fits: chunks in order, that cover the ids of all stretches.
+        m: the m-token of the chunks that have none of their own, (D,).
+        store: one of `STORES`, or `"auto"`.
+        margin: see `is_held`.
+        batch_tokens: tokens that are decoded side by side.
+        packing: what to record.
+    """
+    ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in stretches)])
+    fixed = lm.fixed_vectors(arrangement.fixed).cpu()
+    chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
+    stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
+    every_held = chosen.held(range(len(fits)), stores)
+    if lm.dtype != torch.float32:  # rounding is coarse enough there to differ by more than a margin
+        every_held = [a & b for a, b in zip(every_held, chosen.alone(stores), strict=True)]
+    missed = [~held for held in every_held]
+    vectors, of_vectors = [], []
+    for fit, name in zip(fits, stores, strict=True):
+        own = [fit.e] if fit.m is None else [fit.e, fit.m]
+        vectors += own
+        of_vectors += [name] * len(own)
+    residual = torch.cat([torch.empty(0, dtype=torch.bool), *missed]).nonzero().squeeze(1)
+    checksums = [checksum(ids[fit.task.start : fit.task.stop]) for fit in fits]
+    pieces, piece_checksums, literals = _pieces(lm, stretches, [fit.task.length for fit in fits])
+    raw = "".join(s.text for s in stretches).encode()
+    return Archive(
+        model=lm.identity,
+        arrangement=arrangement,
+        m=m,
+        fixed=fixed,
+        lengths=torch.tensor([fit.task.length for fit in fits], dtype=torch.long),
+        own_m=torch.tensor([fit.m is not None for fit in fits], dtype=torch.bool),
+        vectors=StoredVectors.of(torch.stack(vectors) if vectors else torch.empty(0, lm.width), of_vectors),
+        checksums=torch.cat([torch.empty(0, dtype=torch.uint8), *checksums]).reshape(len(fits), CHECKSUM_BYTES),
+        residual_positions=residual,
+        residual_ids=ids[residual],
+        pieces=pieces,
+        piece_checksums=piece_checksums,
+        literals=literals,
+        text_hash=hashlib.sha256(raw).hexdigest(),
+        text_bytes=len(raw),
+        packing=packing,
+    )
+
+
+def _fitting(fit: ChunkFit, store: str) -> str:
+    """The dtype that was asked for, or float32 where it cannot hold a chunk's vectors."""
+    vectors = fit.e if fit.m is None else torch.stack([fit.e, fit.m])
+    return store if rounded(vectors, store).isfinite().all() else STORES[-1]
+
+
+class _Stores:
+    """Which tokens the chunks' vectors give when they are stored in this dtype or that."""
+
+    def __init__(
+        self,
+        lm: FrozenLM,
+        arrangement: Arrangement,
+        fits: Sequence[ChunkFit],
+        ids: Tensor,
+        m: Tensor,
+        fixed: Tensor,
+        margin: float,
+        batch_tokens: int,
+    ) -> None:
+        self.lm, self.arrangement, self.fits, self.margin = lm, arrangement, fits, margin
+        self.ids, self.m, self.fixed, self.batch_tokens = ids, m, fixed, batch_tokens
+
+    def smallest(self) -> list[str]:
+        """For each chunk the smallest dtype in which it keeps every token that it has in float32."""
+        every = list(range(len(self.fits)))
+        wanted = self.held(every, [STORES[-1]] * len(every))
+        stores, waiting = [STORES[-1]] * len(every), every
+        for store in STORES[:-1]:
+            found = self.held(waiting, [store] * len(waiting))
+            kept = [n for n, held in zip(waiting, found, strict=True) if bool((held | ~wanted[n]).all())]
+            for number in kept:
+                stores[number] = store
+            waiting = [n for n in waiting if stores[n] == STORES[-1]]
+        return stores
+
+    def held(self, chunks: Sequence[int], stores: Sequence[str]) -> list[Tensor]:
+        """For each of these chunks, stored in these dtypes, which tokens its vectors give, bool, (T,)."""
+        found: list[Tensor] = [torch.empty(0, dtype=torch.bool)] * len(chunks)
+        fits = [self.fits[chunk] for chunk in chunks]
+        for batch in in_batches([fit.task.length for fit in fits], self.batch_tokens):
+            e = torch.stack([rounded(fits[n].e, stores[n]) for n in batch]).unsqueeze(1)  # (B, 1, D)
+            m = torch.stack([self._m(fits[n], stores[n]) for n in batch])  # (B, D)
+            targets = torch.stack([self.ids[fits[n].task.start : fits[n].task.stop] for n in batch])
+            logits = chunk_logits(self.lm, self.arrangement, targets.shape[1], e, m, self.fixed)
+            for number, held in zip(batch, is_held(logits, targets, self.margin, self.lm.dtype), strict=True):
+                found[number] = held
+        return found
+
+    def alone(self, stores: Sequence[str]) -> list[Tensor]:
+        """`held` for every chunk, each in a pass of its own: what a reader falls back on with these weights."""
+        batch_tokens, self.batch_tokens = self.batch_tokens, 1
+        found = self.held(range(len(self.fits)), stores)
+        self.batch_tokens = batch_tokens
+        return found
+
+    def _m(self, fit: ChunkFit, store: str) -> Tensor:
+        return self.m if fit.m is None else rounded(fit.m, store)
+
+
+def _pieces(lm: FrozenLM, stretches: Sequence[Stretch], lengths: Sequence[int]) -> tuple[Tensor, Tensor, bytes]:
+    """Pieces of the text, (S, 3), their checksums, (S,), and all literal bytes."""
+    rows: list[list[int]] = []
+    checksums: list[int] = []
+    literals, first = b"", 0
+    for stretch in stretches:
+        begin = 0
+        if not len(stretch.ids):
+            literals += stretch.text.encode()
+            rows.append([len(stretch.text.encode()), 0, len(stretch.text)])
+            checksums.append(piece_checksum(stretch.text))
+            continue
+        last, tokens = first, 0
+        while tokens < len(stretch.ids):
+            tokens, last = tokens + lengths[last], last + 1
+        for run in runs(lm, stretch, lengths[first:last]):
+            lead = run.lead.encode()
+            literals += lead
+            rows.append([len(lead), run.chunks, run.characters])
+            checksums.append(piece_checksum(stretch.text[begin : begin + run.characters]))
+            begin += run.characters
+        first = last
+    shape = (len(rows), 3)
+    return torch.tensor(rows, dtype=torch.long).reshape(shape), torch.tensor(checksums, dtype=torch.long), literals

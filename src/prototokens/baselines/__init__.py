@@ -1,0 +1,1 @@
+"""What one-step decoding is compared with: cramming and Jacobi decoding."""

@@ -1,0 +1,1 @@
+"""Training an encoder through the frozen model."""

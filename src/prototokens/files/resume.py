@@ -1,0 +1,168 @@
+"""Journal: finished work beside the file that it is for, so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import InputError
+from .atomic import check_new_file
+from .record import read_record, write_record
+
+_KIND = "finished work"
+_SUFFIX = ".partial"
+_SETTINGS = "settings.safetensors"
+_WRITTEN = "output"
+_OURS = re.compile(r"lock|settings\.safetensors|part-\d+\.safetensors|output|\.prototokens-.*")
+
+
+class Journal:
+    """The folder `OUTPUT.partial`: what the work is, its finished parts, and a lock that dies with its process.
+
+    Use it in a `with` block. Every part is a file that appears whole or not at all; what a kill leaves behind is at
+    most a part that is not there.
+
+    Args:
+        output: the file that the work is for.
+        settings: what the work is, JSON values; parts made with other settings are refused.
+        overwrite: replace an output that is there, and drop the unfinished parts of another work.
+
+    Raises:
+        InputError: on entering: the output exists or cannot be written, another process works on it, or the folder
+            holds parts made with other settings.
+    """
+
+    def __init__(self, output: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self.output = Path(output)
+        self.settings = dict(settings)
+        self.overwrite = overwrite
+        target = self.output.resolve()  # what a link leads to is written, the link stays
+        self.folder = target.with_name(target.name + _SUFFIX)
+
+    def __enter__(self) -> Journal:
+        from filelock import FileLock, Timeout
+
+        if not self.folder.exists():
+            check_new_file(self.output, overwrite=self.overwrite)
+        strangers = [name for name in self._names() if not _OURS.fullmatch(name)]
+        if strangers:
+            raise InputError(
+                f"{self.folder}: is where unfinished work is kept, and holds {strangers[0]!r}; move that elsewhere"
+            )
+        try:
+            self.folder.mkdir(exist_ok=True)
+            self._lock = FileLock(self.folder / "lock")
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{self.output}: another process works on it; wait for it, or choose another name"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be written ({error.strerror})") from None
+        try:
+            if _same_file(self.folder / _WRITTEN, self.output):  # killed right after it had finished
+                self._drop()
+            check_new_file(self.output, overwrite=self.overwrite)
+            self._begin()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._paths():  # nothing to go on with
+            self._drop()
+        self._lock.release()
+
+    def _begin(self) -> None:
+        path = self.folder / _SETTINGS
+        before = (_record(path) or ({}, {}))[1] if path.exists() else {}
+        others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
+        if before and others and self._paths() and not self.overwrite:
+            raise InputError(
+                f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
+                "give the same command to go on with it, or begin anew (--force)"
+            )
+        if others:  # all of them, too, where nothing says what the parts are of
+            for part in self._paths():
+                part.unlink()
+        write_record(path, _KIND, {}, self.settings, overwrite=True)
+
+    def parts(self) -> Iterator[dict[str, Tensor]]:
+        """All finished parts, in the order they were made; one that is damaged is dropped, to be made anew."""
+        for path in self._paths():
+            if found := _record(path):
+                yield found[0]
+            else:
+                path.unlink()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.safetensors"))
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a finished part."""
+        last = int(self._paths()[-1].stem.removeprefix("part-")) if self._paths() else -1
+        write_record(self.folder / f"part-{last + 1:08d}.safetensors", _KIND, tensors, {}, overwrite=False)
+
+    def finish(self, write: Callable[[Path], object]) -> None:
+        """Let `write` write the output under the name it is given, move it to its place, and drop the journal.
+
+        Raises:
+            InputError: meanwhile there is another file in its place, which is not to be overwritten; the journal stays.
+        """
+        written, target = self.folder / _WRITTEN, self.output.resolve()
+        written.unlink(missing_ok=True)
+        write(written)
+        if self.overwrite:
+            os.replace(written, target)
+        else:
+            try:
+                os.link(written, target)  # unlike a move it never replaces what is there
+            except FileExistsError:
+                raise InputError(
+                    f"{self.output}: was made by another program meanwhile; move it, or overwrite it (--force): "
+                    "what is finished is kept"
+                ) from None
+            except OSError:  # a file system without links
+                check_new_file(self.output, overwrite=False)
+                os.replace(written, target)
+        self._drop()
+
+    def _names(self) -> list[str]:
+        try:
+            return sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be read ({error.strerror})") from None
+
+    def _drop(self) -> None:
+        """Remove the journal's own files, and the folder if nothing else is in it."""
+        for name in self._names():
+            if _OURS.fullmatch(name):
+                (self.folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
+def _record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    try:
+        return read_record(path, _KIND)
+    except InputError:
+        return None

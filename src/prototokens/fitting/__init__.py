@@ -1,0 +1,1 @@
+"""Fitting: the proto-tokens of a text, by descent through the frozen model."""

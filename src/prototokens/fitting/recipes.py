@@ -1,0 +1,179 @@
+"""How to fit: optimiser, stopping rule, and the named presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..arrangements import Arrangement, arrangement_named
+from ..errors import InputError
+from .starter import Starter
+
+DRAWN_STARTS = ("normal", "vocabulary")
+"""Starts that are random vectors and know nothing of the text; a perturbation is not added to them."""
+
+STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
+
+
+def _check(name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False) -> None:
+    if not (low < value <= high if open_low else low <= value <= high):
+        bound = f"{'above' if open_low else 'at least'} {low:g}" + (
+            "" if high == float("inf") else f" and at most {high:g}"
+        )
+        raise InputError(f"{name} is {value:g}; it must be {bound}")
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Settings of AdamW (Loshchilov & Hutter, 2019), one state per vector.
+
+    Attributes:
+        lr: learning rate; in units of the standard deviation of the model's input embeddings if `relative`.
+        betas: decay of the running mean and of the running mean square of the gradient.
+        weight_decay: decoupled decay per step, times the learning rate.
+        eps: added to the root mean square gradient.
+        relative: whether `lr` is scaled to the model's embeddings, so that it means the same for any model.
+        anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
+            loss: lr * sqrt(min(1, loss / anneal_below_nats)), text by text; 0 keeps it constant. Decay is tied to
+            progress since nobody knows beforehand how many steps a text takes.
+    """
+
+    lr: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.9)
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+    relative: bool = False
+    anneal_below_nats: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check("lr", self.lr, low=0, open_low=True)
+        if len(self.betas) != 2:
+            raise InputError(f"betas is {self.betas}; it must be two numbers")
+        _check("betas[0]", self.betas[0], low=0, high=0.999999)
+        _check("betas[1]", self.betas[1], low=0, high=0.999999)
+        _check("weight_decay", self.weight_decay, low=0)
+        _check("eps", self.eps, low=0, open_low=True)
+        _check("anneal_below_nats", self.anneal_below_nats, low=0)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a text is done.
+
+    Attributes:
+        max_steps: the step budget; the vectors are scored once more than they are stepped.
+        accuracy: stop at this token accuracy; 1 means exact reconstruction.
+        margin: and only if every right token leads by more than this many logits. A text with no margin can
+            lose tokens on another kernel or batch size.
+        patience: stop a restart whose loss has not fallen by one percent within that many steps; None: never.
+        check_every: how many steps pass between two looks at whether a row is done. Each look waits for the
+            device; None means 1 on a CPU and 4 elsewhere. What is kept is the first
+            evaluation that met the rule in any case.
+    """
+
+    max_steps: int = 5000
+    accuracy: float = 1.0
+    margin: float = 0.0
+    patience: int | None = None
+    check_every: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("max_steps", self.max_steps, low=0)
+        _check("accuracy", self.accuracy, low=0, high=1, open_low=True)
+        _check("margin", self.margin, low=0)
+        _check("patience", 1 if self.patience is None else self.patience, low=1)
+        _check("check_every", 1 if self.check_every is None else self.check_every, low=1)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """A recipe for `fit`.
+
+    Attributes:
+        arrangement: name of one of `ARRANGEMENTS`, or an `Arrangement`.
+        e_tokens: K, the number of e-tokens.
+        start: `"normal"`: e and m from N(0, 1), the paper's; `"vocabulary"`: both from N(mean, std^2) of the model's
+            input embeddings; `"text-e"`: e is the mean embedding of the text's tokens and m that of the whole
+            vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start; `"auto"`: the learned start that
+            the package holds for the model and arrangement, or else `"text-e"`.
+        perturbation: standard deviation of the Gaussian noise added to the start, in units of the standard
+            deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
+            text, so that it does not depend on what else is in the batch. `DRAWN_STARTS` take none.
+        optimiser: settings of AdamW along the coordinates.
+        axes_optimiser: settings of AdamW along the axes that come with a learned start (see `Starter`), used instead
+            where a fit begins at one that has axes; None: never. Coordinates of an embedding mean nothing by
+            themselves; along the axes in which gradients vary, each on its own scale, Adam's division by their size
+            does what it is for (SOAP, Vyas et al., 2024, https://arxiv.org/abs/2409.11321, with axes that are learned
+            beforehand and held), and longer steps pay.
+        stop: when a text is done.
+        restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
+            differ by their perturbation only, so that without one they are all the same (but for `DRAWN_STARTS`).
+        seed: what the random draws are made from.
+        preset: name under which the recipe is recorded.
+    """
+
+    arrangement: str | Arrangement = "m,e,m*(n-1)"
+    e_tokens: int = 1
+    start: str | Starter = "auto"
+    perturbation: float = 0.0
+    optimiser: AdamW = field(default_factory=AdamW)
+    axes_optimiser: AdamW | None = None
+    stop: Stop = field(default_factory=Stop)
+    restarts: int = 1
+    seed: int = 0
+    preset: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
+        if self.restarts > 1 and self.perturbation == 0 and self.start not in DRAWN_STARTS:
+            raise InputError(f"restarts is {self.restarts} and perturbation 0: they would all be the same")
+        if not isinstance(self.start, Starter) and self.start not in STARTS:
+            raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(STARTS)}")
+        _check("e_tokens", self.e_tokens, low=1)
+        _check("perturbation", self.perturbation, low=0)
+        _check("restarts", self.restarts, low=1)
+
+
+PRESETS: dict[str, FitConfig] = {
+    config.preset or "": config
+    for config in (
+        FitConfig(
+            arrangement="m,e,m*(n-1)",
+            start="auto",
+            perturbation=0.1,
+            optimiser=AdamW(0.22, (0.9, 0.9), relative=True, anneal_below_nats=2.0),
+            axes_optimiser=AdamW(0.33, (0.8, 0.95), relative=True, anneal_below_nats=4.0),
+            stop=Stop(max_steps=2000, margin=0.01),
+            preset="fast",
+        ),
+        FitConfig(
+            arrangement="m,e,m*(n-1)",
+            start="text-e",
+            perturbation=0.1,
+            optimiser=AdamW(lr=0.22, relative=True),
+            preset="tuned",
+        ),
+        FitConfig(
+            arrangement="e,m*(n-1)",
+            start="normal",
+            optimiser=AdamW(lr=0.01, weight_decay=0.01),
+            preset="paper",
+        ),
+    )
+}
+"""`fast` is the default. `paper` is the published recipe (arXiv 2505.21189, section 3.1): e, m x (N-1) from
+N(0, 1), AdamW with lr 0.01, betas (0.9, 0.9), weight decay 0.01, 5,000 steps, stop at accuracy 1. `tuned` is the same
+optimiser with arrangement, start and learning rate tuned."""
+
+DEFAULT_PRESET = "fast"
+
+
+def preset(name: str = DEFAULT_PRESET, **changes: Any) -> FitConfig:
+    """The recipe of that name, with some of its fields changed.
+
+    Raises:
+        InputError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise InputError(f"unknown preset {name!r}; choose one of: {' '.join(PRESETS)}")
+    return replace(PRESETS[name], **changes)

@@ -1,0 +1,119 @@
+"""Starter: a learned start for one model, so that a fit begins near where its solutions lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..arrangements import Arrangement
+from ..errors import InputError
+from ..files.record import read_record, write_record
+from ..lm.identity import Identity
+
+_KIND = "a learned start"
+
+
+@dataclass(frozen=True, eq=False)
+class Starter:
+    """A start that was trained on other texts of the same model.
+
+    A fit begins at e = mean embedding of the text's tokens + `e`, and m = `m`.
+
+    Attributes:
+        e: what is added to the mean embedding of the text's tokens, float32, (D,).
+        m: the m-token that every text begins with, float32, (D,).
+        arrangement: the arrangement that it was trained in; it serves no other.
+        model: the language model that it was trained on; it serves no other.
+        training: how it was trained: texts, lengths, steps, seed, versions, and positions passed forward and backward.
+        axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
+            They are the eigenvectors of the second moments of unit gradients, met in the fits of its training.
+        moments: the sums of those second moments, float32, (2, D, D), as long as the training has not ended.
+    """
+
+    e: Tensor
+    m: Tensor
+    arrangement: Arrangement
+    model: Identity
+    training: dict[str, Any]
+    axes: Tensor | None = None
+    moments: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("e", "m"):
+            tensor = getattr(self, name)
+            if tensor.ndim != 1 or tensor.dtype != torch.float32 or not tensor.isfinite().all():
+                raise InputError(f"a starter's {name} must be finite float32, (D,); it is {tuple(tensor.shape)}")
+        width = len(self.m)
+        for name in ("axes", "moments"):
+            tensor = getattr(self, name)
+            if tensor is not None and (tensor.shape != (2, width, width) or not tensor.isfinite().all()):
+                raise InputError(
+                    f"a starter's {name} must be finite, (2, {width}, {width}); they are {tuple(tensor.shape)}"
+                )
+
+    @cached_property
+    def name(self) -> str:
+        """A short name that tells learned starts apart: `learned-` and the beginning of a hash of the vectors."""
+        digest = hashlib.sha256(torch.cat([self.e, self.m]).numpy().tobytes())
+        if self.axes is not None:
+            digest.update(self.axes.numpy().tobytes())
+        return f"learned-{digest.hexdigest()[:12]}"
+
+    def check(self, model: Identity, arrangement: Arrangement) -> None:
+        """Refuse another model or arrangement, and say which ones this start is for."""
+        if self.model.fingerprint != model.fingerprint:
+            raise InputError(f"this learned start belongs to {self.model.name}, not to {model.name}")
+        if self.arrangement != arrangement:
+            raise InputError(f"this learned start is for {self.arrangement.name!r}, not for {arrangement.name!r}")
+
+
+def save_starter(path: str | os.PathLike[str], starter: Starter, *, overwrite: bool = False) -> Path:
+    """Write a learned start to a `.safetensors` file; errors as in `save`."""
+    record = {
+        "arrangement": starter.arrangement.to_json(),
+        "model": asdict(starter.model),
+        "training": starter.training,
+    }
+    own = {"e": starter.e, "m": starter.m, "axes": starter.axes, "moments": starter.moments}
+    tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
+    return write_record(path, _KIND, tensors, record, overwrite=overwrite)
+
+
+def load_starter(path: str | os.PathLike[str]) -> Starter:
+    """Read a learned start that `save_starter` wrote; errors as in `load`."""
+    tensors, record = read_record(path, _KIND)
+    try:
+        return Starter(
+            e=tensors["e"],
+            m=tensors["m"],
+            arrangement=Arrangement.from_json(record["arrangement"]),
+            model=Identity(**record["model"]),
+            training=record["training"],
+            axes=tensors.get("axes"),
+            moments=tensors.get("moments"),
+        )
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: its record cannot be read ({error!r})") from None
+
+
+def shipped_starter(model: Identity, arrangement: Arrangement) -> Starter | None:
+    """The learned start that comes with the package for this model and arrangement, if there is one."""
+    for starter in _shipped():
+        if starter.model.fingerprint == model.fingerprint and starter.arrangement == arrangement:
+            return starter
+    return None
+
+
+@cache
+def _shipped() -> tuple[Starter, ...]:
+    folder = files("prototokens") / "shipped" / "starters"
+    with as_file(folder) as path:
+        return tuple(load_starter(p) for p in sorted(path.glob("*.safetensors")))

@@ -1,0 +1,104 @@
+"""Where a descent begins: the start vectors, drawn from a seed that knows the text but not the batch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..arrangements import arrangement_named
+from ..lm.frozen import FrozenLM
+from ..lm.identity import hash_ids
+from .recipes import DRAWN_STARTS, FitConfig
+from .starter import Starter, shipped_starter
+
+
+def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> tuple[Tensor, Tensor]:
+    """Start of e and m for one text, or for the texts that share a vector.
+
+    Args:
+        lm: the language model.
+        target_ids: ids of the text, (T,), or of all texts that share the vector, (G, T).
+        config: `start`, `perturbation`, `e_tokens` and `seed` are used.
+        restart: number of the restart; each draws its own perturbation.
+
+    Returns:
+        e (K, D) and m (D,), float32, on the model's device.
+    """
+    statistics = lm.embedding_statistics
+    if config.start in DRAWN_STARTS:
+        drawn = _noise(lm, target_ids, config, restart)
+        if config.start == "vocabulary":
+            drawn = statistics.mean + statistics.std * drawn
+        return drawn[:-1], drawn[-1]
+    text_mean = lm.embed(target_ids).flatten(0, -2).mean(0)  # (D,)
+    starter = learned_start(lm, config)
+    if starter is not None:
+        e, m = text_mean + starter.e.to(lm.device), starter.m.to(lm.device)
+    elif config.start == "text-m":
+        e, m = statistics.mean, text_mean
+    else:
+        e, m = text_mean, statistics.mean
+    e_noise, m_noise = perturbations(lm, target_ids, config, restart)
+    return e + e_noise, m + m_noise
+
+
+def perturbations(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> tuple[Tensor, Tensor]:
+    """What a recipe adds to a start of e, (K, D), and of m, (D,), float32; arguments as in `start_vectors`."""
+    noise = _noise(lm, target_ids, config, restart) * (config.perturbation * lm.embedding_statistics.std)
+    return noise[:-1], noise[-1]
+
+
+def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
+    """The learned start that a recipe means for this model, or None where it means none.
+
+    Raises:
+        InputError: the recipe names a learned start of another model or arrangement.
+    """
+    arrangement = arrangement_named(config.arrangement)
+    if isinstance(config.start, Starter):
+        config.start.check(lm.identity, arrangement)
+        return config.start
+    return shipped_starter(lm.identity, arrangement) if config.start == "auto" else None
+
+
+Axes = tuple[Tensor, Tensor] | tuple[None, None]
+"""Axes of e and of m, each (D, D), float32, columns; None: the coordinates."""
+
+
+def learned_axes(lm: FrozenLM, starter: Starter | None) -> Axes:
+    """The axes that came with a learned start, on the model's device, if there are any."""
+    if starter is None or starter.axes is None:
+        return None, None
+    e, m = starter.axes.to(lm.device, torch.float32)
+    return e, m
+
+
+def in_force(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
+    """A recipe as this model is fitted by it: `optimiser` is the one in force, `axes_optimiser` is it too or None."""
+    if config.axes_optimiser is not None:
+        axes = learned_axes(lm, learned_start(lm, config))
+        if axes[0] is not None:
+            return replace(config, optimiser=config.axes_optimiser), axes
+    return replace(config, axes_optimiser=None), (None, None)
+
+
+def start_name(lm: FrozenLM, config: FitConfig) -> str:
+    """The start that a recipe means for this model, in a word for the record."""
+    starter = learned_start(lm, config)
+    if starter is not None:
+        return starter.name
+    return "text-e" if config.start == "auto" else str(config.start)
+
+
+def _noise(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> Tensor:
+    """Draws from N(0, 1) for the K e-tokens and m, (K+1, D)."""
+    generator = _generator(config.seed, restart, target_ids)
+    return torch.randn(config.e_tokens + 1, lm.width, generator=generator).to(lm.device)
+
+
+def _generator(seed: int, restart: int, target_ids: Tensor) -> torch.Generator:
+    key = hashlib.sha256(f"{seed} {restart} {hash_ids(target_ids)}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)

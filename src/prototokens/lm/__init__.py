@@ -1,0 +1,1 @@
+"""The frozen model, and where its weights come from."""

@@ -1,0 +1,181 @@
+"""Structured solutions: what following a teacher costs in accuracy, and what nearest neighbours find."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import product
+from typing import Any
+
+from ..conditions import by, series
+from ..drawing import INK, MARKERS, PALETTE, above, dots, legend, named_ticks, panels
+from ..exhibit import Entry, listed
+from ..reconstruction.tables import entry
+from ..summary import Row, Summary, mean, share
+
+PLAIN = "none"
+LOSSES = {"anchor": "anchor", "relational": "relational distillation"}
+VECTORS = ("e", "m")
+FOLLOWED = {"anchor": "anchor_cosine", "relational": "relation_correlation"}
+"""What each loss drives up, a column with the vector's name behind it."""
+
+_AXIS = {"anchor": "cosine with the anchor", "relational": "correlation of cosines with the teacher's"}
+_FOUND_BY = {"e": "by e", "m": "by m", "both": "by both", "text": "by the mean embedding", "teacher": "by the teacher"}
+_OWN = ("loss", "vector", "weight", "hold", "chunk", "chunk_tokens", "text", "tokens")
+
+
+def trade(rows: Sequence[Row]) -> list[Entry]:
+    """Accuracy and what was reached, by further loss, vector and weight."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        for head, vectors, cell in _ways(own):
+            for column, heading, decimals in (
+                ("token_accuracy", "token accuracy", 3),
+                ("exact", "share exact", 2),
+                ("loss_nats", "loss, nats a token", 3),
+                ("steps", "steps", 0),
+            ):
+                values = [row.get(column) for row in cell]
+                entries += entry(head, label, heading, share(values) if column == "exact" else mean(values), decimals)
+            for vector in vectors:
+                for column, heading in (
+                    ("anchor_cosine", "cosine with the anchor"),
+                    ("relation_error", "error of cosines"),
+                    ("relation_correlation", "correlation of cosines"),
+                    ("relation_correlation_shuffled", "the same, teacher shuffled"),
+                ):
+                    found = mean(row.get(f"{column}_{vector}") for row in cell)
+                    if found and column.startswith("relation_correlation"):  # of all chunks, in each of their rows
+                        spread = mean(row.get(f"{column}_sd_{vector}") for row in cell)
+                        found = Summary(found.value, sd=spread.value if spread else None)
+                    entries += entry(head, label, f"{heading}, {vector}", found)
+    return entries
+
+
+def retrieval(rows: Sequence[Row]) -> list[Entry]:
+    """How often a chunk's neighbour in its text is the nearest of all chunks, by further loss, vector and weight."""
+    entries = []
+    for label, own in series(rows, _OWN).items():
+        for head, _, cell in _ways(own):
+            for name, heading in _FOUND_BY.items():
+                entries += entry(head, label, heading, share(_first(cell, name)), 2)
+            chance = mean(1 / row["candidates"] for row in cell if row.get("candidates"))
+            entries += entry(head, label, "by chance", chance and Summary(chance.value), 2)
+    return entries
+
+
+def _by_loss(labels: Collection[str], height: float) -> tuple[Any, list[tuple[Any, str, str]]]:
+    """A line of panels for every label, so high in inches, a panel for every loss, titled: axes, label and loss."""
+    figure, axes = panels(len(labels), len(LOSSES), 0.9 + height * len(labels))
+    shown = [(ax, label, loss) for ax, (label, loss) in zip(axes, product(labels, LOSSES), strict=True)]
+    for ax, label, loss in shown:
+        ax.set_title(f"{above(label, labels, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
+    return figure, shown
+
+
+def draw_retrieval(rows: Sequence[Row]) -> Any:
+    """How often the neighbour is the nearest by the vector that follows the teacher, against the loss's weight."""
+    labelled = {label: lines for label, own in series(rows, _OWN).items() if (lines := _nearest(own))}
+    if not labelled:
+        return None
+    figure, shown = _by_loss(labelled, 2.6)
+    for ax, label, loss in shown:
+        for i, vector in enumerate(VECTORS):
+            cells = labelled[label].get((loss, vector), {})
+            dots(ax, [share(_first(cell, vector)) for cell in cells.values()], i, 2, f"by {vector}")
+            if cells:
+                named_ticks(ax, [f"{weight:g}" for weight in cells])
+            for row in next(iter(cells.values()), [])[:1]:
+                ax.axhline(1 / row["candidates"], color=INK, linewidth=0.8, linestyle=":")
+        ax.set(xlabel="weight", ylabel="neighbour is nearest", ylim=(-0.03, 1.05))
+    legend(figure, figure.axes, columns=2)
+    return figure
+
+
+def tell_retrieval(rows: Sequence[Row]) -> str:
+    """The retrieval in words."""
+    told = []
+    for label, own in series(rows, _OWN).items():
+        for (loss, vector), cells in _nearest(own).items():
+            shares = [(weight, share(_first(cell, vector))) for weight, cell in cells.items()]
+            weights = ", ".join(f"{found.value:.2f} at weight {weight:g}" for weight, found in shares if found)
+            told.append(f"{label}, {LOSSES[loss]} of {vector}: {weights}")
+    return f"Share of chunks whose neighbour in the text is the nearest of all; dotted: by chance. {listed(told)}"
+
+
+def _nearest(rows: Sequence[Row]) -> dict[tuple[str, str], dict[float, list[Row]]]:
+    """By loss and vector: rows by weight, the plain fits at weight 0."""
+    plain = [row for row in rows if row["loss"] == PLAIN]
+    found = {}
+    for loss, vector in product(LOSSES, VECTORS):
+        own = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
+        if any(rank is not None for rank in _first(own, vector)):
+            found[loss, vector] = {weight: cell for (weight,), cell in by([*plain, *own], "weight").items()}
+    return found
+
+
+def _first(rows: Sequence[Row], name: str) -> list[int | None]:
+    """Whether each row's neighbour is the nearest by what is named, None where that was not looked at."""
+    ranks = [row.get(f"rank_{name}") for row in rows]
+    return [None if rank is None else int(rank == 1) for rank in ranks]
+
+
+def draw_trade(rows: Sequence[Row]) -> Any:
+    """Accuracy against what each loss reaches, a line for each vector from no weight to the largest."""
+    labelled = {label: points for label, own in series(rows, _OWN).items() if (points := _points(own))}
+    if not labelled:
+        return None
+    figure, shown = _by_loss(labelled, 2.9)
+    for ax, label, loss in shown:
+        points = labelled[label]
+        for i, vector in enumerate(VECTORS):
+            if (loss, vector) not in points:
+                continue
+            weights, xs, ys = zip(*points[loss, vector], strict=True)
+            ax.plot(xs, ys, color=PALETTE[i], marker=MARKERS[i], label=vector)
+            for n, (weight, x, y) in enumerate(zip(weights, xs, ys, strict=True)):
+                aside = (4, -9 if n % 2 else 4)  # small weights move a vector little: their points lie close
+                ax.annotate(f"{weight:g}", (x, y), textcoords="offset points", xytext=aside, fontsize=7)
+        ax.set(xlabel=_AXIS[loss], ylabel="token accuracy", ylim=(-0.03, 1.1))
+    legend(figure, figure.axes, columns=2)
+    return figure
+
+
+def tell_trade(rows: Sequence[Row]) -> str:
+    """The trade in words."""
+    told = [
+        f"{label}, {LOSSES[loss]} of {vector}: "
+        + ", ".join(f"weight {weight:g}: {x:.2f} at accuracy {y:.2f}" for weight, x, y in own)
+        for label, rows_of in series(rows, _OWN).items()
+        for (loss, vector), own in _points(rows_of).items()
+    ]
+    return (
+        "Mean token accuracy against how far a vector follows the teacher: for the anchor the cosine with it, for "
+        f"relational distillation the correlation of the cosines between texts. {listed(told)}"
+    )
+
+
+def _ways(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], tuple[str, ...], list[Row]]]:
+    """Row head, vectors to tell about, and rows of each further loss, those without one first."""
+    found: list[tuple[tuple[str, ...], tuple[str, ...], list[Row]]] = []
+    for (loss, vector, weight), cell in by(rows, "loss", "vector", "weight").items():
+        if loss == PLAIN:
+            found.append(((PLAIN, "none", "0"), VECTORS, cell))
+        else:
+            found.append(((LOSSES.get(loss, str(loss)), str(vector), f"{weight:g}"), (str(vector),), cell))
+    return sorted(found, key=lambda way: way[0][0] != PLAIN)
+
+
+def _points(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, float, float]]]:
+    """By loss and vector: (weight, what was reached, token accuracy), the plain fits at weight 0."""
+    found = {}
+    for loss, column in FOLLOWED.items():
+        for vector in VECTORS:
+            own = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
+            if not own:
+                continue
+            cells = by([*(row for row in rows if row["loss"] == PLAIN), *own], "weight")
+            means = [(w, mean(r.get(f"{column}_{vector}") for r in c), mean(r["token_accuracy"] for r in c))
+                     for (w,), c in cells.items()]  # fmt: skip
+            if points := [(w, x.value, y.value) for w, x, y in means if x and y]:
+                found[loss, vector] = points
+    return found

@@ -1,0 +1,1 @@
+"""The report's tables and figures of how much is brought back, at what cost."""

@@ -1,0 +1,115 @@
+"""The tables of one-step decoding beside autoregressive and other decoding: figures 3 and 4 in numbers, and quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...study import published
+from ..conditions import by, distinct, ordered, series
+from ..exhibit import Entry
+from ..summary import Row, Summary, mean, share
+from .tables import PAPER, SOURCES, entry, work
+
+ONE_STEP, AUTOREGRESSIVE = "one-step", "autoregressive"
+METHODS = (ONE_STEP, "one-step-batched", "one-vector", "jacobi", AUTOREGRESSIVE)
+RATIO = "one-step / autoregressive"
+SPEED, VERIFIED, GAIN = "tokens a second", "share verified", "times autoregressive"
+
+QUALITY = {
+    "exact": ("share exact", 2),
+    "token_accuracy": ("token accuracy", 3),
+    "teacher_forced_accuracy": ("teacher-forced accuracy", 3),
+    "greedy_accuracy": ("greedy accuracy", 3),
+    "correct_prefix": ("correct prefix, tokens", 1),
+    "bleu": ("BLEU", 1),
+    "rouge_l": ("ROUGE-L", 3),
+    "chrf": ("chrF", 1),
+    "passes": ("forward passes", 1),
+    "work": ("work, positions", 0),
+}
+"""Column of a row -> its heading and decimals."""
+
+
+def information(rows: Sequence[Row]) -> list[Entry]:
+    """Figure 3: H_LM and tokens that were reconstructed in one step and autoregressively, with equally many vectors."""
+    entries = []
+    for label, own in series(rows, ("source", "vectors", "method", "text", "seed")).items():
+        for source in ordered(distinct(own, "source"), SOURCES):
+            for vectors in distinct(own, "vectors"):
+                chosen = [row for row in own if (row["source"], row["vectors"]) == (source, vectors)]
+                head = (SOURCES.get(source, source), str(vectors))
+                for method in ordered(distinct(chosen, "method"), METHODS):
+                    cell = [row for row in chosen if row["method"] == method]
+                    found = mean(row.get("capacity_tokens") for row in cell)
+                    entries += entry((*head, method), label, "tokens", found, 1)
+                    entries += entry((*head, method), label, "H_LM, nats", mean(row["h_lm_nats"] for row in cell), 1)
+                ratio = _ratio(paired_nats(chosen))
+                entries += entry((*head, RATIO), label, "H_LM, nats", ratio, 2)
+    for (source, vectors), tokens in published.CRAMMED_TOKENS.items():
+        for model in published.MODELS:
+            if model in tokens:
+                crammed = (SOURCES[source], str(vectors), AUTOREGRESSIVE)
+                entries += entry(crammed, "cramming paper, tokens", model, Summary(tokens[model]), 0, True)
+    return entries
+
+
+def paired_nats(rows: Sequence[Row]) -> list[tuple[Row, float, float]]:
+    """H_LM of the same text by both methods with equally many vectors, means over seeds.
+
+    Returns:
+        For each text that both methods were run on: one of its rows, nats in one step, nats autoregressively.
+    """
+    pairs = []
+    for texts in by(rows, "source", "vectors", "text").values():
+        found = {method: mean(row["h_lm_nats"] for row in own) for (method,), own in by(texts, "method").items()}
+        one_step, autoregressive = found.get(ONE_STEP), found.get(AUTOREGRESSIVE)
+        if one_step and autoregressive:
+            pairs.append((texts[0], one_step.value, autoregressive.value))
+    return pairs
+
+
+def throughput(rows: Sequence[Row]) -> list[Entry]:
+    """Figure 4: tokens a second of each way to decode, verified output only, and what it gains over autoregression."""
+    entries = []
+    for label, own in series(rows, ("method", "batch", "tokens"), more=("threads",)).items():
+        cells = by(own, "method", "batch", "tokens")
+        speeds = {
+            where: mean(row["tokens_per_second"] for row in cell if row["exact"]) for where, cell in cells.items()
+        }
+        for name in ordered(distinct(own, "method"), METHODS):
+            for (method, batch, tokens), cell in cells.items():
+                head, column, speed = way(method, batch), f"N = {tokens}", speeds[method, batch, tokens]
+                if method == name:
+                    entries += entry((head, SPEED), label, column, speed, 1)
+                    entries += entry((head, VERIFIED), label, column, share(row["exact"] for row in cell), 2)
+                base = next((s for (m, _, t), s in speeds.items() if (m, t) == (AUTOREGRESSIVE, tokens)), None)
+                if method == name != AUTOREGRESSIVE and speed and base:
+                    gain = Summary(speed.value / base.value, min(speed.n or 0, base.n or 0))
+                    entries += entry((head, GAIN), label, column, gain, 1)
+    return [*entries, *entry((ONE_STEP, GAIN), PAPER, "average", Summary(published.SPEED_UP), 0, True)]
+
+
+def way(method: str, batch: int | None) -> str:
+    """A way to decode: the method, with the number of texts in a batch."""
+    return f"{method}, {batch} texts" if batch and batch > 1 else method
+
+
+def quality(rows: Sequence[Row]) -> list[Entry]:
+    """Every score of every way to reconstruct, on the same texts with the same budget."""
+    entries = []
+    for label, own in series(rows, ("source", "tokens", "method")).items():
+        for source in ordered(distinct(own, "source"), SOURCES):
+            for (tokens,), texts in by([row for row in own if row["source"] == source], "tokens").items():
+                for method in ordered(distinct(texts, "method"), METHODS):
+                    cell = [row for row in texts if row["method"] == method]
+                    for column, (heading, decimals) in QUALITY.items():
+                        values = [work(row) if column == "work" else row.get(column) for row in cell]
+                        found = share(values) if column == "exact" else mean(values)
+                        head = (SOURCES.get(source, source), str(tokens), method)
+                        entries += entry(head, label, heading, found, decimals)
+    return entries
+
+
+def _ratio(pairs: Sequence[tuple[Row, float, float]]) -> Summary | None:
+    one_step, autoregressive = sum(x for _, x, _ in pairs), sum(y for _, _, y in pairs)
+    return Summary(one_step / autoregressive, len(pairs)) if autoregressive else None

@@ -1,0 +1,1 @@
+"""Runners of many pieces of work: in this process, or on Ray."""

@@ -1,0 +1,1 @@
+"""Studies of where solutions lie and what they know."""

@@ -1,0 +1,217 @@
+"""Connectivity (figure 7): whether two solutions of one text are joined by a way on which every point decodes to it.
+
+Each text is fitted from several seeds, from a text-independent start. Every pair of its solutions is then joined
+
+    segment  by the straight segment, which is only looked at
+    bezier   by a quadratic Bezier curve, its control point fitted; the paper's
+    chain    by two straight pieces, the point between them fitted
+    cubic    by a cubic Bezier curve, both control points fitted
+
+and all ways are scored at the same places. The curves of one kind and text are fitted side by side, as many at once as
+the scale says. A pair of which an end is not exact has no curve: there is nothing to stay at.
+
+Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), figure 7,
+https://arxiv.org/abs/2505.21189.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+
+from ...fitting.fit import FitResult, fit_batch
+from ...geometry.connecting import connect_pairs
+from ...geometry.curves import ConnectConfig, Connection
+from ...geometry.paths import Path, segment
+from ...geometry.profiles import even_taus, profile
+from ...lm.frozen import FrozenLM
+from ..cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, chunked, json_list
+from ..fits import config_hash, measured, recipe
+from ..jobs import Measurement
+
+_BEZIER = ConnectConfig(kind="bezier", inner=1, check_every=20, check_taus=31)
+
+CURVES = {"bezier": _BEZIER, "chain": replace(_BEZIER, kind="chain"), "cubic": replace(_BEZIER, inner=2)}
+"""The ways that are fitted, by name; the budget of steps is the grid's. Half as many looks as by default, each at twice
+as many places: where a curve leaves the basin is narrow."""
+
+INEXACT = "an end is not exact"
+"""Why a pair has no curve."""
+
+Solution = tuple[int, int]
+"""Number of the text, seed of the fit."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is measured at a scale.
+
+    Attributes:
+        start: where fits begin; text-independent, so that seeds begin far apart.
+        tokens: length of every text.
+        texts: how many.
+        seeds: solutions of each.
+        curves: which of `CURVES` are fitted.
+        taus: places at which a way is scored, its ends included.
+        recipe: name of a preset.
+        margin: in logits; a fit goes on until every token leads by more, so that curves begin inside a basin and not on
+            its rim.
+        max_steps: step budget of a fit.
+        curve_steps: step budget of a curve.
+        texts_at_once: texts of a batch.
+        pairs_at_once: curves fitted side by side, which a GPU's memory bounds.
+    """
+
+    start: str
+    tokens: int
+    texts: int
+    seeds: int
+    curves: tuple[str, ...]
+    taus: int
+    recipe: str
+    margin: float
+    max_steps: int
+    curve_steps: int
+    texts_at_once: int
+    pairs_at_once: int
+
+
+GRIDS = {
+    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1),
+    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1, 6),
+    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5),
+}
+
+
+def lay_out(scale: str) -> list[Batch]:
+    """One batch per group of texts: a cell for each fit, then one for each way between each pair of a text's fits."""
+    grid = GRIDS[scale]
+    return [_batch(scale, grid, texts) for texts in chunked(range(grid.texts), grid.texts_at_once)]
+
+
+def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
+    def cell(text: int, seed: int, method: str, **own: Any) -> Settings:
+        return cell_settings(
+            scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
+            method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **own,
+        )  # fmt: skip
+
+    fits = [cell(text, seed, "fit") for seed in range(grid.seeds) for text in texts]
+    ways: dict[str, Settings] = {"segment": {"inner": 0, "curve_steps": 0}}
+    for name in grid.curves:
+        config = CURVES[name]
+        ways[name] = {"inner": config.inner, "curve_steps": grid.curve_steps, "curve_hash": config_hash(config)}
+    pairs = [
+        cell(text, first, method, other_seed=second, taus=grid.taus, **own)
+        for method, own in ways.items()
+        for text in texts
+        for first, second in combinations(range(grid.seeds), 2)
+    ]
+    steps, positions, peak = _cost(grid, len(texts))
+    return Batch(
+        study="connectivity",
+        label=f"{grid.seeds} solutions of texts {texts[0]} to {texts[-1]}",
+        cells=(*fits, *pairs),
+        steps=steps,
+        positions=math.ceil(positions / steps),
+        peak_positions=peak,
+    )
+
+
+def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
+    """Steps of a batch at most, the positions of all of them together, and those of the largest step.
+
+    The positions are those of a step, forward and backward, that cost as much.
+    """
+    width, pairs = grid.tokens + 1, math.comb(grid.seeds, 2)
+    at_once = min(pairs, grid.pairs_at_once)
+    rounds = texts * math.ceil(pairs / at_once)
+    fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps
+    of_fits, of_curves, looks = texts * width, 0, 0
+    for config in (CURVES[name] for name in grid.curves):
+        of_curves = at_once * config.taus * width
+        looks += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
+    positions = fit_steps * of_fits + curve_steps * of_curves + looks // STEP_OVER_LOOK
+    return fit_steps + curve_steps, positions, max(of_fits, of_curves)
+
+
+def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
+    """Fit the texts of the cells (B, T) from every seed, join their solutions, and score the ways."""
+    ids_of = {cell["text"]: ids for cell, ids in zip(cells, target_ids, strict=True)}
+    by_method = {
+        method: [n for n, cell in enumerate(cells) if cell["method"] == method]
+        for method in dict.fromkeys(cell["method"] for cell in cells)
+    }
+    fits: dict[Solution, FitResult] = {}
+    found: dict[int, Measurement] = {}
+    for seed in dict.fromkeys(cells[n]["fit_seed"] for n in by_method["fit"]):
+        numbers = [n for n in by_method["fit"] if cells[n]["fit_seed"] == seed]
+        ids = target_ids[numbers]
+        results = fit_batch(lm, ids, recipe(cells[0] | {"seed": seed}, start=cells[0]["start"]))
+        fits |= {(cells[n]["text"], seed): result for n, result in zip(numbers, results, strict=True)}
+        found |= dict(zip(numbers, measured(lm, ids, results), strict=True))
+    for method, numbers in by_method.items():
+        for text in dict.fromkeys(cells[n]["text"] for n in numbers if method != "fit"):
+            own = [n for n in numbers if cells[n]["text"] == text]
+            found |= dict(zip(own, _ways(lm, [cells[n] for n in own], fits, ids_of[text]), strict=True))
+    return [found[n] for n in range(len(cells))]
+
+
+def _ways(
+    lm: FrozenLM, cells: Sequence[Settings], fits: dict[Solution, FitResult], target_ids: Tensor
+) -> list[Measurement]:
+    """One kind of way between the pairs of one text's solutions, the curves fitted side by side."""
+    pairs = [(fits[cell["text"], cell["fit_seed"]], fits[cell["text"], cell["other_seed"]]) for cell in cells]
+    exact = [first.exact and last.exact for first, last in pairs]
+    method = cells[0]["method"]
+    paths: list[Path | None]
+    curves: list[Connection | None] = [None] * len(cells)
+    if method == "segment":
+        paths = [segment(first.tokens, last.tokens) for first, last in pairs]
+    else:
+        config = replace(CURVES[method], max_steps=cells[0]["curve_steps"])
+        joined = [(first.tokens, last.tokens) for (first, last), whole in zip(pairs, exact, strict=True) if whole]
+        made = (
+            curve
+            for some in chunked(joined, GRIDS[cells[0]["scale"]].pairs_at_once)
+            for curve in connect_pairs(lm, some, config, target_ids.expand(len(some), -1))
+        )
+        curves = [next(made) if whole else None for whole in exact]
+        paths = [curve.path if curve else None for curve in curves]
+    return [
+        Measurement(
+            {"both_exact": int(whole), "missing": None if path else INEXACT}
+            | _profile_columns(lm, path, target_ids, cell["taus"])
+            | _curve_columns(curve)
+        )
+        for cell, whole, path, curve in zip(cells, exact, paths, curves, strict=True)
+    ]
+
+
+def _profile_columns(lm: FrozenLM, path: Path | None, target_ids: Tensor, taus: int) -> dict[str, Any]:
+    """Scores along a way, the whole profile as JSON lists, and its length; nulls where there is no way."""
+    if path is None:
+        names = ("accuracies", "losses_nats", "lowest_accuracy", "highest_loss_nats", "barrier_nats", "length",
+                 "length_ratio")  # fmt: skip
+        return dict.fromkeys(names)
+    seen = profile(lm, path, even_taus(taus), target_ids)
+    return {
+        "accuracies": json_list(seen.token_accuracy.tolist()),
+        "losses_nats": json_list(seen.loss.tolist()),
+        "lowest_accuracy": seen.lowest_accuracy,
+        "highest_loss_nats": seen.loss.max().item(),
+        "barrier_nats": seen.barrier,
+        "length": path.length(),
+        "length_ratio": path.ratio,
+    }
+
+
+def _curve_columns(curve: Connection | None) -> dict[str, Any]:
+    """What the fit of a curve cost; nulls where none was fitted."""
+    names = ("steps", "stop_reason", "token_positions", "backward_positions", "seconds")
+    return {name: getattr(curve, name) if curve else None for name in names}

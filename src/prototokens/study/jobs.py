@@ -1,0 +1,72 @@
+"""Jobs: what a study has runners do with a loaded model: describe it, draw texts, measure a batch of cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from . import study_module
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..lm.frozen import FrozenLM
+    from ..proto_tokens import ProtoTokens
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What was measured for one cell.
+
+    Attributes:
+        columns: results by column name, JSON scalars.
+        vectors: what was scored: proto-tokens, or (K, D) [mem] vectors of the autoregressive baseline; None where there
+            is nothing to keep.
+    """
+
+    columns: dict[str, Any]
+    vectors: ProtoTokens | Tensor | None = None
+
+
+def describe(lm: FrozenLM, _: Any) -> dict[str, Any]:
+    """Work: what a result must say about the model and the machine behind it."""
+    import torch
+
+    from ..lm.identity import library_versions
+
+    device = lm.device
+    return {
+        "name": lm.identity.name,
+        "origin": {
+            "fingerprint": lm.identity.fingerprint,
+            "revision": lm.identity.revision,
+            "dtype": str(lm.dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+            "versions": library_versions(),
+        },
+        "max_positions": lm.max_positions,
+    }
+
+
+def draw_texts(lm: FrozenLM, job: dict[str, Any]) -> list[list[int]]:
+    """Work: the ids of texts; a job has the arguments of `texts.sample`, but for the model."""
+    from ..texts.sampling import sample
+
+    return sample(lm=lm, **job).tolist()
+
+
+def measure(lm: FrozenLM, job: dict[str, Any]) -> list[Measurement]:
+    """Work: one batch of a study, `{"study": name, "cells": [settings ...], "ids": [[id ...] ...]}`."""
+    import torch
+
+    for settings, ids in zip(job["cells"], job["ids"], strict=True):
+        if len(ids) != settings["tokens"]:
+            raise InputError(
+                f"a text of {settings['tokens']} tokens is asked for, and {lm.identity.name} has {lm.max_positions} "
+                f"positions: texts are drawn at {len(ids)} tokens"
+            )
+    found: list[Measurement] = study_module(job["study"]).run(lm, job["cells"], torch.tensor(job["ids"]))
+    assert len(found) == len(job["cells"]), job["study"]
+    return found

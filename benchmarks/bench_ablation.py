@@ -3,8 +3,9 @@
 A variant is a preset and a few fields of it, written `preset,field=value,...`; fields of the optimiser are named as
 they are and set in both of a preset's, `axes=0` leaves out the learned axes of a start, and `axes=1` takes them without
 another change. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and
-learning rate, on speeches of the train split. `--table parts` takes the parts of the default recipe away, one by one
-and all together, on bench_fit.py's texts. Rows already in the file are not run again.
+learning rate, on speeches of the train split. `--table cramming` tunes the learning rate of cramming on the same texts;
+there a text is exact if greedy generation gives it back. `--table parts` takes the parts of the default recipe away, one
+by one and all together, on bench_fit.py's texts. Rows already in the file are not run again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import bench_fit
 from interleaved import circumstances, print_json
 from kept_rows import add_rows, load_rows, subject
 from prototokens import FitConfig, FrozenLM, fit_batch, load_lm, preset
+from prototokens.baselines.cramming import CRAMMING, cram_batch
 from prototokens.fitting.recipes import AdamW
 from prototokens.texts.sampling import sample
 
@@ -35,6 +37,13 @@ TABLES = {
         "tuned,arrangement=e|m*(n-1)",
         "tuned,arrangement=bos|e|m*(n-1)",
         "tuned,betas=0.9/0.95",
+    ),
+    "cramming": (
+        "cramming,lr=0.22",
+        "cramming,lr=0.33",
+        "cramming,lr=0.45",
+        "cramming,lr=0.66",
+        "cramming,lr=1.0",
     ),
     "parts": (
         "fast",
@@ -54,7 +63,7 @@ TABLES = {
 def recipe(variant: str, seed: int, steps: int) -> FitConfig:
     """The recipe that a variant names."""
     name, *changes = variant.split(",")
-    config = preset(name, seed=seed)
+    config = replace(CRAMMING, seed=seed) if name == "cramming" else preset(name, seed=seed)
     of_optimiser = {f.name for f in fields(AdamW)}
     for change in changes:
         field, value = change.split("=")
@@ -63,6 +72,8 @@ def recipe(variant: str, seed: int, steps: int) -> FitConfig:
             new = tuple(map(float, value.split("/")))
         elif field == "axes":
             field, new = "axes_optimiser", config.optimiser if value == "1" else None
+        elif field == "e_tokens":
+            new = int(value)
         elif field not in ("start", "arrangement"):
             new = float(value)
         if field in of_optimiser:
@@ -76,7 +87,7 @@ def recipe(variant: str, seed: int, steps: int) -> FitConfig:
 
 def texts(lm: FrozenLM, table: str, tokens: int) -> torch.Tensor:
     """Eight texts, (8, tokens)."""
-    if table == "tuning":
+    if table in ("tuning", "cramming"):
         return sample("speeches", lm, tokens, 8, seed=3, split="train")
     return bench_fit.texts(lm, bench_fit.SOURCES, tokens, 4)
 
@@ -85,7 +96,8 @@ def run(lm: FrozenLM, variant: str, seed: int, options: argparse.Namespace) -> l
     """One batch: every text at one seed."""
     target_ids = texts(lm, options.table, options.tokens)
     config = recipe(variant, seed, options.steps)
-    results = fit_batch(lm, target_ids, config)
+    solve = cram_batch if variant.split(",")[0] == "cramming" else fit_batch
+    results = solve(lm, target_ids, config)
     marks = [n for n in (25, 50, 100, 200, 400) if n <= options.steps]
     return [
         {

@@ -88,10 +88,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
 }  # fmt: skip
 
 
-def build(name: str) -> Any:
-    """A fresh model of a family; its random weights are the same every time."""
+def build(name: str, seed: int = 0) -> Any:
+    """A fresh model of a family; its random weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(list(FAMILIES).index(name))
+        torch.manual_seed(list(FAMILIES).index(name) + 100 * seed)
         model = FAMILIES[name]()
     assert model.num_parameters() < 120_000
     return model

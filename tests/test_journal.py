@@ -198,9 +198,32 @@ def test_work_of_another_kind_is_refused_or_dropped(tmp_path: Path) -> None:
     with Journal(output, other, overwrite=True) as journal:
         assert list(journal.parts()) == []
         journal.add({"x": torch.zeros(1)})
-    (tmp_path / "file.partial" / "settings.safetensors").unlink()  # whose parts are these?
-    with Journal(output, other) as journal:
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:9])])
+def test_parts_whose_settings_were_lost_are_kept_until_they_are_disowned(
+    spoil: Callable[[Path], object], tmp_path: Path
+) -> None:
+    output = tmp_path / "file"
+    with Journal(output, SETTINGS) as journal:
+        journal.add({"x": torch.zeros(1)})
+    spoil(tmp_path / "file.partial" / "settings.safetensors")
+    for _ in range(2):
+        with pytest.raises(InputError, match="its settings cannot be read; move the folder, or begin anew"):
+            Journal(output, SETTINGS).__enter__()
+    assert len(parts(tmp_path)) == 1
+    with Journal(output, SETTINGS, overwrite=True) as journal:
         assert list(journal.parts()) == []
+
+
+def test_settings_are_not_written_again(tmp_path: Path) -> None:
+    with Journal(tmp_path / "file", SETTINGS) as journal:
+        journal.add({"x": torch.zeros(1)})
+    settings = tmp_path / "file.partial" / "settings.safetensors"
+    before = settings.stat().st_ino, settings.stat().st_mtime_ns
+    with Journal(tmp_path / "file", SETTINGS) as journal:
+        assert len(list(journal.parts())) == 1
+    assert (settings.stat().st_ino, settings.stat().st_mtime_ns) == before
 
 
 def work(output: Path, meanwhile: Callable[[], object] = lambda: None) -> None:

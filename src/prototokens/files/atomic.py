@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError
@@ -14,7 +15,7 @@ _TEMPORARY = ".prototokens-"
 
 
 def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Refuse a path that cannot be written, before the work whose result it is to hold.
+    """Refuse a path that cannot be written, before the work whose result it will hold.
 
     Raises:
         InputError: it is a folder, exists already, or lies in a folder that is missing or read-only.
@@ -37,7 +38,7 @@ def check_new_file(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def make_folder(folder: str | os.PathLike[str]) -> Path:
-    """A folder, made if it is not there.
+    """Return a folder; it is made, with the folders above it, if it does not exist.
 
     Raises:
         InputError: it cannot be made.
@@ -52,7 +53,13 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it doesn't."""
+    """Give a temporary name beside `path`; the file is renamed to `path` if the block succeeds, else removed.
+
+    A file that is replaced keeps its permissions.
+
+    Raises:
+        InputError: see `check_new_file` and `replace_file`.
+    """
     check_new_file(path, overwrite=overwrite)
     path = Path(path).resolve()  # what a link leads to is written, the link stays
     try:
@@ -62,10 +69,57 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool) -> Iterator[str]:
     os.close(handle)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def replace_file(written: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Move a finished file into its place, so that a crash at any moment leaves the old file or the new one.
+
+    The contents reach the disk before the new name does, and the name before this returns. A file that is replaced
+    keeps its permissions; a new one gets those of the process.
+
+    Raises:
+        InputError: it cannot be moved.
+    """
+    try:
+        os.chmod(written, _mode(Path(path)))
+        sync(written)
+        os.replace(written, path)
+        sync(Path(path).parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file's contents, or a folder's names, have reached the disk.
+
+    Not every system can do that for folders; there nothing is done.
+
+    Raises:
+        OSError: a file's contents cannot be written.
+    """
+    if os.path.isdir(path):
+        with suppress(OSError):
+            _sync(path)
+    else:
+        _sync(path)
+
+
+def _sync(path: str | os.PathLike[str]) -> None:
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return 0o666 & ~_umask()
 
 
 def _umask() -> int:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,10 @@ from .atomic import new_file
 
 FORMAT_VERSION = 1
 _KEY = "prototokens"
+
+
+class DamagedFileError(InputError):
+    """A file of this project whose contents are not what was written."""
 
 
 def write_record(
@@ -54,33 +60,64 @@ def write_record(
 def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_record` wrote under the same kind: tensors and record.
 
+    Memory is bounded by the file's size: every tensor is checked to lie in the file before it is read.
+
     Raises:
-        InputError: there is no such file, it is damaged, of another kind or a newer format, or not of this project.
+        DamagedFileError: its contents are not what was written.
+        InputError: there is no such file, it cannot be read, or it is of another kind, a newer format or another
+            program.
     """
     path = Path(path)
     if not _is_file(path):
         raise InputError(f"{path}: no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise InputError(f"{path}: a safetensors file, but not one that prototokens wrote")
-            header = json.loads(metadata[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except InputError:
-        raise
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: damaged, or not a safetensors file ({error})") from None
+    header, tensors = _contents(path)
     version = header.get("format") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise InputError(f"{path}: format {version} is newer than {FORMAT_VERSION}; update prototokens")
     if version != FORMAT_VERSION or not isinstance(header.get("record"), dict):
-        raise InputError(f"{path}: damaged: its metadata cannot be read")
+        raise DamagedFileError(f"{path}: damaged: its metadata cannot be read")
     if header.get("kind") != kind:
-        raise InputError(f"{path}: holds {header.get('kind')}, not {kind}")
-    if header.get("checksum") != _checksum(tensors, header["record"]):
-        raise InputError(f"{path}: damaged: its contents do not match their checksum")
+        raise InputError(f"{path}: holds {' '.join(str(header.get('kind')).split())[:80]}, not {kind}")
+    try:
+        is_whole = header.get("checksum") == _checksum(tensors, header["record"])
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: damaged: its contents cannot be read ({error!r})"[:500]) from None
+    if not is_whole:
+        raise DamagedFileError(f"{path}: damaged: its contents do not match their checksum")
     return tensors, header["record"]
+
+
+def _contents(path: Path) -> tuple[Any, dict[str, Tensor]]:
+    """The header as it stands in a safetensors file, and all tensors."""
+    try:
+        with open(path, "rb"):  # safetensors does not tell a file without permission from a damaged one
+            pass
+        with _utf8_name(path) as name, safe_open(name, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise InputError(f"{path}: a safetensors file, but not one that prototokens wrote")
+            header = json.loads(metadata[_KEY])
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except InputError:
+        raise
+    except (SafetensorError, ValueError, RuntimeError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: damaged, or not a safetensors file ({error})") from None
+
+
+@contextmanager
+def _utf8_name(path: Path) -> Iterator[Path]:
+    """The file under a name that is UTF-8, since safetensors opens no other."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder, "link")
+            link.symlink_to(path.resolve())
+            yield link
+    else:
+        yield path
 
 
 def _is_file(path: Path) -> bool:

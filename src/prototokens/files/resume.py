@@ -1,4 +1,4 @@
-"""Journal: finished work beside the file that it is for, so that the same command goes on where it was stopped."""
+"""Journal: finished work beside the file that it is for, so that the same command resumes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InputError
-from .atomic import check_new_file
-from .record import read_record, write_record
+from .atomic import check_new_file, replace_file, sync
+from .record import DamagedFileError, read_record, write_record
 
 _KIND = "finished work"
 _SUFFIX = ".partial"
@@ -24,19 +24,19 @@ _OURS = re.compile(r"lock|settings\.safetensors|part-\d+\.safetensors|output|\.p
 
 
 class Journal:
-    """The folder `OUTPUT.partial`: what the work is, its finished parts, and a lock that dies with its process.
+    """The folder `OUTPUT.partial`: what the work is, its finished parts, and a lock that ends with its process.
 
-    Use it in a `with` block. Every part is a file that appears whole or not at all; what a kill leaves behind is at
-    most a part that is not there.
+    Use it in a `with` block. Every part is a file that appears whole or not at all. A crash loses at most the part
+    that was being written. Parts are removed only when the output is on the disk, or with `overwrite`.
 
     Args:
         output: the file that the work is for.
         settings: what the work is, JSON values; parts made with other settings are refused.
-        overwrite: replace an output that is there, and drop the unfinished parts of another work.
+        overwrite: replace an existing output, and drop the unfinished parts of other work.
 
     Raises:
         InputError: on entering: the output exists or cannot be written, another process works on it, or the folder
-            holds parts made with other settings.
+            holds parts made with other settings, or parts whose settings cannot be read.
     """
 
     def __init__(self, output: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -79,31 +79,45 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._paths():  # nothing to go on with
+        if not self._paths():  # nothing to resume
             self._drop()
         self._lock.release()
 
     def _begin(self) -> None:
+        """Take over the parts of the same work, or drop those of other work if that was asked for."""
         path = self.folder / _SETTINGS
-        before = (_record(path) or ({}, {}))[1] if path.exists() else {}
-        others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
-        if before and others and self._paths() and not self.overwrite:
+        settings = _undamaged(path) if path.exists() else None
+        before = settings[1] if settings else None
+        if before == self.settings:
+            return
+        if self._paths() and not self.overwrite:
+            if before is None:
+                raise InputError(
+                    f"{self.folder}: holds unfinished work, and its settings cannot be read; "
+                    "move the folder, or begin anew (--force)"
+                )
+            others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
             raise InputError(
                 f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
-                "give the same command to go on with it, or begin anew (--force)"
+                "give the same command to resume it, or begin anew (--force)"
             )
-        if others:  # all of them, too, where nothing says what the parts are of
-            for part in self._paths():
-                part.unlink()
+        for part in self._paths():
+            part.unlink()
+        sync(self.folder)  # parts of other work must not come back under the new settings
         write_record(path, _KIND, {}, self.settings, overwrite=True)
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
-        """All finished parts, in the order they were made; one that is damaged is dropped, to be made anew."""
+        """All finished parts, in the order they were made; a damaged one is dropped, and will be made anew.
+
+        Raises:
+            InputError: a part cannot be read for another reason, such as missing permission.
+        """
         for path in self._paths():
-            if found := _record(path):
-                yield found[0]
-            else:
+            part = _undamaged(path)
+            if part is None:
                 path.unlink()
+            else:
+                yield part[0]
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.safetensors"))
@@ -116,6 +130,8 @@ class Journal:
     def finish(self, write: Callable[[Path], object]) -> None:
         """Let `write` write the output under the name it is given, move it to its place, and drop the journal.
 
+        Nothing is dropped before the output is on the disk.
+
         Raises:
             InputError: meanwhile there is another file in its place, which is not to be overwritten; the journal stays.
         """
@@ -123,10 +139,12 @@ class Journal:
         written.unlink(missing_ok=True)
         write(written)
         if self.overwrite:
-            os.replace(written, target)
+            replace_file(written, target)
         else:
             try:
-                os.link(written, target)  # unlike a move it never replaces what is there
+                sync(written)
+                os.link(written, target)  # unlike a move it never replaces an existing file
+                sync(target.parent)
             except FileExistsError:
                 raise InputError(
                     f"{self.output}: was made by another program meanwhile; move it, or overwrite it (--force): "
@@ -134,7 +152,7 @@ class Journal:
                 ) from None
             except OSError:  # a file system without links
                 check_new_file(self.output, overwrite=False)
-                os.replace(written, target)
+                replace_file(written, target)
         self._drop()
 
     def _names(self) -> list[str]:
@@ -147,9 +165,11 @@ class Journal:
 
     def _drop(self) -> None:
         """Remove the journal's own files, and the folder if nothing else is in it."""
-        for name in self._names():
-            if _OURS.fullmatch(name):
-                (self.folder / name).unlink(missing_ok=True)
+        ours = [name for name in self._names() if _OURS.fullmatch(name)]
+        for name in sorted(
+            ours, key=(_WRITTEN, "lock").__contains__
+        ):  # a kill in between leaves a sign that all is done
+            (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
@@ -161,8 +181,8 @@ def _same_file(one: Path, other: Path) -> bool:
         return False
 
 
-def _record(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _undamaged(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         return read_record(path, _KIND)
-    except InputError:
+    except DamagedFileError:
         return None

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..arrangements import Layout
 from ..lm.frozen import FrozenLM
+from .memory import even_parts, rows_that_fit
 from .recipes import AdamW, FitConfig
 from .scoreboard import MET, NONFINITE, RUNNING, ScoreBoard
 
@@ -49,6 +50,38 @@ def cross_entropy(logits: Tensor, target_ids: Tensor) -> Scores:
     return Scores(-own, own - rival, gradient)
 
 
+class GradientSum:
+    """The gradients of a summed loss at some vectors, added up over micro-batches that pass one after another.
+
+    Of the graphs at most one is held at a time.
+
+    Args:
+        vectors: the vectors, tensors that require gradients.
+    """
+
+    def __init__(self, vectors: Sequence[Tensor]) -> None:
+        self._vectors = vectors
+        self._sums: list[Tensor] = []
+        self._waiting: tuple[Tensor, Tensor] | None = None
+
+    def wait(self, logits: Tensor, logit_gradient: Tensor) -> None:
+        """Hold a micro-batch's logits (R, T, V) and the loss's derivative with respect to them until `settle`."""
+        self._waiting = (logits, logit_gradient)
+
+    def settle(self) -> Sequence[Tensor]:
+        """Pass what waits backward, free its graph, and return the sums so far, one per vector tensor."""
+        if self._waiting is not None:
+            logits, logit_gradient = self._waiting
+            self._waiting = None
+            gradients = torch.autograd.grad(logits, self._vectors, logit_gradient)
+            if self._sums:
+                for total, gradient in zip(self._sums, gradients, strict=True):
+                    total.add_(gradient)
+            else:
+                self._sums = list(gradients)
+        return self._sums
+
+
 class Bank:
     """Vectors under descent, each with its own optimiser state, and which row of the batch uses which vector.
 
@@ -74,9 +107,9 @@ class Bank:
         self._square = torch.zeros_like(values)
         self._steps = 0
 
-    def rows(self) -> Tensor:
-        """Every row's vectors, (R, S, D)."""
-        return self.values[self.of]
+    def rows(self, part: slice = slice(None)) -> Tensor:
+        """The vectors of the rows, or of a part of them, (R, S, D)."""
+        return self.values[self.of[part]]
 
     def best(self, row: int) -> Tensor:
         """The best-scored vectors of a row, numbered as at first, (S, D)."""
@@ -207,6 +240,8 @@ class Descent:
         group_of: group of each text, int64, (B,); texts that share no vector are groups of their own.
         config: the recipe.
         regulariser: a further loss on the vectors, or None.
+        rows_at_once: rows that pass through the model together; None: as many as memory holds. The gradients of such
+            micro-batches are added up, so that a step is the same but for rounding.
     """
 
     def __init__(
@@ -220,9 +255,13 @@ class Descent:
         group_of: Tensor,
         config: FitConfig,
         regulariser: Regulariser | None = None,
+        *,
+        rows_at_once: int | None = None,
     ) -> None:
         self.lm, self.layout, self.fixed, self.config = lm, layout, fixed, config
         self.e, self.m, self.regulariser = e, m, regulariser
+        self._trained = [bank for bank in (e, m) if bank.trained]
+        self._rows_at_once = rows_at_once or rows_that_fit(lm, layout, len(target_ids))
         self.lr = config.optimiser.lr * (lm.embedding_statistics.std if config.optimiser.relative else 1.0)
         texts, restarts = len(group_of), config.restarts
         self.text_of = torch.arange(texts).repeat_interleave(restarts)  # (R,)
@@ -250,8 +289,8 @@ class Descent:
         stop, interrupted = self.config.stop, False
         check_every = stop.check_every or (1 if self.lm.device.type == "cpu" else _CHECK_EVERY_ON_A_GPU)
         for step in range(stop.max_steps + 1):
-            logits, scores = self._measure(step)
             last = step == stop.max_steps
+            loss, gradients = self._measure(step, will_step=not last)
             look = last or step % check_every == 0
             staying = self._staying(step) if look else self.active
             if progress and look:
@@ -261,32 +300,52 @@ class Descent:
             if should_stop and should_stop():
                 interrupted = True
                 break
-            self._step(logits, scores, staying, step)
+            self._step(loss, gradients, staying, step)
             if len(staying) < len(self.active):
                 self._drop_to(staying)
         return self._outcomes("interrupted" if interrupted else "steps")
 
-    def _measure(self, step: int) -> tuple[Tensor, Scores]:
-        inputs_embeds = self.layout.inputs_embeds(self.e.rows(), self.m.rows()[:, 0], self.fixed)  # (R, L, D)
-        logits = self.lm.logits(inputs_embeds, self.layout.read_positions())  # (R, T, V)
-        scores = cross_entropy(logits.detach(), self.target_ids)
-        improved = self.board.update(self._active_there, scores.loss, scores.margin, step)
+    def _measure(self, step: int, *, will_step: bool) -> tuple[Tensor, GradientSum]:
+        """Score every row: its loss (R,), in nats per token, and the gradients, all but the last micro-batch's taken.
+
+        The last backward pass waits for the decision whether a step follows, so that an undivided batch makes none in
+        vain.
+        """
+        gradients = GradientSum([bank.values for bank in self._trained])
+        losses, margins, passed = [], [], None
+        for part, positions in zip(self._parts, self._positions, strict=True):
+            if passed is not None and will_step:
+                gradients.settle()
+                self._backward += passed
+            scores = self._pass(part, gradients)
+            losses.append(scores.loss)
+            margins.append(scores.margin)
+            self._forward += positions
+            passed = positions
+        loss = torch.cat(losses)
+        improved = self.board.update(self._active_there, loss, torch.cat(margins), step)
         for bank in (self.e, self.m):
             bank.remember(improved)
-        self._forward += self._positions
-        return logits, scores
+        return loss.mean(-1), gradients
 
-    def _step(self, logits: Tensor, scores: Scores, staying: Tensor, step: int) -> None:
-        banks = [bank for bank in (self.e, self.m) if bank.trained]
+    def _pass(self, part: slice, gradients: GradientSum) -> Scores:
+        """Pass a micro-batch through the model, score it, and leave its graph with `gradients`."""
+        fixed = self.fixed[part] if self.fixed.ndim == 3 else self.fixed
+        inputs_embeds = self.layout.inputs_embeds(self.e.rows(part), self.m.rows(part)[:, 0], fixed)  # (R, L, D)
+        logits = self.lm.logits(inputs_embeds, self.layout.read_positions())  # (R, T, V)
+        scores = cross_entropy(logits.detach(), self.target_ids[part])
+        gradients.wait(logits, scores.logit_gradient)
+        return scores
+
+    def _step(self, loss: Tensor, gradients: GradientSum, staying: Tensor, step: int) -> None:
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
-        row_lr = self._learning_rates(scores.loss.mean(-1), step)
-        gradients = torch.autograd.grad(logits, [b.values for b in banks], scores.logit_gradient)
-        further = self._further_gradients(banks)
-        for bank, gradient, more in zip(banks, gradients, further, strict=True):
-            whole = gradient * share if more is None else gradient * share + more
-            bank.step(whole, self.config.optimiser, row_lr)
-        self._backward += self._positions
+        row_lr = self._learning_rates(loss, step)
+        whole = gradients.settle()
+        further = self._further_gradients(self._trained)
+        for bank, gradient, more in zip(self._trained, whole, further, strict=True):
+            bank.step(gradient * share if more is None else gradient * share + more, self.config.optimiser, row_lr)
+        self._backward += self._positions[-1]
         for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
 
@@ -333,8 +392,9 @@ class Descent:
     def _select(self, active: Tensor) -> None:
         self.active = active
         self._active_there = active.to(self.lm.device)
-        texts = self.text_of[active]
-        self._positions = torch.bincount(texts, minlength=len(self._steps)) * len(self.layout.slots)
+        texts, length = self.text_of[active], len(self.layout.slots)
+        self._parts = even_parts(len(active), self._rows_at_once)
+        self._positions = [torch.bincount(texts[part], minlength=len(self._steps)) * length for part in self._parts]
 
     def _progress(self, step: int) -> FitProgress:
         loss, accuracy = (t.view(-1, self.config.restarts) for t in self.board.means())

@@ -17,6 +17,7 @@ from ..lm.identity import hash_ids, library_versions
 from ..metrics import logit_margins
 from ..proto_tokens import ProtoTokens, Provenance
 from .descent import Bank, Descent, FitProgress, Outcome, Regulariser
+from .memory import check_vectors
 from .recipes import FitConfig, preset
 from .starts import Axes, in_force, perturbations, start_name, start_vectors
 
@@ -107,12 +108,14 @@ def fit(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    rows_at_once: int | None = None,
 ) -> FitResult:
     """Find the proto-tokens of one text, ids (T,); all else as in `fit_batch`."""
     _check_tensor(target_ids)
     if target_ids.ndim != 1:
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; fit takes one text (T,), fit_batch (B, T)")
-    return fit_batch(lm, target_ids.unsqueeze(0), config, given, progress=progress, should_stop=should_stop)[0]
+    options = {"progress": progress, "should_stop": should_stop, "rows_at_once": rows_at_once}
+    return fit_batch(lm, target_ids.unsqueeze(0), config, given, **options)[0]  # type: ignore[arg-type]
 
 
 def fit_batch(
@@ -123,6 +126,7 @@ def fit_batch(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    rows_at_once: int | None = None,
 ) -> list[FitResult]:
     """Find the proto-tokens of texts of equal length, side by side.
 
@@ -139,6 +143,8 @@ def fit_batch(
         given: vectors that are held fixed or shared.
         progress: called whenever rows are looked at (`Stop.check_every`).
         should_stop: asked at every step; when it says yes, the best so far is returned as `"interrupted"`.
+        rows_at_once: rows (texts times restarts) that pass through the model together; None: as many as memory holds.
+            A step adds the gradients of these micro-batches up, so that it is the same but for rounding.
 
     Returns:
         One result per text, in order.
@@ -150,7 +156,9 @@ def fit_batch(
     section 3, https://arxiv.org/abs/2505.21189.
     """
     config = config or preset()
-    found = descend(lm, target_ids, config, given, progress=progress, should_stop=should_stop)
+    found = descend(
+        lm, target_ids, config, given, progress=progress, should_stop=should_stop, rows_at_once=rows_at_once
+    )
     return [_result(lm, found, ids, config, o) for ids, o in zip(target_ids, found.outcomes, strict=True)]
 
 
@@ -180,6 +188,7 @@ def descend(
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     moments: Tensor | None = None,
+    rows_at_once: int | None = None,
 ) -> Descended:
     """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`.
 
@@ -193,6 +202,10 @@ def descend(
         )
     arrangement = arrangement_named(config.arrangement)
     _check_tensor(target_ids)
+    if rows_at_once is not None and rows_at_once < 1:
+        raise InputError(f"rows_at_once is {rows_at_once}; it must be at least 1")
+    n_rows = len(target_ids) * config.restarts if target_ids.ndim else 0
+    check_vectors(lm, n_rows, config.e_tokens, target_ids.shape[-1] if target_ids.ndim else 0, config.stop.max_steps)
     layout = arrangement.layout(target_ids.shape[-1], config.e_tokens)
     check_texts(lm, target_ids, layout)
     fixed = _fixed_vectors(lm, arrangement, given)
@@ -200,7 +213,7 @@ def descend(
     config, axes = in_force(lm, config)
     e, m = _banks(lm, target_ids, group_of, config, given, axes, moments)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
-    descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser)
+    descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser, rows_at_once=rows_at_once)
     return Descended(layout, fixed, descent.run(progress, should_stop))
 
 

@@ -1,0 +1,140 @@
+"""Memory of a fit: an estimate before anything is allocated, and how many rows pass through the model together."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..arrangements import Layout
+from ..errors import InputError
+from ..lm.frozen import FrozenLM
+
+_KEPT_PER_OUTPUT = 3.0  # bytes that autograd keeps for each byte of a linear layer's output: 1.1 to 2.9 were measured
+_KEPT_PER_STATE = 16  # bytes for each entry of a recurrent layer's state, at every position: 13 were measured
+_KEPT_PER_WEIGHT = 12  # bytes for each attention weight, where the kernel makes them
+_SHARE = 0.8  # of free memory that an estimate may fill
+_COPIES = 8  # of every vector: its value, the best so far, two running means, gradients and their temporaries
+
+
+def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bool = False) -> int:
+    """Memory that one forward and backward pass needs beside the weights, in bytes; an estimate on the safe side.
+
+    Counted are the logits of the T outputs that are read, in float32 and in the model's dtype, with their gradients,
+    and what autograd keeps of every layer until the backward pass.
+
+    Args:
+        lm: the frozen model; its weights are not touched, and may be on the meta device.
+        layout: the arrangement for the texts' length.
+        rows: rows in the batch.
+        checkpointing: whether only the layers' inputs are kept and all else is computed anew.
+    """
+    size, length = lm.dtype.itemsize, len(layout.slots)
+    logits = layout.length * lm.vocabulary * (3 * 4 + 2 * size)
+    kept, n_layers = _kept_bytes(lm, length), max(1, _setting(lm, "num_hidden_layers", 1))
+    if checkpointing:
+        kept = kept // n_layers + n_layers * length * _setting(lm, "hidden_size", 0) * size
+    return rows * (logits + kept)
+
+
+def rows_that_fit(lm: FrozenLM, layout: Layout, rows: int) -> int:
+    """How many of a batch's rows may pass through the model together.
+
+    All of them where memory allows, or else a power of two, so that small differences in free memory seldom change it.
+
+    Raises:
+        InputError: by the estimate there is no memory for a single one.
+    """
+    free, one = free_bytes(lm), estimate_bytes(lm, layout, 1)
+    if free is None or rows * one <= _SHARE * free:
+        return rows
+    if one > free:
+        raise InputError(
+            f"a text of {layout.length} tokens needs about {_gigabytes(one)} for one pass through {lm.identity.name}, "
+            f"and {_gigabytes(free)} are free; shorten it, or try all the same with rows_at_once=1"
+        )
+    return 1 << max(0, int(_SHARE * free / one).bit_length() - 1)
+
+
+def check_vectors(lm: FrozenLM, rows: int, e_tokens: int, length: int, max_steps: int) -> None:
+    """Refuse more vectors than memory has room for: those of all rows are kept, whatever passes together.
+
+    Raises:
+        InputError: it has none; the message says for how much.
+    """
+    one = (e_tokens + 1) * lm.width * 4 * _COPIES + length * 8 + (max_steps + 1) * 2 * 4
+    free = free_bytes(lm)
+    if free is not None and rows * one > free:
+        raise InputError(
+            f"{rows} rows (texts times restarts) of {e_tokens} e-tokens need about {_gigabytes(rows * one)}, and "
+            f"{_gigabytes(free)} are free; use fewer e-tokens, restarts, or texts at once"
+        )
+
+
+def even_parts(rows: int, at_once: int) -> list[slice]:
+    """Cut a batch of rows into as few parts as `at_once` allows, of equal length where that divides."""
+    count = -(-rows // at_once)
+    edges = [rows * part // count for part in range(count + 1)]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def free_bytes(lm: FrozenLM) -> int | None:
+    """Memory that is free where the model computes, in bytes; None where nobody can say."""
+    devices = {torch.device(place) for place in getattr(lm.model, "hf_device_map", {}).values() if place != "disk"}
+    places = {device for device in devices if device.type == "cuda"} or {lm.device}
+    free = [_free_on(device) for device in places]
+    return None if None in free else sum(each for each in free if each is not None)
+
+
+def _free_on(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch keeps it for itself
+        return torch.cuda.mem_get_info(device)[0] + unused
+    return _free_ram() if device.type == "cpu" else None
+
+
+def _free_ram() -> int | None:
+    """What the system could give to a process, file caches included; of all memory half, where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _kept_bytes(lm: FrozenLM, length: int) -> int:
+    """What autograd keeps of the layers for one row of L positions."""
+    model: Any = lm.model
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    outputs = sum(
+        getattr(module, "out_features", 0) or getattr(module, "nf", 0)  # `nf` is what GPT-2's layers call it
+        for module in model.modules()
+        if module is not head and module is not lm.embedding
+    )
+    kept = int(_KEPT_PER_OUTPUT * outputs * lm.dtype.itemsize) * length
+    n_layers = _setting(lm, "num_hidden_layers", 1)
+    states = _setting(lm, "state_size", 0) * (_setting(lm, "intermediate_size", 0) or _setting(lm, "hidden_size", 0))
+    kept += _KEPT_PER_STATE * n_layers * states * length
+    if getattr(getattr(model, "config", None), "_attn_implementation", None) == "eager" and not states:
+        kept += _KEPT_PER_WEIGHT * n_layers * _setting(lm, "num_attention_heads", 0) * length**2
+    return kept
+
+
+def _setting(lm: FrozenLM, name: str, default: int) -> int:
+    """A number from the model's configuration, by Hugging Face's name."""
+    config: Any = getattr(lm.model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    value = getattr(config, name, default)
+    return value if isinstance(value, int) else default
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB"

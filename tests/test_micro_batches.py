@@ -1,0 +1,126 @@
+"""Laws of micro-batches: a step in parts is the whole step within rounding, and memory is asked for beforehand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from families import ONE, RECIPE, batch, budget, counted, same_vectors
+from prototokens import AdamW, FitResult, FrozenLM, Given, InputError, fit, fit_batch
+from prototokens.fitting import memory
+from prototokens.fitting.memory import estimate_bytes, even_parts, rows_that_fit
+
+TEXTS = ("ab", "Zq", "aa")
+# A large eps makes Adam's step a smooth function of the gradient, so that rounding stays small.
+SMOOTH = replace(RECIPE, restarts=2, optimiser=AdamW(lr=1e-3, eps=0.1, anneal_below_nats=4.0))
+SHARING = {
+    "alone": None,
+    "a shared m": Given(share="m"),
+    "a shared e in groups": Given(share="e", groups=torch.tensor([0, 1, 0])),
+}
+
+
+def same_step(a: FitResult, b: FitResult) -> bool:
+    losses = torch.allclose(a.loss_history, b.loss_history, rtol=1e-4)
+    vectors = [(getattr(a.tokens, name), getattr(b.tokens, name)) for name in ("e", "m")]
+    return losses and all(torch.allclose(x, y, rtol=0, atol=2e-6) for x, y in vectors)  # of steps up to 1e-3
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 2, 4])
+@pytest.mark.parametrize("sharing", SHARING)
+def test_a_step_in_parts_is_the_whole_step(lm: FrozenLM, sharing: str, rows_at_once: int) -> None:
+    ids, config, given = batch(lm, *TEXTS), budget(SMOOTH, max_steps=2, margin=100), SHARING[sharing]
+    whole = fit_batch(lm, ids, config, given)
+    with counted(lm) as calls:
+        parts = fit_batch(lm, ids, config, given, rows_at_once=rows_at_once)
+    assert all(result.loss_history[1] < result.loss_history[0] for result in whole)  # it moves
+    assert all(same_step(a, b) for a, b in zip(whole, parts, strict=True))
+    assert max(rows for rows, _ in calls.forward) == {1: 1, 2: 2, 4: 3}[rows_at_once]  # six rows in even parts
+    assert [a.steps for a in whole] == [b.steps for b in parts] == [2, 2, 2]
+
+
+def test_one_part_is_the_undivided_batch_bit_for_bit(llama: FrozenLM) -> None:
+    ids, config = batch(llama, *TEXTS), budget(RECIPE, max_steps=6)
+    for a, b in zip(fit_batch(llama, ids, config), fit_batch(llama, ids, config, rows_at_once=99), strict=True):
+        assert same_vectors(a, b)
+        assert torch.equal(a.loss_history, b.loss_history)
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 5])
+def test_what_passes_in_parts_is_counted(llama: FrozenLM, rows_at_once: int) -> None:
+    with counted(llama) as calls:
+        results = fit_batch(
+            llama, batch(llama, "aaaa", "tree", "\x00\xff!"), budget(RECIPE, max_steps=12), rows_at_once=rows_at_once
+        )
+    assert {result.stop_reason for result in results} == {"accuracy", "steps"}
+    assert max(rows for rows, _ in calls.forward) <= rows_at_once
+    assert sum(result.token_positions for result in results) == calls.positions()
+    assert sum(result.backward_positions for result in results) == calls.backward_positions()
+
+
+def test_held_and_fixed_vectors_go_with_their_rows(llama: FrozenLM) -> None:
+    held = torch.randn(3, llama.width, generator=torch.Generator().manual_seed(0))
+    ids, config = batch(llama, *TEXTS), budget(replace(SMOOTH, arrangement="bos,e,m*(n-1)"), max_steps=1)
+    whole, parts = (fit_batch(llama, ids, config, Given(m=held), rows_at_once=n) for n in (None, 2))
+    assert all(same_step(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize(("rows", "at_once"), [(1, 1), (6, 4), (7, 3), (8, 8), (5, 100), (1000, 7)])
+def test_parts_cover_the_rows_once_and_evenly(rows: int, at_once: int) -> None:
+    parts = even_parts(rows, at_once)
+    assert [row for part in parts for row in range(rows)[part]] == list(range(rows))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) <= at_once
+    assert max(sizes) - min(sizes) <= 1
+    assert len(parts) == -(-rows // at_once)
+
+
+# The estimate.
+
+
+def test_memory_sets_the_size_of_a_part(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = ONE.arrangement.layout(2)
+    one = estimate_bytes(llama, layout, 1)
+    assert estimate_bytes(llama, layout, 7) == 7 * one
+    for free, rows in ((1e9, 12), (one * 12 / 0.8 + 1, 12), (one * 11, 8), (one * 5, 4), (one * 1.1, 1)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: int(free))
+        assert rows_that_fit(llama, layout, 12) == rows
+    monkeypatch.setattr(memory, "free_bytes", lambda _: int(one * 5))
+    with counted(llama) as calls:
+        fit_batch(llama, batch(llama, *TEXTS), budget(RECIPE, max_steps=1))
+    assert max(rows for rows, _ in calls.forward) == 4
+    monkeypatch.setattr(memory, "free_bytes", lambda _: one // 2)
+    with pytest.raises(InputError, match=r"a text of 2 tokens needs about .* GB for one pass through Llama.*are free"):
+        rows_that_fit(llama, layout, 1)
+
+
+def kept_by_autograd(lm: FrozenLM, length: int) -> int:
+    """Bytes that autograd keeps for the backward pass of one row, each tensor once and weights left out."""
+    weights = {weight.untyped_storage().data_ptr() for weight in lm.model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    inputs_embeds = torch.randn(1, length, lm.width, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = lm.logits(inputs_embeds, range(1, length))
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) + logits.numel() * 4
+
+
+@pytest.mark.parametrize("length", [3, 60])
+def test_the_estimate_is_on_the_safe_side_and_not_far_off(lm: FrozenLM, length: int) -> None:
+    estimate = estimate_bytes(lm, ONE.arrangement.layout(length - 1), 1)
+    assert 1 <= estimate / kept_by_autograd(lm, length) < 8
+
+
+@pytest.mark.parametrize("change", [{"restarts": 10**6, "perturbation": 0.1}, {"e_tokens": 10**9}])
+def test_more_vectors_than_memory_has_room_for_are_refused(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, change: dict
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**9)
+    with pytest.raises(InputError, match=r"rows \(texts times restarts\) of \d+ e-tokens need about .* GB") as error:
+        fit(llama, llama.encode("ab"), replace(ONE, **change))
+    assert "\n" not in str(error.value)

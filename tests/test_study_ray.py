@@ -73,6 +73,12 @@ def double(lm: Any, job: int) -> int:
     return 2 * job
 
 
+def torch_threads(lm: Any, job: int) -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
 def dies_once(lm: Any, job: dict[str, Any]) -> int:
     """Kills its process the first time that it is asked."""
     if not os.path.exists(job["flag"]):
@@ -110,6 +116,13 @@ def test_work_that_fails_or_kills_every_worker_does_not_stop_the_rest():
     assert lost[1].error.startswith("its worker was lost 2 times")
     for found in (failed, lost):
         assert [found[i].value for i in (0, 2)] == [0, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_worker_computes_with_the_threads_that_it_was_given(folder: Path, threads: int) -> None:
+    """Whatever OMP_NUM_THREADS says here, and though unpickling imports torch first."""
+    with closing(RayRunner(Load(folder), workers=1, threads=threads)) as runner:
+        assert [done.value for done in runner.run(torch_threads, [0])] == [threads]
 
 
 def test_a_study_one_of_whose_workers_is_killed_ends_with_the_rows_of_this_process(folder, tmp_path, monkeypatch):

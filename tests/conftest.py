@@ -13,6 +13,14 @@ from prototokens import FrozenLM
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="there is no GPU"))
+
+
 @pytest.fixture(scope="session", params=FAMILIES)
 def lm(request: pytest.FixtureRequest) -> FrozenLM:
     """One tiny model of every family, in turn."""

@@ -13,13 +13,15 @@ from prototokens.fitting.starts import start_vectors
 
 
 def test_a_margin_is_asked_for_and_given(llama: FrozenLM) -> None:
-    plain, safe = (fit(llama, llama.encode("no"), budget(ONE, margin=margin)) for margin in (0.0, 3.0))
+    plain = fit(llama, llama.encode("no"), budget(ONE, margin=0.0))
+    asked = plain.min_margin + 1
+    safe = fit(llama, llama.encode("no"), budget(ONE, margin=asked))
     assert safe.stop_reason == "accuracy"
-    assert safe.min_margin > 3 >= plain.min_margin > 0
+    assert safe.min_margin > asked > plain.min_margin > 0
     assert safe.steps > plain.steps == plain.steps_to_exact == safe.steps_to_exact
-    none = fit(llama, llama.encode("no"), budget(ONE, margin=1e9, max_steps=40))
+    none = fit(llama, llama.encode("no"), budget(ONE, margin=1e9, max_steps=safe.steps))
     assert (none.exact, none.stop_reason, none.steps_to_exact) == (True, "steps", plain.steps)
-    assert none.min_margin > plain.min_margin  # exact ones are told apart by their margin
+    assert none.min_margin == safe.min_margin  # exact ones are told apart by their margin
 
 
 def test_a_share_of_the_tokens_may_be_enough(llama: FrozenLM) -> None:
@@ -33,13 +35,13 @@ def test_a_share_of_the_tokens_may_be_enough(llama: FrozenLM) -> None:
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("check_every", [2, 7, 1000])
 def test_looking_less_often_finds_the_same_vectors(llama: FrozenLM, check_every: int, restarts: int) -> None:
-    config = budget(replace(RECIPE, restarts=restarts), max_steps=60)
-    often = fit(llama, llama.encode("tree"), config)
-    seldom = fit(llama, llama.encode("tree"), budget(config, check_every=check_every))
+    config = budget(replace(RECIPE, restarts=restarts), max_steps=150)
+    often = fit(llama, llama.encode("no"), config)
+    seldom = fit(llama, llama.encode("no"), budget(config, check_every=check_every))
     assert often.stop_reason == seldom.stop_reason == "accuracy"
     assert same_vectors(often, seldom)
-    assert often.steps <= seldom.steps <= min(60, often.steps + check_every)
-    assert seldom.steps % check_every == 0 or seldom.steps == 60
+    assert often.steps <= seldom.steps <= min(config.stop.max_steps, often.steps + check_every)
+    assert seldom.steps % check_every == 0 or seldom.steps == config.stop.max_steps
     assert (often.loss, often.steps_to_exact) == (seldom.loss, seldom.steps_to_exact)
 
 
@@ -81,11 +83,12 @@ def test_positions_are_those_that_went_through_the_model(llama: FrozenLM) -> Non
     assert result.backward_positions == rows * length * result.steps == calls.backward_positions()
 
 
-def test_texts_that_are_done_cost_nothing_more(llama: FrozenLM) -> None:
-    config = budget(RECIPE, max_steps=12)
-    with counted(llama) as calls:
-        results = fit_batch(llama, batch(llama, "aaaa", "tree", "\x00\xff!"), config)
-    assert {result.stop_reason for result in results} == {"accuracy", "steps"}
+def test_texts_that_are_done_cost_nothing_more(known: FrozenLM) -> None:
+    """On the analytic model one m can be one letter only, so that a text of three is never done."""
+    config = budget(RECIPE, max_steps=100)
+    with counted(known) as calls:
+        results = fit_batch(known, batch(known, "aaaa", "abbb", "abcd"), config)
+    assert [result.stop_reason for result in results] == ["accuracy", "accuracy", "steps"]
     assert sum(result.token_positions for result in results) == calls.positions()
     assert sum(result.backward_positions for result in results) == calls.backward_positions()
     descent = calls.forward[: -len(results)]
@@ -100,7 +103,7 @@ def test_texts_that_are_done_cost_nothing_more(llama: FrozenLM) -> None:
 
 @pytest.mark.parametrize("check_every", [1, 3])
 def test_progress_tells_how_it_stands(llama: FrozenLM, check_every: int) -> None:
-    seen, config = [], budget(ONE, check_every=check_every)
+    seen, config = [], budget(ONE, check_every=check_every, max_steps=399)
     with counted(llama) as calls:
         results = fit_batch(
             llama, batch(llama, "aaaa", "tree"), config, progress=lambda p: seen.append((p, calls.positions()))
@@ -108,7 +111,7 @@ def test_progress_tells_how_it_stands(llama: FrozenLM, check_every: int) -> None
     assert [p.step for p, _ in seen] == list(range(0, max(r.steps for r in results) + 1, check_every))
     for p, positions in seen:
         assert p.token_positions == positions
-        assert (p.max_steps, p.texts) == (ONE.stop.max_steps, 2)
+        assert (p.max_steps, p.texts) == (399, 2)
         losses = [result.loss_history[: p.step + 1].min().item() for result in results]
         accuracies = [result.accuracy_history[: p.step + 1].max().item() for result in results]
         if check_every == 1:  # what a text does between being done and being looked at does not count

@@ -42,11 +42,11 @@ def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace
             "work_allowed": options.work,
             "factor": options.factor,
             "max_steps": steps,
-            "prefix": capacity.tokens,
-            "h_lm_nats": prefix_h_lm_nats(lm, ids, capacity.tokens),
+            "prefix": capacity.n_tokens,
+            "h_lm_nats": prefix_h_lm_nats(lm, ids, capacity.n_tokens),
             "work": capacity.work,
             "stop_reason": capacity.stop_reason,
-            "trials": [[t.tokens, t.reached, t.steps, t.work] for t in capacity.trials],
+            "trials": [[t.n_tokens, t.reached, t.steps, t.work] for t in capacity.trials],
             **circumstances(),
         }
         for text, ids, capacity in zip(texts, target_ids, found, strict=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from families import RECIPE, family
 from prototokens import FrozenLM, InputError, Stop, decode, fit
 from prototokens.baselines.cramming import CRAMMING, reconstruct
-from prototokens.fitting.fit import Given
+from prototokens.fitting.given import Given
 from prototokens.study.prefix_search import Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
 from prototokens.study.published import LENGTHS
 
@@ -52,11 +52,11 @@ def test_growth_finds_every_capacity(capacities: list[int], length: int, first: 
     for capacity, found in zip(
         capacities, grow(known, texts(len(capacities), length), 10, first=first, factor=factor), strict=True
     ):
-        assert found.tokens == min(capacity, length)
+        assert found.n_tokens == min(capacity, length)
         assert found.stop_reason == ("text" if capacity >= length else "bound")
         assert found.bound == (None if capacity >= length else capacity + 1)
         assert found.work == sum(t.work for t in found.trials)
-        tried = [t.tokens for t in found.trials]
+        tried = [t.n_tokens for t in found.trials]
         assert len(set(tried)) == len(tried)
     for _, begin in known.calls:
         assert all(b is None for b in begin) or all(b is not None for b in begin)
@@ -74,7 +74,7 @@ def test_growth_goes_on_from_the_longest_prefix_that_held() -> None:
 @settings(max_examples=60)
 def test_bisection_finds_the_longest_length_of_the_grid(capacities: list[int], length: int) -> None:
     for capacity, found in zip(capacities, bisect(Known(capacities), texts(len(capacities), length), 10), strict=True):
-        assert found.tokens == max((n for n in LENGTHS if n <= min(capacity, length)), default=0)
+        assert found.n_tokens == max((n for n in LENGTHS if n <= min(capacity, length)), default=0)
         assert len(found.trials) <= 5
 
 
@@ -84,7 +84,7 @@ def test_the_budget_is_never_overspent(work: int, capacity: int) -> None:
     found = grow(Known([capacity]), texts(1, 60), 10, work=work)[0]
     assert found.work <= work
     if found.stop_reason == "work":
-        assert found.tokens <= min(capacity, 60)
+        assert found.n_tokens <= min(capacity, 60)
 
 
 def test_a_real_search_keeps_to_its_budget() -> None:
@@ -100,21 +100,21 @@ def test_the_vectors_hold_the_prefix_that_is_reported() -> None:
     lm = family("llama")
     ids = torch.stack([lm.encode("abcdef"), lm.encode("qwerty")])
     for text, found in zip(ids, grow(one_step(lm, replace(RECIPE, stop=STOP)), ids, 200, first=2), strict=True):
-        assert found.tokens >= 2
+        assert found.n_tokens >= 2
         e, m = found.vectors
-        tokens = replace(fit(lm, text[: found.tokens], replace(RECIPE, stop=Stop(max_steps=0))).tokens, e=e, m=m)
-        assert decode(lm, tokens).ids.tolist() == text[: found.tokens].tolist()
+        tokens = replace(fit(lm, text[: found.n_tokens], replace(RECIPE, stop=Stop(max_steps=0))).tokens, e=e, m=m)
+        assert decode(lm, tokens).ids.tolist() == text[: found.n_tokens].tolist()
     for text, found in zip(ids, grow(autoregressive(lm, replace(CRAMMING, stop=STOP)), ids, 200, first=2), strict=True):
-        assert found.tokens >= 2
+        assert found.n_tokens >= 2
         prompt = torch.cat([lm.fixed_vectors(["bos"]), found.vectors])
-        assert reconstruct(lm, prompt[None], found.tokens)[0].tolist() == text[: found.tokens].tolist()
+        assert reconstruct(lm, prompt[None], found.n_tokens)[0].tolist() == text[: found.n_tokens].tolist()
 
 
 def test_a_held_m_stays_as_it_is() -> None:
     lm = family("llama")
     m = lm.embedding_statistics.mean
     found = grow(one_step(lm, replace(RECIPE, stop=STOP), Given(m=m)), lm.encode("abcd")[None], 200, first=1)[0]
-    assert found.tokens >= 1
+    assert found.n_tokens >= 1
     assert torch.equal(found.vectors[1], m)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from .summary import Row
 
-SETTINGS = ("source", "corpus", "recipe", "recipe_hash", "arrangement", "max_steps", "fingerprint", "dtype", "device")
+SETTINGS = ("source", "corpus", "recipe", "recipe_hash", "start_hash", "arrangement", "max_steps", "group_size",
+            "m_texts", "fingerprint", "dtype", "device")  # fmt: skip
 """Columns that may change a result. The model and the scale always tell series apart; these where they differ."""
 
 

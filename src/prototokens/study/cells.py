@@ -13,7 +13,7 @@ Settings = dict[str, Any]
 """Settings of a cell: JSON scalars by column name."""
 
 
-STEP_OVER_LOOK = 3
+STEP_OVER_FORWARD = 3
 """Price of a position forward and backward over that of one forward alone, near enough for an estimate."""
 
 
@@ -103,6 +103,17 @@ def cell_keys(study: str, fingerprint: str, dtype: str, cells: Sequence[Settings
 
 def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def micro_batches(n_rows: int, width: int, positions: int) -> Settings:
+    """The setting `rows_at_once` of a fit of `n_rows` texts that share a vector; none where one pass holds them all.
+
+    Args:
+        n_rows: texts of the batch.
+        width: input positions of each.
+        positions: input positions of a pass at most.
+    """
+    return {} if n_rows * width <= positions else {"rows_at_once": max(1, positions // width)}
 
 
 def chunked(items: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:

@@ -62,21 +62,20 @@ class Estimate:
 
 
 def size_of(name: str, revision: str | None = None) -> ModelSize:
-    """Size of a model by its configuration: its weights are not loaded.
+    """Size of a model by its configuration: its weights are neither loaded nor fetched.
 
     Raises:
-        InputError: the model cannot be found.
+        InputError: the model cannot be found, or its configuration cannot be read.
     """
     if name in _KNOWN and revision is None:
         return _KNOWN[name]
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    from ..lm.sources import find_source
+    from ..lm.configs import find_config
 
-    folder = find_source(name, revision).folder
+    config = find_config(name, revision)
     try:
-        config = AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             parameters = AutoModelForCausalLM.from_config(config).num_parameters()
     except (ValueError, OSError, KeyError, TypeError, ImportError) as error:

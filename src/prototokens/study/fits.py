@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrangements import arrangement_named
 from ..baselines.cramming import CRAMMING, CrammingResult
 from ..fitting.fit import FitResult
 from ..fitting.recipes import FitConfig, preset
+from ..fitting.starter import shipped_starter
 from ..lm.frozen import FrozenLM
+from ..lm.identity import Identity
 from ..metrics import h_lm_nats
 from .cells import Settings
 from .jobs import Measurement
@@ -36,6 +39,22 @@ def recipe_hash(name: str) -> str:
 def config_hash(config: Any) -> str:
     """Eight digits that change when a field of a frozen dataclass does."""
     return hashlib.sha256(json.dumps(asdict(config), sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def start_hash(recipe_name: str, start: str | None, arrangement: str | None, model: Identity) -> str | None:
+    """Twelve digits that change when the learned start that a fit begins at does, or its axes; None without one.
+
+    Args:
+        recipe_name: the recipe.
+        start: the cell's own start; None: the recipe's.
+        arrangement: the cell's own arrangement; None: the recipe's.
+        model: the language model.
+    """
+    config = _named(recipe_name)
+    if (start or config.start) != "auto":
+        return None
+    starter = shipped_starter(model, arrangement_named(arrangement or config.arrangement))
+    return None if starter is None else starter.name.removeprefix("learned-")
 
 
 def _named(name: str) -> FitConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -38,6 +38,7 @@ def describe(lm: FrozenLM, _: Any) -> dict[str, Any]:
     device = lm.device
     return {
         "name": lm.identity.name,
+        "identity": asdict(lm.identity),
         "origin": {
             "fingerprint": lm.identity.fingerprint,
             "revision": lm.identity.revision,
@@ -67,6 +68,6 @@ def measure(lm: FrozenLM, job: dict[str, Any]) -> list[Measurement]:
                 f"a text of {settings['tokens']} tokens is asked for, and {lm.identity.name} has {lm.max_positions} "
                 f"positions: texts are drawn at {len(ids)} tokens"
             )
-    found: list[Measurement] = study_module(job["study"]).run(lm, job["cells"], torch.tensor(job["ids"]))
-    assert len(found) == len(job["cells"]), job["study"]
-    return found
+    measurements: list[Measurement] = study_module(job["study"]).run(lm, job["cells"], torch.tensor(job["ids"]))
+    assert len(measurements) == len(job["cells"]), job["study"]
+    return measurements

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..baselines.cramming import CRAMMING, cram_batch
 from ..errors import InputError
-from ..fitting.fit import Given, fit_batch
+from ..fitting.fit import fit_batch
+from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..lm.frozen import FrozenLM
 from ..metrics import h_lm_nats
@@ -20,18 +21,18 @@ from .published import LENGTHS
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """One attempt at one prefix.
+    """One fit of one prefix.
 
     Attributes:
-        tokens: its length.
-        reached: whether the vectors hold it, by the rule of the attempt.
+        n_tokens: its length.
+        reached: whether the vectors hold it: the recipe's accuracy was reached.
         token_accuracy: share of right tokens.
         steps: optimiser steps.
         work: positions passed forward plus positions passed backward.
-        vectors: what to go on from; what it is, the attempt knows.
+        vectors: what a longer prefix starts from: (e, m), or [mem] vectors.
     """
 
-    tokens: int
+    n_tokens: int
     reached: bool
     token_accuracy: float
     steps: int
@@ -39,26 +40,26 @@ class Trial:
     vectors: Any
 
 
-Attempt = Callable[[Tensor, list[Any], int], list[Trial]]
-"""`attempt(target_ids (B, L), begin, max_steps)`: one trial per text; `begin` holds the vectors to start from, or None
-for the recipe's start, for all of the batch alike."""
+FitPrefixes = Callable[[Tensor, list[Any], int], list[Trial]]
+"""`fit_prefixes(target_ids (B, L), begin, max_steps)`: one trial per text; `begin` holds the vectors to start from, or
+None for the recipe's start, for all of the batch alike."""
 
 
 @dataclass(frozen=True, eq=False)
 class Capacity:
-    """What a search for the longest prefix found.
+    """The result of a search for the longest prefix.
 
     Attributes:
-        tokens: length of the longest prefix that was reached; 0 if none was.
+        n_tokens: length of the longest prefix that was reached; 0 if none was.
         bound: the shortest length that failed, or None where the search ended before one did.
         vectors: those of the longest prefix, or None.
-        trials: all attempts, in order.
+        trials: all fits, in order.
         work: positions passed forward plus positions passed backward, over all trials.
-        stop_reason: `"text"` (the whole text was reached), `"bound"` (`tokens` + 1 failed, or the next of the lengths),
-            or `"work"` (the budget was spent).
+        stop_reason: `"text"` (the whole text was reached), `"bound"` (`n_tokens` + 1 failed, or the next of the
+            lengths), or `"work"` (the budget was spent).
     """
 
-    tokens: int
+    n_tokens: int
     bound: int | None
     vectors: Any
     trials: tuple[Trial, ...]
@@ -66,8 +67,8 @@ class Capacity:
     stop_reason: str
 
 
-def one_step(lm: FrozenLM, config: FitConfig | None = None, given: Given | None = None) -> Attempt:
-    """Attempts with e and m in one pass; reached at the recipe's `Stop.accuracy`.
+def one_step(lm: FrozenLM, config: FitConfig | None = None, given: Given | None = None) -> FitPrefixes:
+    """Fits of e and m, read in one pass; reached at the recipe's `Stop.accuracy`.
 
     Args:
         lm: the frozen model.
@@ -78,33 +79,33 @@ def one_step(lm: FrozenLM, config: FitConfig | None = None, given: Given | None 
     if given.share is not None:
         raise InputError("a search for one text's longest prefix shares no vector with other texts")
 
-    def attempt(target_ids: Tensor, begin: list[Any], max_steps: int) -> list[Trial]:
-        own, held = replace(config, stop=replace(config.stop, max_steps=max_steps)), given
+    def fit_prefixes(target_ids: Tensor, begin: list[Any], max_steps: int) -> list[Trial]:
+        recipe, vectors = replace(config, stop=replace(config.stop, max_steps=max_steps)), given
         if begin[0] is not None:
-            own = replace(own, perturbation=0.0, restarts=1)
-            e_start, m_start = (torch.stack(vectors) for vectors in zip(*begin, strict=True))
-            held = replace(
+            recipe = replace(recipe, perturbation=0.0, restarts=1)
+            e_start, m_start = (torch.stack(each) for each in zip(*begin, strict=True))
+            vectors = replace(
                 given,
                 e_start=None if given.e is not None else e_start,
                 m_start=None if given.m is not None else m_start,
             )
         return [
             Trial(
-                tokens=target_ids.shape[1],
+                n_tokens=target_ids.shape[1],
                 reached=r.token_accuracy >= config.stop.accuracy,
                 token_accuracy=r.token_accuracy,
                 steps=r.steps,
                 work=r.token_positions + r.backward_positions,
                 vectors=(r.tokens.e, r.tokens.m),
             )
-            for r in fit_batch(lm, target_ids, own, held)
+            for r in fit_batch(lm, target_ids, recipe, vectors)
         ]
 
-    return attempt
+    return fit_prefixes
 
 
-def autoregressive(lm: FrozenLM, config: FitConfig | None = None) -> Attempt:
-    """Attempts by cramming; reached at the recipe's `Stop.accuracy`, of greedy generation.
+def autoregressive(lm: FrozenLM, config: FitConfig | None = None) -> FitPrefixes:
+    """Fits of [mem] vectors, read token by token; reached at the recipe's `Stop.accuracy`, of greedy generation.
 
     Args:
         lm: the frozen model.
@@ -112,28 +113,27 @@ def autoregressive(lm: FrozenLM, config: FitConfig | None = None) -> Attempt:
     """
     config = config or CRAMMING
 
-    def attempt(target_ids: Tensor, begin: list[Any], max_steps: int) -> list[Trial]:
-        own = replace(config, stop=replace(config.stop, max_steps=max_steps))
-        start = None
+    def fit_prefixes(target_ids: Tensor, begin: list[Any], max_steps: int) -> list[Trial]:
+        recipe, start = replace(config, stop=replace(config.stop, max_steps=max_steps)), None
         if begin[0] is not None:
-            own, start = replace(own, perturbation=0.0, restarts=1), torch.stack(begin)
+            recipe, start = replace(recipe, perturbation=0.0, restarts=1), torch.stack(begin)
         return [
             Trial(
-                tokens=target_ids.shape[1],
+                n_tokens=target_ids.shape[1],
                 reached=r.greedy_accuracy >= config.stop.accuracy,
                 token_accuracy=r.greedy_accuracy,
                 steps=r.steps,
                 work=r.token_positions + r.backward_positions,
                 vectors=r.memory,
             )
-            for r in cram_batch(lm, target_ids, own, start)
+            for r in cram_batch(lm, target_ids, recipe, start)
         ]
 
-    return attempt
+    return fit_prefixes
 
 
 def grow(
-    attempt: Attempt,
+    fit_prefixes: FitPrefixes,
     target_ids: Tensor,
     max_steps: int,
     *,
@@ -148,7 +148,7 @@ def grow(
     are fitted side by side.
 
     Args:
-        attempt: how a prefix is fitted: `one_step(...)` or `autoregressive(...)`.
+        fit_prefixes: how a prefix is fitted: `one_step(...)` or `autoregressive(...)`.
         target_ids: texts, int64, (B, T).
         max_steps: optimiser steps that one trial may take.
         first: length of the first prefix.
@@ -171,15 +171,16 @@ def grow(
 
     def following(search: _Search) -> int | None:
         if search.bound is not None:
-            middle = (search.tokens + search.bound) // 2
-            return middle if middle > search.tokens else None
-        return min(whole, max(search.tokens + 1, round(search.tokens * factor))) if search.tokens < whole else None
+            middle = (search.n_tokens + search.bound) // 2
+            return middle if middle > search.n_tokens else None
+        longer = min(whole, max(search.n_tokens + 1, round(search.n_tokens * factor)))
+        return longer if search.n_tokens < whole else None
 
-    return _run(attempt, target_ids, searches, following, max_steps, work, warm=True)
+    return _run(fit_prefixes, target_ids, searches, following, max_steps, work, warm=True)
 
 
 def bisect(
-    attempt: Attempt,
+    fit_prefixes: FitPrefixes,
     target_ids: Tensor,
     max_steps: int,
     *,
@@ -191,7 +192,7 @@ def bisect(
     It trusts that what holds a prefix could hold all shorter ones; fits that fail by bad luck of the start break that.
 
     Args:
-        attempt: how a prefix is fitted.
+        fit_prefixes: how a prefix is fitted.
         target_ids: texts, int64, (B, T).
         max_steps: optimiser steps that one trial may take.
         lengths: lengths to choose from, the paper's unless given; those above T are left out.
@@ -210,17 +211,17 @@ def bisect(
 
     def following(search: _Search) -> int | None:
         bound = search.bound or ladder[-1] + 1
-        open_lengths = [n for n in ladder if search.tokens < n < bound]
+        open_lengths = [n for n in ladder if search.n_tokens < n < bound]
         return open_lengths[(len(open_lengths) - 1) // 2] if open_lengths else None
 
-    return _run(attempt, target_ids, searches, following, max_steps, work, warm=False)
+    return _run(fit_prefixes, target_ids, searches, following, max_steps, work, warm=False)
 
 
-def prefix_h_lm_nats(lm: FrozenLM, target_ids: Tensor, tokens: int) -> float:
-    """H_LM of the first `tokens` tokens of a text (T,), in nats (eq. 3); 0 for fewer than two."""
-    if tokens < 2:
+def prefix_h_lm_nats(lm: FrozenLM, target_ids: Tensor, n_tokens: int) -> float:
+    """H_LM of the first `n_tokens` tokens of a text (T,), in nats (eq. 3); 0 for fewer than two."""
+    if n_tokens < 2:
         return 0.0
-    prefix = target_ids[:tokens]
+    prefix = target_ids[:n_tokens]
     return float(h_lm_nats(lm.next_token_logits(prefix).cpu(), prefix))
 
 
@@ -229,7 +230,7 @@ class _Search:
     """How the search for one text stands; `queue` holds the next length, or nothing."""
 
     queue: list[int]
-    tokens: int = 0
+    n_tokens: int = 0
     bound: int | None = None
     vectors: Any = None
     work: int = 0
@@ -248,19 +249,19 @@ class _Search:
         self.trials.append(trial)
         self.work += trial.work
         if trial.reached:
-            self.tokens, self.vectors = trial.tokens, trial.vectors
+            self.n_tokens, self.vectors = trial.n_tokens, trial.vectors
         else:
-            self.bound = trial.tokens
+            self.bound = trial.n_tokens
         ahead = following(self)
         self.queue = [] if ahead is None else [ahead]
 
     def result(self, whole: int) -> Capacity:
-        reason = "work" if self.spent else "text" if self.tokens == whole else "bound"
-        return Capacity(self.tokens, self.bound, self.vectors, tuple(self.trials), self.work, reason)
+        reason = "work" if self.spent else "text" if self.n_tokens == whole else "bound"
+        return Capacity(self.n_tokens, self.bound, self.vectors, tuple(self.trials), self.work, reason)
 
 
 def _run(
-    attempt: Attempt,
+    fit_prefixes: FitPrefixes,
     target_ids: Tensor,
     searches: list[_Search],
     following: Callable[[_Search], int | None],
@@ -281,8 +282,8 @@ def _run(
         if not plans:
             break
         length, steps, fresh = plan = min(plans.values())
-        rows = [number for number, own in plans.items() if own == plan]
+        rows = [number for number, its_plan in plans.items() if its_plan == plan]
         begin = [searches[row].vectors if warm and not fresh else None for row in rows]
-        for row, trial in zip(rows, attempt(target_ids[rows, :length], begin, steps), strict=True):
+        for row, trial in zip(rows, fit_prefixes(target_ids[rows, :length], begin, steps), strict=True):
             searches[row].enter(trial, following)
     return [s.result(target_ids.shape[1]) for s in searches]

@@ -12,15 +12,19 @@ import torch
 
 from ..errors import InputError
 from ..files.record import write_record
-from ..lm.identity import hash_ids
+from ..lm.identity import Identity, hash_ids
 from ..proto_tokens import save
 from ..runners.work import Done, Runner, one
 from . import study_module
-from .cells import Batch, BoundCell, cell_keys
-from .fits import recipe_hash
+from .cells import Batch, BoundCell, Settings, cell_keys
+from .fits import recipe_hash, start_hash
 from .jobs import Measurement, describe, draw_texts, measure
 from .scales import CONTINUED, Scale
 from .store import DONE, FAILED, Store
+
+
+class ModelUnavailable(InputError):
+    """A model that cannot be loaded, or that is too small for the scale: studies of other models are not affected."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,10 @@ def run_study(
         The last progress.
 
     Raises:
-        InputError: the model or a text source cannot be had, or the store cannot be written.
+        ModelUnavailable: the model cannot be loaded, or has too few positions for the scale.
+        InputError: a text source cannot be had, or the store cannot be written.
     """
-    card = one(runner, describe, None)
+    card = _card(runner)
     batches = study_module(study).lay_out(scale.name)
     texts = {source: _texts(store, runner, card, scale, source) for source in _sources(batches)}
     bound = [_bind(batch, number, card, scale, texts) for number, batch in enumerate(batches)]
@@ -103,6 +108,17 @@ def run_study(
     return last
 
 
+def _card(runner: Runner) -> dict[str, Any]:
+    """What `describe` says of the runner's model."""
+    try:
+        card: dict[str, Any] = one(runner, describe, None)
+    except InputError as error:
+        raise ModelUnavailable(str(error)) from None
+    except Exception as error:  # whatever a library raises while it loads weights, a lack of memory included
+        raise ModelUnavailable(Done.failed(0, error).error) from error
+    return card
+
+
 def _sources(batches: Sequence[Batch]) -> list[str]:
     return sorted({settings["source"] for batch in batches for settings in batch.cells})
 
@@ -113,7 +129,7 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
     positions = card["max_positions"]
     length = scale.tokens if positions is None else min(scale.tokens, positions - scale.context_tokens)
     if length < 1:
-        raise InputError(
+        raise ModelUnavailable(
             f"{card['name']} has {positions} positions; the scale {scale.name} needs more than "
             f"{scale.context_tokens}: choose a smaller scale"
         )
@@ -138,21 +154,27 @@ def _file_hash(path: str) -> str:
 
 def _bind(batch: Batch, number: int, card: dict[str, Any], scale: Scale, texts: dict[str, list[list[int]]]) -> _Bound:
     origin = card["origin"]
-    ids = [texts[own["source"]][own["text"]][: own["tokens"]] for own in batch.cells]
-    hashes = [hash_ids(torch.tensor(own)) for own in ids]
-    settings = [own | {"recipe_hash": recipe_hash(own["recipe"])} for own in batch.cells]
+    ids = [texts[cell["source"]][cell["text"]][: cell["tokens"]] for cell in batch.cells]
+    hashes = [hash_ids(torch.tensor(text_ids)) for text_ids in ids]
+    settings = [cell | _conditions(cell, Identity(**card["identity"])) for cell in batch.cells]
     keys = cell_keys(batch.study, origin["fingerprint"], origin["dtype"], settings, hashes)
     name = f"{batch.study} {scale.name} {origin['fingerprint'][:12]} {number:04d} {batch.label}"
     cells = []
-    for position, (key, own, text_hash) in enumerate(zip(keys, settings, hashes, strict=True)):
+    for position, (key, cell, text_hash) in enumerate(zip(keys, settings, hashes, strict=True)):
         columns = {
             "model": _short(card["name"]),
-            **own,
-            "corpus": _short(scale.corpora[own["source"]]),
+            **cell,
+            "corpus": _short(scale.corpora[cell["source"]]),
             "text_hash": text_hash,
         }
         cells.append(BoundCell(key, batch.study, name, position, columns))
     return _Bound(batch.label, cells, {"study": batch.study, "cells": list(batch.cells), "ids": ids})
+
+
+def _conditions(cell: Settings, model: Identity) -> Settings:
+    """What a cell's fit takes over from the package, by content: an upgrade that changes it makes other cells."""
+    start = start_hash(cell["recipe"], cell.get("start"), cell.get("arrangement"), model)
+    return {"recipe_hash": recipe_hash(cell["recipe"])} | ({} if start is None else {"start_hash": start})
 
 
 def _short(name: str) -> str:
@@ -164,27 +186,27 @@ def _write(
     store: Store, batch: _Bound, done: Done, origin: dict[str, Any], status: dict[str, str], finished: set[str]
 ) -> Iterator[tuple[BoundCell, str]]:
     """Write those cells of a batch that have no result yet."""
-    found: list[Measurement] | None = done.value
+    measurements: list[Measurement] | None = done.value
     for cell in batch.cells:
         if status[cell.key] in finished:
             continue
-        if found is None:
+        if measurements is None:
             store.fail(cell.key, done.error or "", origin)
             yield cell, FAILED
             continue
-        measured = found[cell.position]
-        _keep_vectors(store, cell, measured)
-        store.finish(cell.key, measured.columns, origin)
+        measurement = measurements[cell.position]
+        _keep_vectors(store, cell, measurement)
+        store.finish(cell.key, measurement.columns, origin)
         yield cell, DONE
 
 
-def _keep_vectors(store: Store, cell: BoundCell, measured: Measurement) -> None:
-    if measured.vectors is None:
+def _keep_vectors(store: Store, cell: BoundCell, measurement: Measurement) -> None:
+    if measurement.vectors is None:
         return
     store.vectors.mkdir(exist_ok=True)
     path = store.vectors_path(cell.key)
-    if isinstance(measured.vectors, torch.Tensor):
+    if isinstance(measurement.vectors, torch.Tensor):
         record = {"key": cell.key, "settings": cell.settings}
-        write_record(path, "[mem] vectors", {"memory": measured.vectors}, record, overwrite=True)
+        write_record(path, "[mem] vectors", {"memory": measurement.vectors}, record, overwrite=True)
     else:
-        save(path, measured.vectors, overwrite=True)
+        save(path, measurement.vectors, overwrite=True)

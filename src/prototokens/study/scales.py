@@ -54,13 +54,13 @@ def _counts(*counts: int) -> dict[str, int]:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", 24, 16, _counts(2, 4, 2, 2, 4), 2, _BUNDLED, _BUILT_IN),
+        Scale("smoke", 24, 16, _counts(4, 4, 4, 4, 4), 2, _BUNDLED, _BUILT_IN),
         Scale("laptop", 96, 64, _counts(4, 16, 4, 4, 18), 3, _BUNDLED, _BUILT_IN),
         Scale(
             "paper",
             1448,
             64,
-            _counts(50, 256, 50, 50, 500),
+            _counts(66, 256, 66, 66, 500),
             10,
             _BUNDLED | {"old": "pg19", "recent": "fanfics"},
             tuple(MODELS.values()),

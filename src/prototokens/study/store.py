@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS cells (
     seconds REAL
 );
 """
+_KEY = re.compile(r"[0-9a-f]{32}")
 _COLUMNS = "key, study, batch, position, status, settings, result, error, provenance, finished, seconds"
 _ORDER = "ORDER BY study, batch, position, key"
 
@@ -101,7 +103,13 @@ class Store:
         return self.path.with_name(self.path.name + ".vectors")
 
     def vectors_path(self, key: str) -> Path:
-        """Where the vectors of a cell lie."""
+        """Where the vectors of a cell lie.
+
+        Raises:
+            InputError: the key is none that a study makes; as a file name it could lead anywhere.
+        """
+        if not _KEY.fullmatch(str(key)):
+            raise InputError(f"{self.path}: {str(key)[:80]!r} is no key of a cell; the file was not made by a study")
         return self.vectors / f"{key}.safetensors"
 
     def plan(self, cells: Iterable[BoundCell]) -> None:
@@ -131,51 +139,80 @@ class Store:
         The key comes first, then study, scale and model, the other settings, the results, status and error, and
         what made the row: the weights, dtype, device, threads and versions of libraries.
         """
-        found = self._connection.execute(
+        cells = self._read(
             f"SELECT {_COLUMNS} FROM cells WHERE status != ? AND (? IS NULL OR study = ?) {_ORDER}",
             (PLANNED, study, study),
-        ).fetchall()  # a reader that lingers keeps the writer waiting
-        return [_flat(*row) for row in found]
+        )
+        return [self._parsed(row[0], lambda row=row: _flat(*row)) for row in cells]  # type: ignore[misc]
 
     def counts(self) -> list[dict[str, Any]]:
         """How many cells of each study, model and scale are done, failed and still planned."""
-        found: dict[tuple[str, str, str], dict[str, int]] = {}
-        cells = self._connection.execute(f"SELECT study, status, settings FROM cells {_ORDER}").fetchall()
-        for name, status, settings in cells:
-            own = json.loads(settings)
-            tally = found.setdefault((name, own["model"], own["scale"]), {DONE: 0, FAILED: 0, PLANNED: 0})
+        tallies: dict[tuple[str, str, str], dict[str, int]] = {}
+        for key, study, status, settings in self._read(f"SELECT key, study, status, settings FROM cells {_ORDER}"):
+            model, scale = self._parsed(key, lambda settings=settings: _model_and_scale(settings))  # type: ignore[misc]
+            tally = tallies.setdefault((study, model, scale), {DONE: 0, FAILED: 0, PLANNED: 0})
             tally[status] += 1
-        return [{"study": s, "model": m, "scale": c, **tally} for (s, m, c), tally in sorted(found.items())]
+        return [{"study": s, "model": m, "scale": c, **tally} for (s, m, c), tally in sorted(tallies.items())]
 
     def texts(self, key: str) -> list[list[int]] | None:
         """Ids of texts that were kept under a key, or None."""
-        row = self._connection.execute("SELECT ids FROM texts WHERE key = ?", (key,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self._read("SELECT ids FROM texts WHERE key = ?", (key,))
+        return self._parsed(key, lambda: _text_ids(rows[0][0])) if rows else None
 
     def keep_texts(self, key: str, ids: list[list[int]]) -> None:
-        """Keep the ids of drawn texts: a study that goes on elsewhere goes on with the same texts."""
+        """Keep the ids of drawn texts, so that a study that resumes elsewhere has the same texts."""
         with self._transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO texts VALUES (?, ?)", (key, json.dumps(ids)))
 
     def merge(self, other: Store) -> int:
         """Take over what another store has finished and this one has not; returns how many cells that were.
 
-        A result beats a failure, a failure beats a plan, and of two results this store's own stays.
+        A result beats a failure, a failure beats a plan, and of two results this store's own stays. The other store is
+        read as a whole and checked before anything is taken.
+
+        Raises:
+            InputError: the other store holds what no study writes, or this one cannot be written.
         """
-        own = dict(self._connection.execute("SELECT key, status FROM cells"))
-        rank, taken = {None: 0, PLANNED: 1, FAILED: 2, DONE: 3}, 0
-        for row in other._connection.execute(f"SELECT {_COLUMNS} FROM cells {_ORDER}").fetchall():
+        known = dict(self._read("SELECT key, status FROM cells"))
+        rank = {None: 0, PLANNED: 1, FAILED: 2, DONE: 3}
+        cells = other._read(f"SELECT {_COLUMNS} FROM cells {_ORDER}")
+        for row in cells:
+            other.vectors_path(row[0])
+            other._parsed(row[0], lambda row=row: _flat(*row))  # type: ignore[misc]
+        texts = {
+            key: other._parsed(key, lambda ids=ids: _text_ids(ids))  # type: ignore[misc]
+            for key, ids in other._read("SELECT key, ids FROM texts")
+        }
+        better = [row for row in cells if rank[row[4]] > rank[known.get(row[0])]]
+        for row in better:
             key, status = row[0], row[4]
-            if rank[status] <= rank[own.get(key)]:
-                continue
             if status == DONE:
                 _copy(other.vectors_path(key), self.vectors_path(key))
             with self._transaction() as connection:
                 connection.execute(f"INSERT OR REPLACE INTO cells ({_COLUMNS}) VALUES ({', '.join('?' * 11)})", row)
-            taken += status != PLANNED
-        for key, ids in other._connection.execute("SELECT key, ids FROM texts").fetchall():
-            self.keep_texts(key, json.loads(ids))
-        return taken
+        for key, ids in texts.items():
+            self.keep_texts(key, ids)
+        return sum(row[4] != PLANNED for row in better)
+
+    def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query at once: a reader that lingers keeps the writer waiting."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise InputError(f"{self.path}: cannot be read ({error})") from None
+
+    def _parsed(self, key: str, parse: Callable[[], Any]) -> Any:
+        """What `parse` makes of an entry.
+
+        Raises:
+            InputError: the entry is not as a study writes it.
+        """
+        try:
+            return parse()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise InputError(
+                f"{self.path}: the entry {str(key)[:80]!r} cannot be read; it was not made by a study"
+            ) from None
 
     def _write(
         self,
@@ -238,7 +275,9 @@ def _check_format(connection: sqlite3.Connection, path: Path, write: bool) -> No
         tables = {"meta", "cells", "texts"}
     if not {"meta", "cells", "texts"} <= tables:
         raise InputError(f"{path}: not a store of studies")
-    (version,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("0",)
+    (version,) = connection.execute("SELECT value FROM meta WHERE name = 'format'").fetchone() or ("",)
+    if not re.fullmatch(r"[0-9]{1,9}", str(version)):
+        raise InputError(f"{path}: not a store of studies (its format is {str(version)[:40]!r}, not a number)")
     if int(version) > FORMAT_VERSION:
         raise InputError(f"{path}: format {version} is newer than {FORMAT_VERSION}; update prototokens")
 
@@ -256,15 +295,17 @@ def _flat(
     finished: str,
     _: float | None,
 ) -> dict[str, Any]:
-    own, origin = json.loads(settings), json.loads(provenance or "{}")
+    if status not in (PLANNED, DONE, FAILED):
+        raise ValueError(f"no status: {status}")
+    columns, origin = json.loads(settings), json.loads(provenance or "{}")
     versions = origin.pop("versions", {})
     return {
         "key": key,
         "study": study,
-        "scale": own.pop("scale"),
-        "model": own.pop("model"),
+        "scale": columns.pop("scale"),
+        "model": columns.pop("model"),
         "batch_name": batch,
-        **own,
+        **columns,
         **json.loads(result or "{}"),
         "status": status,
         "error": error,
@@ -274,12 +315,24 @@ def _flat(
     }
 
 
+def _model_and_scale(settings: str) -> tuple[str, str]:
+    columns = json.loads(settings)
+    return str(columns["model"]), str(columns["scale"])
+
+
+def _text_ids(dumped: str) -> list[list[int]]:
+    texts: list[list[int]] = json.loads(dumped)
+    if not all(isinstance(i, int) and 0 <= i < 2**31 for ids in texts for i in ids):
+        raise ValueError("not ids of tokens")
+    return texts
+
+
 def _dump(value: Mapping[str, Any]) -> str:
     return json.dumps(dict(value), allow_nan=False)
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_file() and not target.exists():
+    if source.is_file() and not source.is_symlink() and not target.exists():
         target.parent.mkdir(exist_ok=True)
         with new_file(target, overwrite=False) as temporary:
             shutil.copyfile(source, temporary)

@@ -11,7 +11,7 @@ from ..drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panel
 from ..exhibit import Entry, listed
 from ..summary import REACHED, Row, mean
 from .comparisons import AUTOREGRESSIVE, GAIN, METHODS, RATIO, information, paired_nats, throughput, way
-from .tables import BEST, M_SHARED, NATS, SOURCES, capacity, of_method, searched_capacity
+from .tables import BEST, M_SHARED, NATS, SHARED_M, SOURCES, capacity, of_method, searched_capacity
 
 
 def draw_capacity(rows: Sequence[Row]) -> Any:
@@ -120,14 +120,16 @@ def tell_information(rows: Sequence[Row]) -> str:
 
 def draw_throughput(rows: Sequence[Row]) -> Any:
     """Figure 4: tokens a second against length for each way to decode."""
-    labelled = series([row for row in rows if row["exact"]], ("method", "batch", "tokens"), more=("threads",))
+    labelled = series(
+        [row for row in rows if row["tokens_per_second"]], ("method", "batch", "tokens"), more=("threads",)
+    )
     if not labelled:
         return None
     figure, axes = panels(len(labelled), 1, 0.9 + 3.2 * len(labelled))
     for ax, (label, own) in zip(axes, labelled.items(), strict=True):
         ways = by(own, "method", "batch")
         for i, (method, batch) in enumerate(sorted(ways, key=lambda w: (METHODS.index(w[0]), w[1] or 0))):
-            line = "--" if method == AUTOREGRESSIVE else "-"
+            line = "--" if method.startswith(AUTOREGRESSIVE) else "-"
             _means(ax, ways[method, batch], "tokens_per_second", i, way(method, batch), line)
         ax.set(title=label, xlabel="tokens", ylabel="tokens a second")
         logarithmic(ax.yaxis)
@@ -160,7 +162,8 @@ def _capacity_points(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], str, st
 
 
 def _information_series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    return series(rows, ("source", "vectors", "method", "text", "seed"))
+    searched = [row for row in rows if row.get("method") != SHARED_M]
+    return series(searched, ("source", "vectors", "method", "text", "seed"))
 
 
 def _scatter_pairs(ax: Any, pairs: Sequence[tuple[Row, float, float]]) -> None:

@@ -30,7 +30,7 @@ from ...geometry.curves import ConnectConfig, Connection
 from ...geometry.paths import Path, segment
 from ...geometry.profiles import even_taus, profile
 from ...lm.frozen import FrozenLM
-from ..cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, chunked, json_list
+from ..cells import STEP_OVER_FORWARD, Batch, Settings, cell_settings, chunked, json_list
 from ..fits import config_hash, measured, recipe
 from ..jobs import Measurement
 
@@ -136,7 +136,7 @@ def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
     for config in (CURVES[name] for name in grid.curves):
         of_curves = at_once * config.taus * width
         looks += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
-    positions = fit_steps * of_fits + curve_steps * of_curves + looks // STEP_OVER_LOOK
+    positions = fit_steps * of_fits + curve_steps * of_curves + looks // STEP_OVER_FORWARD
     return fit_steps + curve_steps, positions, max(of_fits, of_curves)
 
 

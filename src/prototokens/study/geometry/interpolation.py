@@ -24,7 +24,7 @@ from ...geometry.paths import VECTORS, Vectors, segment
 from ...geometry.profiles import POSITIONS_AT_ONCE, even_taus, profile
 from ...lm.frozen import FrozenLM
 from ...metrics import token_accuracy
-from ..cells import STEP_OVER_LOOK, Batch, Settings, cell_settings, json_list
+from ..cells import STEP_OVER_FORWARD, Batch, Settings, cell_settings, json_list
 from ..fits import measured, recipe
 from ..jobs import Measurement
 
@@ -96,7 +96,7 @@ def lay_out(scale: str) -> list[Batch]:
             study="interpolation",
             label=f"{grid.texts} texts, each with {grid.partners} others",
             cells=(*fits, *lines),
-            steps=rounds * grid.max_steps + math.ceil(of_looks / STEP_OVER_LOOK / of_fits),
+            steps=rounds * grid.max_steps + math.ceil(of_looks / STEP_OVER_FORWARD / of_fits),
             positions=of_fits,
             peak_positions=max(of_fits, min(POSITIONS_AT_ONCE, grid.taus * width)),
         )

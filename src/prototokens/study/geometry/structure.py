@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...fitting.descent import Regulariser
-from ...fitting.fit import FitResult, Given, fit_batch
+from ...fitting.fit import FitResult, fit_batch
+from ...fitting.given import Given, Regulariser
 from ...geometry.alignment import (
     anchor,
     anchor_gap,

@@ -2,8 +2,12 @@
 
 Three methods: `grid` fits every length of the paper's grid, from which both published definitions follow (the longest
 length at accuracy 0.99, best over texts and seeds, or on the mean over texts); `growth` and `bisection` search the
-longest prefix of each text. Each with an m of its own for every text, and with one m for all texts of the batch's kind:
-fitted together on the grid; for the searches found on the texts' beginnings, and held fixed.
+longest prefix of each text. Each is run with an m of its own for every text, and with a shared m:
+
+    grid       the texts of a group have one m, fitted to all of them together; the grid fixes the groups
+    searches   m is fitted to the beginnings of *other* texts of the same kind (`shared-m`), then held fixed
+
+What finding a held m cost is divided among the texts that are searched with it, and is part of their `work`.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), Table 3
 and figure 1, https://arxiv.org/abs/2505.21189.
@@ -12,20 +16,24 @@ and figure 1, https://arxiv.org/abs/2505.21189.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...fitting.fit import Given, fit_batch
+from ...fitting.fit import fit_batch
+from ...fitting.given import Given
 from ...fitting.recipes import FitConfig
 from ...lm.frozen import FrozenLM
-from ..cells import Batch, Settings, cell_settings, chunked
+from ..cells import Batch, Settings, cell_settings, chunked, micro_batches
 from ..fits import measured, recipe
 from ..jobs import Measurement
-from ..prefix_search import bisect, grow, one_step, prefix_h_lm_nats
+from ..prefix_search import bisect, grow, one_step
 from ..published import LENGTHS
 from ..scales import SOURCES
+from .held_m import NO_M, SHARED_M, HeldM, fit_held_m, search_columns
 
 ACCURACY = 0.99
 """Token accuracy at which a text counts as reconstructed."""
@@ -38,19 +46,23 @@ class Grid:
     Attributes:
         lengths: the grid, in tokens.
         texts: how many of each kind on the grid.
+        group_size: texts of one kind that share an m on the grid; at least 2, and it divides `texts`.
         search_texts: how many of each kind the searches take.
+        m_texts: how many further ones of each kind a held m is fitted to.
         seeds: how many.
         recipe: name of a preset.
         max_steps: step budget of a fit.
-        positions: input positions of a batch at most.
+        positions: input positions of a pass at most.
         longest: length of the texts that are searched.
-        first: length of the first prefix that grows, and of the beginnings that a shared m is found on.
+        first: length of the first prefix that grows, and of the beginnings that a held m is fitted to.
         work: positions forward and backward that the search of one text may cost.
     """
 
     lengths: tuple[int, ...]
     texts: int
+    group_size: int
     search_texts: int
+    m_texts: int
     seeds: int
     recipe: str
     max_steps: int
@@ -59,98 +71,139 @@ class Grid:
     first: int
     work: int
 
+    def __post_init__(self) -> None:
+        assert self.group_size > 1, "an m of one text is not shared"
+        assert self.texts % self.group_size == 0, "groups are whole"
+        assert self.m_texts > 1, "an m of one text is not shared"
+
 
 GRIDS = {
-    "smoke": Grid((4, 8), 1, 1, 1, "fast", 10, 512, 8, 2, 120),
-    "laptop": Grid((4, 8, 16, 22), 2, 1, 1, "fast", 120, 512, 48, 4, 3_000),
-    "paper": Grid(LENGTHS, 50, 50, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
+    "smoke": Grid((4, 8), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200),
+    "laptop": Grid((4, 8, 16, 22), 2, 2, 1, 2, 1, "fast", 120, 512, 48, 4, 3_000),
+    "paper": Grid(LENGTHS, 50, 50, 50, 16, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
 }
+
+Text = tuple[str, int]
+"""Kind of a text, and its number."""
 
 
 def lay_out(scale: str) -> list[Batch]:
     """The grid's batches, then those of the searches."""
     grid = GRIDS[scale]
-    return [
-        _batch(scale, grid, method, m_shared, tokens, seed, list(texts))
-        for method in ("grid", "growth", "bisection")
+    on_grid = [
+        _grid_batch(scale, grid, m_shared, length, seed, texts)
         for m_shared in (0, 1)
-        for tokens in (grid.lengths if method == "grid" else (grid.longest,))
+        for length in grid.lengths
         for seed in range(grid.seeds)
-        for texts in chunked(
-            [(kind, n) for kind in SOURCES for n in range(grid.texts if method == "grid" else grid.search_texts)],
-            max(1, grid.positions // (tokens + 1)),
-        )
+        for texts in _texts_of_batches(grid, m_shared, length)
     ]
+    searches = [
+        _search_batch(scale, grid, method, m_shared, seed, texts)
+        for method in ("growth", "bisection")
+        for m_shared in (0, 1)
+        for seed in range(grid.seeds)
+        for texts in _searched_together(grid, m_shared)
+    ]
+    return on_grid + searches
 
 
-def _batch(
-    scale: str, grid: Grid, method: str, m_shared: int, tokens: int, seed: int, texts: list[tuple[str, int]]
-) -> Batch:
-    searched = method != "grid"
-    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
-    middling = max(1, tokens // 4)
+def _texts_of_batches(grid: Grid, m_shared: int, length: int) -> Iterator[Sequence[Text]]:
+    """Texts that are fitted side by side; groups stay whole, however much they need."""
+    texts = [(kind, number) for kind in SOURCES for number in range(grid.texts)]
+    unit = grid.group_size if m_shared else 1
+    return iter(chunked(texts, unit * max(1, grid.positions // (unit * (length + 1)))))
+
+
+def _searched_together(grid: Grid, m_shared: int) -> Iterator[Sequence[Text]]:
+    """Texts that are searched side by side; those with one held m are of one kind."""
+    at_once = max(1, grid.positions // (grid.longest + 1))
+    kinds = [[(kind, number) for number in range(grid.search_texts)] for kind in SOURCES]
+    for texts in kinds if m_shared else [[text for kind in kinds for text in kind]]:
+        yield from chunked(texts, at_once)
+
+
+def _label(method: str, m_shared: int, length: int, seed: int, first: Text) -> str:
+    return f"{method} {'shared' if m_shared else 'own'} m, {length}, seed {seed}, {first[0]} {first[1]}"
+
+
+def _grid_batch(scale: str, grid: Grid, m_shared: int, length: int, seed: int, texts: Sequence[Text]) -> Batch:
+    positions = len(texts) * (length + 1)
+    micro = micro_batches(len(texts), length + 1, grid.positions) if m_shared else {}
     return Batch(
         study="capacity",
-        label=f"{method} {'shared' if m_shared else 'own'} m, {tokens}, seed {seed}, {texts[0][0]} {texts[0][1]}",
+        label=_label("grid", m_shared, length, seed, texts[0]),
         cells=tuple(
             cell_settings(
-                scale, source, text, tokens, seed, grid.recipe, grid.max_steps, m_shared=m_shared, method=method,
-                **({"work_limit": grid.work, "first": grid.first} if searched else {}),
+                scale, kind, number, length, seed, grid.recipe, grid.max_steps, m_shared=m_shared, method="grid",
+                **({"group_size": grid.group_size, "group": number // grid.group_size} if m_shared else {}),
+                **micro,
             )
-            for source, text in texts
+            for kind, number in texts
         ),
-        steps=len(texts) * grid.work // (2 * middling) if searched else grid.max_steps,
-        positions=middling + 1 if searched else len(texts) * (tokens + 1),
-        peak_positions=len(texts) * (tokens + 1),
+        steps=grid.max_steps,
+        positions=positions,
+        peak_positions=min(positions, grid.positions) if micro else positions,
     )  # fmt: skip
+
+
+def _search_batch(scale: str, grid: Grid, method: str, m_shared: int, seed: int, texts: Sequence[Text]) -> Batch:
+    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
+    middling = max(1, grid.longest // 4)
+
+    def cell(text: Text, method: str, **settings: Any) -> Settings:
+        shared = {"m_texts": grid.m_texts} if m_shared else {}
+        return cell_settings(
+            scale, text[0], text[1], grid.longest, seed, grid.recipe, grid.max_steps, m_shared=m_shared, method=method,
+            first=grid.first, **shared, **settings,
+        )  # fmt: skip
+
+    m_cells = [
+        cell((texts[0][0], grid.search_texts + number), SHARED_M, search=method, serves=texts[0][1])
+        for number in range(grid.m_texts if m_shared else 0)
+    ]
+    return Batch(
+        study="capacity",
+        label=_label(method, m_shared, grid.longest, seed, texts[0]),
+        cells=(*m_cells, *(cell(text, method, work_limit=grid.work) for text in texts)),
+        steps=len(texts) * grid.work // (2 * middling),
+        positions=middling + 1,
+        peak_positions=max(len(texts) * (grid.longest + 1), len(m_cells) * (grid.first + 1)),
+    )
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Fit the texts (B, T) at the batch's length, or search their longest prefixes."""
-    settings = cells[0]
-    kinds = torch.tensor([SOURCES.index(cell["source"]) for cell in cells])
+    settings = cells[-1]
     config = recipe(settings)
     if settings["method"] == "grid":
-        given = Given(share="m", groups=kinds) if settings["m_shared"] else None
-        return measured(lm, target_ids, fit_batch(lm, target_ids, config, given))
+        given = Given(share="m", groups=_groups(cells)) if settings["m_shared"] else None
+        results = fit_batch(lm, target_ids, config, given, rows_at_once=settings.get("rows_at_once"))
+        return measured(lm, target_ids, results)
     config = replace(config, stop=replace(config.stop, accuracy=ACCURACY))
-    if not settings["m_shared"]:
-        return _search(lm, settings, target_ids, config, Given())
-    found: list[Measurement | None] = [None] * len(cells)
-    for kind in kinds.unique().tolist():
-        rows = (kinds == kind).nonzero().flatten()
-        given = Given(m=common_m(lm, target_ids[rows], config, settings["first"]))
-        for row, measurement in zip(rows.tolist(), _search(lm, settings, target_ids[rows], config, given), strict=True):
-            found[row] = measurement
-    return [measurement for measurement in found if measurement is not None]
-
-
-def common_m(lm: FrozenLM, target_ids: Tensor, config: FitConfig, tokens: int) -> Tensor:
-    """One m (D,) for texts (B, T): fitted to the beginnings of all of them together."""
-    results = fit_batch(lm, target_ids[:, :tokens], config, Given(share="m"))
-    return results[0].tokens.m
-
-
-def _search(lm: FrozenLM, settings: Settings, target_ids: Tensor, config: FitConfig, given: Given) -> list[Measurement]:
+    n_m_texts = sum(cell["method"] == SHARED_M for cell in cells)
     began = time.perf_counter()
-    attempt, steps, work = one_step(lm, config, given), settings["max_steps"], settings["work_limit"]
+    held = fit_held_m(lm, target_ids[:n_m_texts, : settings["first"]], config) if n_m_texts else NO_M
+    return [*held.measurements, *_search(lm, settings, target_ids[n_m_texts:], config, held, began)]
+
+
+def _groups(cells: Sequence[Settings]) -> Tensor:
+    """Number of each cell's group, (B,)."""
+    names = [(cell["source"], cell["group"]) for cell in cells]
+    return torch.tensor([names.index(name) for name in names])
+
+
+def _search(
+    lm: FrozenLM, settings: Settings, target_ids: Tensor, config: FitConfig, held: HeldM, began: float
+) -> list[Measurement]:
+    fit_prefixes = one_step(lm, config, Given(m=held.m))
+    m_work = held.work_per_text(len(target_ids))
+    steps, work = settings["max_steps"], settings["work_limit"] - m_work
     if settings["method"] == "growth":
-        results = grow(attempt, target_ids, steps, first=settings["first"], work=work)
+        results = grow(fit_prefixes, target_ids, steps, first=settings["first"], work=work)
     else:
-        results = bisect(attempt, target_ids, steps, work=work)
+        results = bisect(fit_prefixes, target_ids, steps, work=work)
     seconds = (time.perf_counter() - began) / len(results)
     return [
-        Measurement(
-            {
-                "capacity_tokens": result.tokens,
-                "capacity_h_lm_nats": prefix_h_lm_nats(lm, ids, result.tokens),
-                "bound_tokens": result.bound,
-                "trials": len(result.trials),
-                "steps": sum(trial.steps for trial in result.trials),
-                "work": result.work,
-                "stop_reason": result.stop_reason,
-                "seconds": seconds,
-            }
-        )
+        Measurement(search_columns(lm, ids, result, m_work, "capacity_h_lm_nats") | {"seconds": seconds})
         for result, ids in zip(results, target_ids, strict=True)
     ]

@@ -1,7 +1,8 @@
 """Information (figure 3): H_LM of the longest text that one or two vectors hold, in one step and autoregressively.
 
-One step with two vectors has an e and an m of each text's own; with one vector it has an e, and an m that all texts of
-the kind share. Autoregressive cramming has one or two [mem] vectors. All four search by growth, with the same budget.
+One step with two vectors has an e and an m of each text's own. With one vector it has an e; its m is fitted to the
+beginnings of other texts of the same kind (`shared-m`) and held fixed, and its price is part of each text's budget.
+Autoregressive cramming has one or two [mem] vectors. All four search by growth, with the same budget.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), figure 3,
 https://arxiv.org/abs/2505.21189.
@@ -10,17 +11,21 @@ https://arxiv.org/abs/2505.21189.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from ...fitting.fit import Given
+from ...fitting.given import Given
+from ...fitting.recipes import FitConfig
 from ...lm.frozen import FrozenLM
-from ..cells import Batch, Settings, cell_settings
+from ..cells import Batch, Settings, cell_settings, chunked
 from ..fits import recipe
 from ..jobs import Measurement
-from ..prefix_search import Attempt, autoregressive, grow, one_step, prefix_h_lm_nats
-from .capacity import ACCURACY, common_m
+from ..prefix_search import FitPrefixes, autoregressive, grow, one_step
+from ..scales import SOURCES
+from .capacity import ACCURACY
+from .held_m import NO_M, SHARED_M, HeldM, fit_held_m, search_columns
 
 
 @dataclass(frozen=True)
@@ -30,17 +35,19 @@ class Grid:
     Attributes:
         sources: kinds of text.
         texts: how many of each.
+        m_texts: how many further ones of each a held m is fitted to.
         seeds: how many.
         longest: length of the texts that are searched, in tokens.
         recipes: of one step and of cramming.
         max_steps: step budget of a trial.
-        first: length of the first prefix.
+        first: length of the first prefix, and of the beginnings that a held m is fitted to.
         work: positions forward and backward that the search of one text may cost.
         rows: texts searched side by side.
     """
 
     sources: tuple[str, ...]
     texts: int
+    m_texts: int
     seeds: int
     longest: int
     recipes: tuple[str, str]
@@ -51,68 +58,73 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(("random", "old"), 1, 1, 8, ("fast", "cramming"), 10, 2, 120, 2),
-    "laptop": Grid(("random", "old"), 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
-    "paper": Grid(("random", "old", "recent", "generated"), 50, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
+    "smoke": Grid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), 10, 2, 200, 2),
+    "laptop": Grid(("random", "old"), 2, 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
+    "paper": Grid(SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 
 
 def lay_out(scale: str) -> list[Batch]:
     """One batch per method, number of vectors, kind of text and seed, and per some texts."""
     grid = GRIDS[scale]
-    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
-    middling = max(1, grid.longest // 4)
     return [
-        Batch(
-            study="information",
-            label=f"{method}, {vectors} vectors, {source} from text {first}, seed {seed}",
-            cells=tuple(
-                cell_settings(
-                    scale, source, text, grid.longest, seed, recipe_name, grid.max_steps,
-                    method=method, vectors=vectors, first=grid.first, work_limit=grid.work,
-                )
-                for text in range(first, min(first + grid.rows, grid.texts))
-            ),
-            steps=min(grid.rows, grid.texts - first) * grid.work // (2 * middling),
-            positions=middling + vectors,
-            peak_positions=min(grid.rows, grid.texts - first) * (grid.longest + vectors),
-        )
+        _batch(scale, grid, method, recipe_name, vectors, source, seed, texts)
         for method, recipe_name in zip(("one-step", "autoregressive"), grid.recipes, strict=True)
         for vectors in (1, 2)
         for source in grid.sources
         for seed in range(grid.seeds)
-        for first in range(0, grid.texts, grid.rows)
-    ]  # fmt: skip
+        for texts in chunked(range(grid.texts), grid.rows)
+    ]
+
+
+def _batch(
+    scale: str, grid: Grid, method: str, recipe_name: str, vectors: int, source: str, seed: int, texts: Sequence[int]
+) -> Batch:
+    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
+    middling = max(1, grid.longest // 4)
+    shared: Settings = {"m_texts": grid.m_texts} if (method, vectors) == ("one-step", 1) else {}
+
+    def cell(text: int, method: str, **settings: int) -> Settings:
+        return cell_settings(
+            scale, source, text, grid.longest, seed, recipe_name, grid.max_steps,
+            method=method, vectors=vectors, first=grid.first, **shared, **settings,
+        )  # fmt: skip
+
+    m_cells = [cell(grid.texts + number, SHARED_M, serves=texts[0]) for number in range(shared.get("m_texts", 0))]
+    return Batch(
+        study="information",
+        label=f"{method}, {vectors} vectors, {source} from text {texts[0]}, seed {seed}",
+        cells=(*m_cells, *(cell(text, method, work_limit=grid.work) for text in texts)),
+        steps=len(texts) * grid.work // (2 * middling),
+        positions=middling + vectors,
+        peak_positions=max(len(texts) * (grid.longest + vectors), len(m_cells) * (grid.first + 1)),
+    )
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Search the longest prefixes of the texts (B, T) that the batch's vectors hold."""
-    settings, began = cells[0], time.perf_counter()
-    attempt = _attempt(lm, settings, target_ids)
-    results = grow(attempt, target_ids, settings["max_steps"], first=settings["first"], work=settings["work_limit"])
+    settings, began = cells[-1], time.perf_counter()
+    config = recipe(settings)
+    config = replace(config, stop=replace(config.stop, accuracy=ACCURACY))
+    n_m_texts = sum(cell["method"] == SHARED_M for cell in cells)
+    held = fit_held_m(lm, target_ids[:n_m_texts, : settings["first"]], config) if n_m_texts else NO_M
+    searched = target_ids[n_m_texts:]
+    m_work = held.work_per_text(len(searched))
+    results = grow(
+        _fit_prefixes(lm, settings, config, held),
+        searched,
+        settings["max_steps"],
+        first=settings["first"],
+        work=settings["work_limit"] - m_work,
+    )
     seconds = (time.perf_counter() - began) / len(results)
-    return [
-        Measurement(
-            {
-                "capacity_tokens": result.tokens,
-                "h_lm_nats": prefix_h_lm_nats(lm, ids, result.tokens),
-                "bound_tokens": result.bound,
-                "trials": len(result.trials),
-                "steps": sum(trial.steps for trial in result.trials),
-                "work": result.work,
-                "stop_reason": result.stop_reason,
-                "seconds": seconds,
-            }
-        )
-        for result, ids in zip(results, target_ids, strict=True)
+    return held.measurements + [
+        Measurement(search_columns(lm, ids, result, m_work, "h_lm_nats") | {"seconds": seconds})
+        for result, ids in zip(results, searched, strict=True)
     ]
 
 
-def _attempt(lm: FrozenLM, settings: Settings, target_ids: Tensor) -> Attempt:
-    config = recipe(settings)
-    config = replace(config, stop=replace(config.stop, accuracy=ACCURACY))
+def _fit_prefixes(lm: FrozenLM, settings: Settings, config: FitConfig, held: HeldM) -> FitPrefixes:
     if settings["method"] == "autoregressive":
         return autoregressive(lm, replace(config, e_tokens=settings["vectors"]))
-    if settings["vectors"] == 2:
-        return one_step(lm, config)
-    return one_step(lm, config, Given(m=common_m(lm, target_ids, config, settings["first"])))
+    return one_step(lm, config, Given(m=held.m))

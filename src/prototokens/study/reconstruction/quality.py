@@ -53,6 +53,9 @@ GRIDS = {
     "paper": Grid((16, 32, 64, 128, 256, 512), 50, ("fast", "cramming"), 5000, 8192),
 }
 
+ONE_VECTOR = {"arrangement": "e*n", "start": "text-e"}
+"""What `one-vector` changes of the recipe: no learned start was made for e alone."""
+
 _FITS = (("one-step",), ("one-vector",), ("autoregressive", "jacobi"))
 """Methods that read the same vectors are one batch."""
 
@@ -66,7 +69,8 @@ def lay_out(scale: str) -> list[Batch]:
             label=f"{' and '.join(methods)} at {tokens}, {texts[0][0]} {texts[0][1]}",
             cells=tuple(
                 cell_settings(
-                    scale, source, text, tokens, 0, grid.recipes["jacobi" in methods], grid.max_steps, method=method
+                    scale, source, text, tokens, 0, grid.recipes["jacobi" in methods], grid.max_steps, method=method,
+                    **(ONE_VECTOR if method == "one-vector" else {}),
                 )
                 for method in methods
                 for source, text in texts
@@ -79,14 +83,14 @@ def lay_out(scale: str) -> list[Batch]:
         for texts in chunked(
             [(kind, n) for kind in SOURCES for n in range(grid.texts)], max(1, grid.positions // (tokens + 1))
         )
-    ]
+    ]  # fmt: skip
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Fit the texts (B, T) and compare what is decoded with them."""
     if cells[0]["method"] == "autoregressive":
         return _autoregressive(lm, cells, target_ids[: len(cells) // 2])
-    changes = {"arrangement": "e*n", "start": "text-e"} if cells[0]["method"] == "one-vector" else {}
+    changes = {name: cells[0][name] for name in ONE_VECTOR if name in cells[0]}
     nats = information_nats(lm, target_ids)
     return [
         Measurement(
@@ -107,11 +111,11 @@ def _autoregressive(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> 
             "h_lm_nats": h,
             "work": cram.token_positions + cram.backward_positions,
         }
-        found = jacobi_decode(lm, cram.prompt, length)
-        own = {**shared, **_likeness(lm, cram.greedy_ids, ids), "passes": length}
-        other = {**shared, **_likeness(lm, found.ids, ids), "passes": found.passes}
-        generated.append(Measurement(own, cram.memory))
-        iterated.append(Measurement(other, cram.memory))
+        jacobi = jacobi_decode(lm, cram.prompt, length)
+        token_by_token = {**shared, **_likeness(lm, cram.greedy_ids, ids), "passes": length}
+        in_parallel = {**shared, **_likeness(lm, jacobi.ids, ids), "passes": jacobi.passes}
+        generated.append(Measurement(token_by_token, cram.memory))
+        iterated.append(Measurement(in_parallel, cram.memory))
     return [*generated, *iterated]
 
 

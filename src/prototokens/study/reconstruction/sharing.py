@@ -1,6 +1,7 @@
 """Sharing (Table 2): one e, or one m, for a group of texts that have the other vector to themselves.
 
-Texts of a group are fitted side by side; a group of one shares nothing, and is what the others are compared with.
+Texts of a group are fitted side by side, in micro-batches where there are too many for one pass. A group of one shares
+nothing, and is what the others are compared with.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), Table 2,
 https://arxiv.org/abs/2505.21189.
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...fitting.fit import Given, fit_batch
+from ...fitting.fit import fit_batch
+from ...fitting.given import Given
 from ...lm.frozen import FrozenLM
-from ..cells import Batch, Settings, cell_settings, chunked
+from ..cells import Batch, Settings, cell_settings, chunked, micro_batches
 from ..fits import measured, recipe
 from ..jobs import Measurement
 
@@ -31,7 +33,7 @@ class Grid:
         seeds: how many.
         recipe: name of a preset.
         max_steps: step budget of a fit.
-        rows: texts fitted side by side where groups are smaller.
+        rows: texts fitted side by side where groups are smaller, and those of a pass where they are larger.
     """
 
     tokens: int
@@ -61,11 +63,13 @@ def lay_out(scale: str) -> list[Batch]:
                 cell_settings(
                     scale, "old", text, grid.tokens, seed, grid.recipe, grid.max_steps,
                     shared=shared, group_size=size, group=text // size,
+                    **micro_batches(len(texts), grid.tokens + 1, grid.rows * (grid.tokens + 1)),
                 )
                 for text in texts
             ),
             steps=grid.max_steps,
             positions=len(texts) * (grid.tokens + 1),
+            peak_positions=min(len(texts), grid.rows) * (grid.tokens + 1),
         )
         for size in grid.group_sizes
         for shared in ("e", "m")
@@ -78,4 +82,5 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     """Fit the texts (B, T) of the batch's groups."""
     groups = torch.tensor([cell["group"] for cell in cells])
     given = Given(share=cells[0]["shared"], groups=groups)
-    return measured(lm, target_ids, fit_batch(lm, target_ids, recipe(cells[0]), given))
+    rows_at_once = cells[0].get("rows_at_once")
+    return measured(lm, target_ids, fit_batch(lm, target_ids, recipe(cells[0]), given, rows_at_once=rows_at_once))

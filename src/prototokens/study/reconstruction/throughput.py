@@ -1,8 +1,8 @@
 """Throughput (figure 4): verified tokens per second of decoding, in one step and autoregressively.
 
-The same texts are fitted both ways, and each is read back alone: one forward pass, or greedy generation with a KV
-cache; and all of them in one batched pass. The three are timed in turn, warm-up left out, medians of the repeats. Only
-what comes back exactly counts: a text that does not has no tokens per second, and none in its batch's.
+The same texts are fitted both ways. Each is read back alone, and all of them in one batch: by one forward pass, or by
+greedy generation with a KV cache. All four ways are timed in turn, warm-up left out, medians of the repeats; a batch is
+one timing, hence one row. Only texts that are exact count: without one there are no tokens per second.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), figure 4,
 https://arxiv.org/abs/2505.21189.
@@ -21,13 +21,14 @@ from torch import Tensor
 
 from ...baselines.cramming import cram_batch, reconstruct
 from ...decoding import decode
-from ...fitting.fit import FitResult, fit_batch
+from ...fitting.fit import fit_batch
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings
 from ..fits import information_nats, recipe
 from ..jobs import Measurement
 
-METHODS = ("one-step", "one-step-batched", "autoregressive")
+METHODS = ("one-step", "one-step-batched", "autoregressive", "autoregressive-batched")
+"""Compare like with like: alone with alone, a batch with a batch."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,9 @@ class Grid:
 
     Attributes:
         lengths: in tokens.
-        texts: how many, all in one batched pass.
+        texts: how many, all in one batch.
         max_steps: step budget of a fit.
-        repeats: timings of each decoding.
+        repeats: timings of each way to decode.
     """
 
     lengths: tuple[int, ...]
@@ -60,72 +61,91 @@ def lay_out(scale: str) -> list[Batch]:
     return [
         Batch(
             study="throughput",
-            label=f"{tokens} tokens",
+            label=f"{length} tokens",
             cells=tuple(
                 cell_settings(
-                    scale, "old", text, tokens, 0, "cramming" if method == "autoregressive" else "fast", grid.max_steps,
-                    method=method, batch=grid.texts if method == "one-step-batched" else 1, repeats=grid.repeats,
+                    scale, "old", text, length, 0, "fast" if method.startswith("one-step") else "cramming",
+                    grid.max_steps, method=method, batch=grid.texts if _is_batched(method) else 1, repeats=grid.repeats,
                 )
                 for method in METHODS
-                for text in range(grid.texts)
+                for text in range(1 if _is_batched(method) else grid.texts)
             ),
             steps=2 * grid.max_steps,
-            positions=grid.texts * (tokens + 1),
+            positions=grid.texts * (length + 1),
         )
-        for tokens in grid.lengths
+        for length in grid.lengths
     ]  # fmt: skip
 
 
+def _is_batched(method: str) -> bool:
+    return method.endswith("-batched")
+
+
+Decoding = Callable[[], list[Tensor]]
+"""Decodes some texts: ids (T,) of each."""
+
+
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
-    """Fit the texts (B, T), the same for each method, and time their decoding."""
-    texts = len(cells) // len(METHODS)
-    own_ids, repeats = target_ids[:texts], cells[0]["repeats"]
-    fits = fit_batch(lm, own_ids, recipe(cells[0]))
-    crams = cram_batch(lm, own_ids, recipe(cells[-1]))
-    batch = [fit.tokens for fit in fits]
-    jobs: list[Callable[[], list[Tensor]]] = [lambda: [d.ids for d in decode(lm, batch)]]
-    for fit, cram in zip(fits, crams, strict=True):
-        jobs.append(lambda fit=fit: [decode(lm, fit.tokens).ids])  # type: ignore[misc]
-        jobs.append(lambda cram=cram: list(reconstruct(lm, cram.prompt.unsqueeze(0), own_ids.shape[1])))  # type: ignore[misc]
-    found, seconds = _timed(lm, jobs, repeats)
-    return _measurements(own_ids, fits, found, seconds, information_nats(lm, own_ids))
+    """Fit the texts (B, T), the same for each method, and time their decoding.
+
+    A batch's row has the settings of its first text; `exact` says whether all its texts are.
+    """
+    texts = target_ids[[n for n, cell in enumerate(cells) if cell["method"] == "one-step"]]
+    length = texts.shape[1]
+    fits = fit_batch(lm, texts, recipe(cells[0]))
+    crams = cram_batch(lm, texts, recipe(cells[-1]))
+
+    def in_one_step(some: slice) -> Decoding:
+        batch = [fit.tokens for fit in fits[some]]
+        return lambda: [decoded.ids for decoded in decode(lm, batch)]
+
+    def autoregressively(some: slice) -> Decoding:
+        prompts = torch.stack([cram.prompt for cram in crams[some]])
+        return lambda: list(reconstruct(lm, prompts, length))
+
+    decodings, vectors = [], []
+    read_texts = [slice(None) if _is_batched(c["method"]) else slice(c["text"], c["text"] + 1) for c in cells]
+    for cell, some in zip(cells, read_texts, strict=True):
+        one_step = cell["method"].startswith("one-step")
+        decodings.append((in_one_step if one_step else autoregressively)(some))
+        vectors.append(fits[cell["text"]].tokens if cell["method"] == "one-step" else None)
+    decoded, seconds = timed(lm, decodings, cells[0]["repeats"])
+    nats = information_nats(lm, texts)
+    return [
+        Measurement(_columns(ids, texts[some], took) | ({} if len(ids) > 1 else {"h_lm_nats": nats[some][0]}), kept)
+        for ids, some, took, kept in zip(decoded, read_texts, seconds, vectors, strict=True)
+    ]
 
 
-def _timed(
-    lm: FrozenLM, jobs: list[Callable[[], list[Tensor]]], repeats: int
-) -> tuple[list[list[Tensor]], list[float]]:
-    """What each job gives, and the median of its seconds; jobs in turn, a first round to warm up."""
-    found = [job() for job in jobs]
-    times: list[list[float]] = [[] for _ in jobs]
+def timed(lm: FrozenLM, decodings: list[Decoding], repeats: int) -> tuple[list[list[Tensor]], list[float]]:
+    """The ids that each way to decode gives, and the median of its seconds.
+
+    The ways are timed in turn; a first round, which is not timed, warms up.
+    """
+    decoded = [decoding() for decoding in decodings]
+    times: list[list[float]] = [[] for _ in decodings]
     for _ in range(repeats):
-        for job, own in zip(jobs, times, strict=True):
-            _wait(lm)
+        for decoding, seconds in zip(decodings, times, strict=True):
+            _synchronise(lm)
             began = time.perf_counter()
-            job()
-            _wait(lm)
-            own.append(time.perf_counter() - began)
-    return found, [median(own) for own in times]
+            decoding()
+            _synchronise(lm)
+            seconds.append(time.perf_counter() - began)
+    return decoded, [median(seconds) for seconds in times]
 
 
-def _wait(lm: FrozenLM) -> None:
+def _synchronise(lm: FrozenLM) -> None:
     if lm.device.type == "cuda":
         torch.cuda.synchronize(lm.device)
 
 
-def _measurements(
-    target_ids: Tensor, fits: list[FitResult], found: list[list[Tensor]], seconds: list[float], nats: list[float]
-) -> list[Measurement]:
-    texts, length = target_ids.shape
-    batched = [torch.equal(ids.cpu(), own) for ids, own in zip(found[0], target_ids, strict=True)]
-    one_step = [torch.equal(found[1 + 2 * i][0].cpu(), target_ids[i]) for i in range(texts)]
-    generated = [torch.equal(found[2 + 2 * i][0].cpu(), target_ids[i]) for i in range(texts)]
-
-    def row(i: int, exact: bool, tokens: int, took: float) -> dict[str, Any]:
-        rate = tokens / took if exact else None
-        return {"exact": int(exact), "tokens_per_second": rate, "seconds": took, "h_lm_nats": nats[i]}
-
-    return [
-        *(Measurement(row(i, one_step[i], length, seconds[1 + 2 * i]), fits[i].tokens) for i in range(texts)),
-        *(Measurement(row(i, batched[i], length * sum(batched), seconds[0])) for i in range(texts)),
-        *(Measurement(row(i, generated[i], length, seconds[2 + 2 * i])) for i in range(texts)),
-    ]
+def _columns(decoded: list[Tensor], target_ids: Tensor, seconds: float) -> dict[str, Any]:
+    """How many of the texts (B, T) were decoded exactly, and the verified tokens per second."""
+    exact_texts = sum(torch.equal(ids.cpu(), target) for ids, target in zip(decoded, target_ids, strict=True))
+    rate = exact_texts * target_ids.shape[1] / seconds if exact_texts else None
+    return {
+        "exact": int(exact_texts == len(target_ids)),
+        "exact_texts": exact_texts,
+        "tokens_per_second": rate,
+        "seconds": seconds,
+    }

@@ -10,12 +10,12 @@ from typing import Any
 
 from prototokens import FitConfig, FrozenLM
 from prototokens.arrangements import arrangement_named
-from prototokens.fitting.starts import in_force, start_name
+from prototokens.fitting.starts import resolve_optimiser, start_name
 
 
 def subject(lm: FrozenLM, config: FitConfig) -> dict[str, str]:
     """What was fitted and how, but for seed and step budget: a row of another model or recipe is another row."""
-    config, _ = in_force(lm, config)
+    config, _ = resolve_optimiser(lm, config)
     settings = asdict(config) | {
         "arrangement": arrangement_named(config.arrangement).to_json(),
         "start": start_name(lm, config),

@@ -1,14 +1,17 @@
-"""Laws of micro-batches: a step in parts is the whole step within rounding, and memory is asked for beforehand."""
+"""Laws of memory: a step in micro-batches or with checkpointing is the whole step, and an estimate comes first."""
 
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from families import ONE, RECIPE, batch, budget, counted, same_vectors
+from families import ONE, RECIPE, batch, budget, counted, same_vectors, tokenizer
 from prototokens import AdamW, FitResult, FrozenLM, Given, InputError, fit, fit_batch
 from prototokens.fitting import memory
-from prototokens.fitting.memory import estimate_bytes, even_parts, rows_that_fit
+from prototokens.fitting.checkpointing import checkpointed
+from prototokens.fitting.memory import Passes, estimate_bytes, even_parts, plan_passes
+from prototokens.lm.identity import Identity
 
 TEXTS = ("ab", "Zq", "aa")
 # A large eps makes Adam's step a smooth function of the gradient, so that rounding stays small.
@@ -75,23 +78,81 @@ def test_parts_cover_the_rows_once_and_evenly(rows: int, at_once: int) -> None:
     assert len(parts) == -(-rows // at_once)
 
 
+# Checkpointing.
+
+
+def test_a_step_with_checkpointing_is_the_step_without(lm: FrozenLM) -> None:
+    ids, config = batch(lm, *TEXTS), budget(SMOOTH, max_steps=2, margin=100)
+    plain = fit_batch(lm, ids, config)
+    anew = fit_batch(lm, ids, config, checkpointing=True, rows_at_once=4)
+    assert all(same_step(a, b) for a, b in zip(plain, anew, strict=True))
+    assert not any("forward" in module.__dict__ for module in lm.model.modules())  # it is as it was
+    assert not any(module.training for module in lm.model.modules())
+
+
+def test_checkpointing_keeps_less(lm: FrozenLM) -> None:
+    plain = kept_by_autograd(lm, 60)
+    with checkpointed(lm):
+        anew = kept_by_autograd(lm, 60)
+    assert anew < 0.5 * plain  # of two layers and the logits; the more layers, the less
+    assert anew <= estimate_bytes(lm, ONE.arrangement.layout(59), 1, checkpointing=True)
+
+
+def test_layers_are_put_back_when_a_fit_is_cut_off(llama: FrozenLM) -> None:
+    def cut_off(_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(llama, llama.encode("ab"), ONE, checkpointing=True, progress=cut_off)
+    assert not any("forward" in module.__dict__ for module in llama.model.modules())
+
+
+def test_a_model_without_layers_cannot_be_checkpointed(known: FrozenLM) -> None:
+    with pytest.raises(InputError, match="AnalyticLM has no list of layers"):
+        fit(known, known.encode("ab"), ONE, checkpointing=True)
+
+
 # The estimate.
+
+
+def test_a_long_text_of_a_large_model_fits_on_one_gpu() -> None:
+    # The shape of an 8B model in 16 bits; weights on the meta device take no memory.
+    shape = LlamaConfig(vocab_size=128256, hidden_size=4096, intermediate_size=14336, num_hidden_layers=32,
+                        num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192)  # fmt: skip
+    with torch.device("meta"):
+        model = LlamaForCausalLM(shape).bfloat16()
+    lm = FrozenLM(model, tokenizer(), Identity("8B", None, "", ""))
+    layout = ONE.arrangement.layout(1024)
+    weights = sum(weight.numel() * 2 for weight in model.parameters())
+    without, with_it = (estimate_bytes(lm, layout, 1, checkpointing=c) for c in (False, True))
+    assert 1.024e9 < with_it < 5e9 < without
+    assert weights + with_it < 80e9
 
 
 def test_memory_sets_the_size_of_a_part(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = ONE.arrangement.layout(2)
-    one = estimate_bytes(llama, layout, 1)
+    one, again = (estimate_bytes(llama, layout, 1, checkpointing=c) for c in (False, True))
+    assert again < one
     assert estimate_bytes(llama, layout, 7) == 7 * one
-    for free, rows in ((1e9, 12), (one * 12 / 0.8 + 1, 12), (one * 11, 8), (one * 5, 4), (one * 1.1, 1)):
-        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: int(free))
-        assert rows_that_fit(llama, layout, 12) == rows
+
+    def planned(free: float, **passes: int | bool) -> tuple[int | None, bool | None]:
+        monkeypatch.setattr(memory, "free_bytes", lambda _: int(free))
+        plan = plan_passes(llama, layout, 12, Passes(**passes))
+        return plan.rows_at_once, plan.checkpointing
+
+    for free, rows in ((1e9, 12), (one * 12 / 0.8 + 1, 12), (one * 11, 8), (one * 5, 4), (one * 1.3, 1)):
+        assert planned(free) == (rows, False)
+    assert planned(again * 1.3) == (1, True)
+    assert planned(1, rows_at_once=3) == (3, True)  # as asked for, whatever the estimate says
+    assert planned(1, rows_at_once=3, checkpointing=False) == (3, False)
+    assert planned(1e9, checkpointing=True) == (12, True)
+    with pytest.raises(InputError, match=r"a text of 2 tokens needs about .* GB for one pass through Llama.*are free"):
+        planned(again / 2)
+
     monkeypatch.setattr(memory, "free_bytes", lambda _: int(one * 5))
     with counted(llama) as calls:
         fit_batch(llama, batch(llama, *TEXTS), budget(RECIPE, max_steps=1))
     assert max(rows for rows, _ in calls.forward) == 4
-    monkeypatch.setattr(memory, "free_bytes", lambda _: one // 2)
-    with pytest.raises(InputError, match=r"a text of 2 tokens needs about .* GB for one pass through Llama.*are free"):
-        rows_that_fit(llama, layout, 1)
 
 
 def kept_by_autograd(lm: FrozenLM, length: int) -> int:

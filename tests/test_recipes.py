@@ -8,7 +8,7 @@ import pytest
 
 from prototokens import AdamW, FitConfig, InputError, Stop, preset
 from prototokens.arrangements import ARRANGEMENTS
-from prototokens.fitting.recipes import DEFAULT_PRESET, PRESETS, STARTS
+from prototokens.fitting.recipes import DEFAULT_PRESET, NAMED_STARTS, PRESETS
 
 
 @pytest.mark.parametrize(
@@ -26,9 +26,8 @@ from prototokens.fitting.recipes import DEFAULT_PRESET, PRESETS, STARTS
         (Stop, {"accuracy": 0}, "accuracy is 0; it must be above 0 and at most 1"),
         (Stop, {"accuracy": 1.5}, "accuracy is 1.5; it must be above 0 and at most 1"),
         (Stop, {"margin": -0.5}, "margin is -0.5; it must be at least 0"),
-        (Stop, {"patience": 0}, "patience is 0; it must be at least 1"),
         (Stop, {"check_every": 0}, "check_every is 0; it must be at least 1"),
-        (FitConfig, {"start": "zero"}, f"unknown start 'zero'; choose one of: {' '.join(STARTS)}"),
+        (FitConfig, {"start": "zero"}, f"unknown start 'zero'; choose one of: {' '.join(NAMED_STARTS)}"),
         (FitConfig, {"arrangement": "e,n"}, "unknown arrangement 'e,n'; choose one of: e*n "),
         (FitConfig, {"e_tokens": 0}, "e_tokens is 0; it must be at least 1"),
         (FitConfig, {"perturbation": -1}, "perturbation is -1; it must be at least 0"),
@@ -45,7 +44,7 @@ def test_values_out_of_bounds_are_refused(kind: type, change: dict[str, Any], me
 
 def test_bounds_themselves_are_allowed() -> None:
     AdamW(lr=1e-12, betas=(0, 0.999999), weight_decay=0, anneal_below_nats=0)
-    Stop(max_steps=0, accuracy=1, margin=0, patience=1, check_every=1)
+    Stop(max_steps=0, accuracy=1, margin=0, check_every=1)
     FitConfig(e_tokens=1, perturbation=0, restarts=1, seed=-5)
     FitConfig(start="normal", restarts=2)
     FitConfig(start="vocabulary", restarts=2)

@@ -14,7 +14,14 @@ from prototokens import AdamW, FrozenLM, Given, InputError, Stop, decode, fit, f
 from prototokens.arrangements import ARRANGEMENTS
 from prototokens.fitting.starter import Starter, load_starter, save_starter
 from prototokens.fitting.starts import start_vectors
-from prototokens.fitting.train_starter import StarterConfig, StarterProgress, train_starter
+from prototokens.fitting.train_starter import (
+    StarterConfig,
+    StarterProgress,
+    StarterTraining,
+    load_training,
+    save_training,
+    train_starter,
+)
 
 CONFIG = StarterConfig(lengths=(2, 3), batch_tokens=12, inner_steps=4, steps=6)
 
@@ -24,36 +31,42 @@ def draw(length: int, count: int, seed: int) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def kept() -> list[tuple[Starter, StarterProgress]]:
-    steps: list[tuple[Starter, StarterProgress]] = []
-    train_starter(family("llama"), draw, CONFIG, keep=lambda s, p: steps.append((s, p)))
+def trainings() -> list[tuple[StarterTraining, StarterProgress]]:
+    steps: list[tuple[StarterTraining, StarterProgress]] = []
+    train_starter(family("llama"), draw, CONFIG, keep=lambda t, p: steps.append((t, p)))
     return steps
 
 
+@pytest.fixture(scope="module")
+def kept(trainings) -> list[tuple[Starter, StarterProgress]]:
+    return [(training.starter, progress) for training, progress in trainings]
+
+
 def same(a: Starter, b: Starter) -> bool:
-    pairs = [(getattr(a, name), getattr(b, name)) for name in ("e", "m", "axes", "moments")]
+    pairs = [(getattr(a, name), getattr(b, name)) for name in ("e", "m", "axes")]
     vectors = all(x is y or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
     return vectors and (a.arrangement, a.model, a.training) == (b.arrangement, b.model, b.training)
 
 
-def test_training_goes_on_where_it_stopped_and_ends_the_same(kept, tmp_path: Path) -> None:
-    path = save_starter(tmp_path / "start", kept[2][0])
-    ended = train_starter(family("llama"), draw, CONFIG, resume=load_starter(path))
+def test_training_goes_on_where_it_stopped_and_ends_the_same(kept, trainings, tmp_path: Path) -> None:
+    path = save_training(tmp_path / "start", trainings[2][0])
+    assert same(load_starter(path), kept[2][0])  # a start already, whatever the training needs beside it
+    ended = train_starter(family("llama"), draw, CONFIG, resume=load_training(path))
     assert same(ended, kept[-1][0])
 
 
-def test_a_finished_training_is_left_as_it_is(kept) -> None:
-    assert train_starter(family("llama"), draw, CONFIG, resume=kept[-1][0]) is kept[-1][0]
+def test_a_finished_training_is_left_as_it_is(kept, trainings) -> None:
+    assert train_starter(family("llama"), draw, CONFIG, resume=trainings[-1][0]) is kept[-1][0]
 
 
-def test_axes_are_orthonormal_and_of_the_gradients_that_were_met(kept) -> None:
-    assert [s.moments is None for s, _ in kept] == [False] * 5 + [True]
-    met = [s.moments[0].trace() for s, _ in kept[:-1]]
+def test_axes_are_orthonormal_and_of_the_gradients_that_were_met(kept, trainings) -> None:
+    assert [t.moments is None for t, _ in trainings] == [False] * 5 + [True]
+    met = [t.moments[0].trace() for t, _ in trainings[:-1]]
     assert met[1] < family("llama").width < met[3]
     assert [s.axes is None for s, _ in kept] == [True] * 3 + [False] * 3  # after 2 steps too few gradients were met
     renewed = [n for n in (4, 5) if not torch.equal(kept[n][0].axes, kept[n - 1][0].axes)]
     assert renewed == [5]  # after 4 and all 6 steps
-    axes, moments = kept[3][0].axes.float(), kept[3][0].moments
+    axes, moments = kept[3][0].axes.float(), trainings[3][0].moments
     identity = torch.eye(axes.shape[-1])
     assert torch.allclose(axes.mT @ axes, identity.expand(2, -1, -1), atol=5e-3)
     along = axes.mT @ moments @ axes
@@ -82,15 +95,16 @@ def test_a_fit_descends_along_the_axes_of_its_start(kept, llama: FrozenLM) -> No
 
 def test_a_training_begins_at_another_start(kept) -> None:
     first = kept[-1][0]
-    steps: list[Starter] = []
-    train_starter(family("llama"), draw, replace(CONFIG, seed=1), begin=first, keep=lambda s, _: steps.append(s))
+    more: list[StarterTraining] = []
+    train_starter(family("llama"), draw, replace(CONFIG, seed=1), begin=first, keep=lambda t, _: more.append(t))
+    steps = [training.starter for training in more]
     assert steps[0].training["begun_at"] == first.name
     assert all(torch.equal(s.axes, first.axes) for s in steps[:3])  # until enough gradients were met
     assert not torch.equal(steps[3].axes, first.axes)
     again = replace(CONFIG, seed=1)
-    assert same(train_starter(family("llama"), draw, again, resume=steps[2], begin=first), steps[-1])
+    assert same(train_starter(family("llama"), draw, again, resume=more[2], begin=first), steps[-1])
     with pytest.raises(InputError, match="did not begin at learned-"):
-        train_starter(family("llama"), draw, again, resume=steps[2], begin=kept[0][0])
+        train_starter(family("llama"), draw, again, resume=more[2], begin=kept[0][0])
     with pytest.raises(InputError, match="this learned start belongs to"):
         train_starter(family("gpt2"), draw, CONFIG, begin=first)
 
@@ -143,9 +157,9 @@ def test_work_is_counted(kept) -> None:
     assert kept[-1][1].backward_positions == expected * CONFIG.inner_steps // (CONFIG.inner_steps + 1)
 
 
-def test_other_settings_are_refused(kept) -> None:
+def test_other_settings_are_refused(trainings) -> None:
     with pytest.raises(InputError, match=r"other settings \(seed\): give the same, or begin anew \(--force\)"):
-        train_starter(family("llama"), draw, replace(CONFIG, seed=1), resume=kept[2][0])
+        train_starter(family("llama"), draw, replace(CONFIG, seed=1), resume=trainings[2][0])
 
 
 def test_lengths_that_the_model_has_no_room_for_are_refused_at_once() -> None:

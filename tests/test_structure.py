@@ -11,7 +11,7 @@ from torch import Tensor
 
 from families import RECIPE, batch, budget, same_vectors
 from prototokens import Given, InputError, Stop, fit_batch, preset
-from prototokens.fitting.descent import Regulariser
+from prototokens.fitting.given import Regulariser
 from prototokens.geometry.alignment import (
     anchor,
     anchor_gap,

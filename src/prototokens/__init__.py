@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from .decoding import decode
     from .encoder.encoding import Encoder, encode
     from .errors import InputError
-    from .fitting.fit import FitResult, Given, fit, fit_batch
+    from .fitting.fit import FitResult, fit, fit_batch
+    from .fitting.given import Given
     from .fitting.recipes import AdamW, FitConfig, Stop, preset
     from .lm.frozen import FrozenLM, load_lm
     from .proto_tokens import ProtoTokens, load, save
@@ -37,10 +38,10 @@ _HOME = {
     "errors": ("InputError",),
     "fitting.fit": (
         "FitResult",
-        "Given",
         "fit",
         "fit_batch",
     ),
+    "fitting.given": ("Given",),
     "fitting.recipes": (
         "AdamW",
         "FitConfig",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..arrangements import arrangement_named
 from ..fitting.descent import FitProgress
-from ..fitting.fit import Given, descend
+from ..fitting.fit import descend
+from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, Stop
 from ..fitting.starts import learned_start
 from ..lm.frozen import FrozenLM
@@ -75,8 +76,8 @@ def fit_chunks(
     e_start, m_start = (None, None) if begin is None else begin(targets)
     given = Given(e_start=e_start, m_start=m_start) if attempt.own_m else Given(e_start=e_start, m=m)
     found = descend(lm, targets, config, given, progress=progress)
-    e = torch.stack([outcome.e for outcome in found.outcomes])  # (B, 1, D)
-    all_m = torch.stack([outcome.m for outcome in found.outcomes])  # (B, D)
+    e = torch.stack([result.e for result in found.results])  # (B, 1, D)
+    all_m = torch.stack([result.m for result in found.results])  # (B, D)
     arrangement = arrangement_named(config.arrangement)
     logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, found.fixed)
     missed = (~is_held(logits, targets, margin, lm.dtype)).sum(1).tolist()

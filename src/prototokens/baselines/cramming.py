@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..arrangements import E_TOKEN, Layout, arrangement_named
 from ..errors import InputError
-from ..fitting.descent import Bank, Descent, FitProgress, Outcome
-from ..fitting.fit import check_texts
+from ..fitting.bank import Bank
+from ..fitting.checks import check_texts
+from ..fitting.descent import Descent, DescentResult, FitProgress
 from ..fitting.recipes import FitConfig, Stop, preset
 from ..fitting.starter import Starter
 from ..fitting.starts import start_vectors
@@ -180,7 +181,7 @@ def _layout(length: int, memories: int, before: int) -> Layout:
 
 
 @torch.no_grad()
-def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, outcome: Outcome) -> CrammingResult:
+def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, outcome: DescentResult) -> CrammingResult:
     """Score the kept vectors once more, alone in their batch, and generate from them."""
     memory = outcome.e.unsqueeze(0)  # (1, K, D)
     fixed = _fixed(lm, before, target_ids.unsqueeze(0))

@@ -12,8 +12,7 @@ from ..errors import InputError
 from .terminal import Device, DeviceMap, Dtype, Json, Model, Revision, TrustRemoteCode, load_model, print_json
 
 if TYPE_CHECKING:
-    from ..fitting.starter import Starter
-    from ..fitting.train_starter import StarterProgress
+    from ..fitting.train_starter import StarterProgress, StarterTraining
 
 starter_app = typer.Typer(
     name="starter", help="Learned starts: fits of a model begin near its solutions.", no_args_is_help=False
@@ -51,8 +50,8 @@ def train_command(
     Example: prototokens starter train --model ./my-model -o my-model.starter
     """
     from ..files.atomic import check_new_file
-    from ..fitting.starter import load_starter, save_starter
-    from ..fitting.train_starter import StarterConfig, train_starter
+    from ..fitting.starter import load_starter
+    from ..fitting.train_starter import StarterConfig, load_training, save_training, train_starter
     from ..texts.sampling import sample
 
     try:
@@ -68,16 +67,16 @@ def train_command(
         source=source,
         seed=seed,
     )
-    resume = load_starter(output) if output.exists() and not force else None
+    resume = load_training(output) if output.exists() and not force else None
     begun = load_starter(begin) if begin else None
     check_new_file(output, overwrite=True)
     lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
     last: StarterProgress | None = None
 
-    def keep(starter: Starter, p: StarterProgress) -> None:
+    def keep(training: StarterTraining, p: StarterProgress) -> None:
         nonlocal last
         last = p
-        save_starter(output, starter, overwrite=True)
+        save_training(output, training, overwrite=True)
         left = p.seconds / (p.step - first) * (p.steps - p.step)
         print(
             f"step {p.step} of {p.steps}  {p.length} tokens  loss {p.first_loss:.2f} to {p.last_loss:.2f} nats  "
@@ -86,7 +85,7 @@ def train_command(
             flush=True,
         )
 
-    first = resume.training["step"] if resume else 0
+    first = resume.step if resume else 0
     train_starter(lm, lambda t, b, s: sample(source, lm, t, b, seed=s, split="train"), config, resume, begun, keep)
     _report(output, lm.identity.name, steps, last, as_json)
     return 0

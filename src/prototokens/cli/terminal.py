@@ -78,13 +78,13 @@ def start_named(start: str) -> str | Starter:
     Raises:
         InputError: it is neither.
     """
-    from ..fitting.recipes import STARTS
+    from ..fitting.recipes import NAMED_STARTS
     from ..fitting.starter import load_starter
 
-    if start in STARTS:
+    if start in NAMED_STARTS:
         return start
     if not Path(start).exists():
-        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(STARTS)}")
+        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(NAMED_STARTS)}")
     return load_starter(start)
 
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fitting.fit import FitResult, Given, fit_batch
+from ..fitting.fit import FitResult, fit_batch
+from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..fitting.starter import Starter, shipped_starter
 from ..lm.frozen import FrozenLM

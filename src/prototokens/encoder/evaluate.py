@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arrangements import Arrangement
 from ..errors import InputError
-from ..fitting.descent import cross_entropy
+from ..fitting.objective import cross_entropy
 from ..lm.frozen import FrozenLM
 from ..texts.sampling import sample
 from .encoding import Encoder

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..arrangements import Arrangement
-from ..fitting.descent import cross_entropy
-from ..fitting.fit import Given, descend
+from ..fitting.fit import descend
+from ..fitting.given import Given
+from ..fitting.objective import cross_entropy, is_right
 from ..fitting.recipes import FitConfig, Stop, preset
 from ..lm.frozen import FrozenLM
 from .recipes import Objective
@@ -91,7 +92,7 @@ def _cross_entropy_at(
     e_pull, m_pull = (
         torch.zeros_like(z) if g is None else g / target_ids.numel() for z, g in zip((e, m), gradients, strict=True)
     )
-    return scores.loss.mean(), (scores.margin > 0).float().mean(), e_pull, m_pull
+    return scores.loss.mean(), is_right(scores.margin).float().mean(), e_pull, m_pull
 
 
 def _refined(
@@ -104,8 +105,8 @@ def _refined(
         optimiser=_STEPPER,
         stop=Stop(max_steps=steps, margin=float("inf")),
     )
-    outcomes = descend(lm, target_ids, config, Given(e_start=e, m_start=m)).outcomes
-    return torch.stack([o.e for o in outcomes]), torch.stack([o.m for o in outcomes])
+    reached = descend(lm, target_ids, config, Given(e_start=e, m_start=m)).results
+    return torch.stack([r.e for r in reached]), torch.stack([r.m for r in reached])
 
 
 def _noise(e: Tensor, m: Tensor, std: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -40,23 +41,52 @@ def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bo
     return rows * (logits + kept)
 
 
-def rows_that_fit(lm: FrozenLM, layout: Layout, rows: int) -> int:
-    """How many of a batch's rows may pass through the model together.
+@dataclass(frozen=True)
+class Passes:
+    """How the rows of a batch pass through the model: time and memory depend on it, a step only by rounding.
 
-    All of them where memory allows, or else a power of two, so that small differences in free memory seldom change it.
+    Attributes:
+        rows_at_once: rows of a micro-batch, whose gradients are added up; None: as many as memory holds.
+        checkpointing: whether the layers' activations are computed anew in the backward pass instead of kept, which
+            needs less memory and a second forward pass; None: where a single row would not fit without.
+    """
+
+    rows_at_once: int | None = None
+    checkpointing: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.rows_at_once is not None and self.rows_at_once < 1:
+            raise InputError(f"rows_at_once is {self.rows_at_once}; it must be at least 1")
+
+
+def plan_passes(lm: FrozenLM, layout: Layout, rows: int, passes: Passes) -> Passes:
+    """Settle what `passes` leaves open, by the estimate and the memory that is free.
+
+    The rows at once are all of them, or else a power of two, so that small differences in free memory seldom change it.
 
     Raises:
-        InputError: by the estimate there is no memory for a single one.
+        InputError: by the estimate a single row has no room, and `rows_at_once` does not ask for it all the same.
     """
-    free, one = free_bytes(lm), estimate_bytes(lm, layout, 1)
-    if free is None or rows * one <= _SHARE * free:
-        return rows
-    if one > free:
+    has_layers = _setting(lm, "num_hidden_layers", 0) > 0
+    undecided = passes.checkpointing is None
+    options = [False, True] if undecided and has_layers else [bool(passes.checkpointing)]
+    free = free_bytes(lm)
+    if free is None:
+        return Passes(passes.rows_at_once, options[0])
+    one = 0
+    for checkpointing in options:
+        one = estimate_bytes(lm, layout, 1, checkpointing=checkpointing)
+        wanted = passes.rows_at_once or rows
+        if wanted * one <= _SHARE * free:
+            return Passes(wanted, checkpointing)
+        if passes.rows_at_once is None and one <= _SHARE * free:
+            return Passes(1 << int(_SHARE * free / one).bit_length() - 1, checkpointing)
+    if passes.rows_at_once is None and one > free:
         raise InputError(
             f"a text of {layout.length} tokens needs about {_gigabytes(one)} for one pass through {lm.identity.name}, "
             f"and {_gigabytes(free)} are free; shorten it, or try all the same with rows_at_once=1"
         )
-    return 1 << max(0, int(_SHARE * free / one).bit_length() - 1)
+    return Passes(passes.rows_at_once or 1, options[-1])
 
 
 def check_vectors(lm: FrozenLM, rows: int, e_tokens: int, length: int, max_steps: int) -> None:

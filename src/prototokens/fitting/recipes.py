@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from .starter import Starter
 
 DRAWN_STARTS = ("normal", "vocabulary")
-"""Starts that are random vectors and know nothing of the text; a perturbation is not added to them."""
+"""Starts that are random vectors and do not depend on the text's tokens; no perturbation is added to them."""
 
-STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
+NAMED_STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
+"""Starts that a recipe can name; see `FitConfig.start`."""
 
 
 def _check(name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False) -> None:
@@ -34,8 +38,8 @@ class AdamW:
         eps: added to the root mean square gradient.
         relative: whether `lr` is scaled to the model's embeddings, so that it means the same for any model.
         anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
-            loss: lr * sqrt(min(1, loss / anneal_below_nats)), text by text; 0 keeps it constant. Decay is tied to
-            progress since nobody knows beforehand how many steps a text takes.
+            loss, text by text; 0 keeps it constant. Decay is tied to progress since nobody knows beforehand how many
+            steps a text takes. See `rates`.
     """
 
     lr: float = 0.01
@@ -55,6 +59,21 @@ class AdamW:
         _check("eps", self.eps, low=0, open_low=True)
         _check("anneal_below_nats", self.anneal_below_nats, low=0)
 
+    def rates(self, loss_nats: Tensor, embedding_std: float) -> Tensor:
+        """Learning rate at a loss: lr * sqrt(min(1, loss / anneal_below_nats)), times the spread if `relative`.
+
+        Args:
+            loss_nats: mean loss of each text, in nats per token, any shape.
+            embedding_std: standard deviation of the model's input embeddings.
+
+        Returns:
+            Of the same shape.
+        """
+        lr = self.lr * (embedding_std if self.relative else 1.0)
+        if self.anneal_below_nats == 0:
+            return lr * torch.ones_like(loss_nats)
+        return lr * (loss_nats / self.anneal_below_nats).clamp(max=1).sqrt()
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -65,23 +84,19 @@ class Stop:
         accuracy: stop at this token accuracy; 1 means exact reconstruction.
         margin: and only if every right token leads by more than this many logits. A text with no margin can
             lose tokens on another kernel or batch size.
-        patience: stop a restart whose loss has not fallen by one percent within that many steps; None: never.
-        check_every: how many steps pass between two looks at whether a row is done. Each look waits for the
-            device; None means 1 on a CPU and 4 elsewhere. What is kept is the first
-            evaluation that met the rule in any case.
+        check_every: every how many steps it is checked whether a text is done; None means 1 on a CPU and 4 elsewhere,
+            since each check synchronises with the device. The first evaluation that met the rule is kept in any case.
     """
 
     max_steps: int = 5000
     accuracy: float = 1.0
     margin: float = 0.0
-    patience: int | None = None
     check_every: int | None = None
 
     def __post_init__(self) -> None:
         _check("max_steps", self.max_steps, low=0)
         _check("accuracy", self.accuracy, low=0, high=1, open_low=True)
         _check("margin", self.margin, low=0)
-        _check("patience", 1 if self.patience is None else self.patience, low=1)
         _check("check_every", 1 if self.check_every is None else self.check_every, low=1)
 
 
@@ -100,14 +115,14 @@ class FitConfig:
             deviation of the model's input embeddings. It is drawn from the seed, the restart's number and the
             text, so that it does not depend on what else is in the batch. `DRAWN_STARTS` take none.
         optimiser: settings of AdamW along the coordinates.
-        axes_optimiser: settings of AdamW along the axes that come with a learned start (see `Starter`), used instead
-            where a fit begins at one that has axes; None: never. Coordinates of an embedding mean nothing by
-            themselves; along the axes in which gradients vary, each on its own scale, Adam's division by their size
-            does what it is for (SOAP, Vyas et al., 2024, https://arxiv.org/abs/2409.11321, with axes that are learned
-            beforehand and held), and longer steps pay.
+        axes_optimiser: settings of AdamW along the axes of a learned start (see `Starter`). They replace `optimiser`
+            where a fit begins at a start that has axes; None: never. Adam divides each entry of the gradient by its
+            size, and the coordinates of an embedding mean nothing by themselves. Along the axes in which gradients vary
+            each division fits its axis, and longer steps pay (SOAP, Vyas et al., 2024,
+            https://arxiv.org/abs/2409.11321; here the axes are learned beforehand and held).
         stop: when a text is done.
-        restarts: starts fitted side by side for every text; the best is kept, and the first one done ends all. They
-            differ by their perturbation only, so that without one they are all the same (but for `DRAWN_STARTS`).
+        restarts: starts fitted side by side for every text. The best is kept, and the first one done ends all. They
+            differ by their perturbation alone, or by their draw for `DRAWN_STARTS`.
         seed: what the random draws are made from.
         preset: name under which the recipe is recorded.
     """
@@ -127,8 +142,8 @@ class FitConfig:
         object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
         if self.restarts > 1 and self.perturbation == 0 and self.start not in DRAWN_STARTS:
             raise InputError(f"restarts is {self.restarts} and perturbation 0: they would all be the same")
-        if not isinstance(self.start, Starter) and self.start not in STARTS:
-            raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(STARTS)}")
+        if not isinstance(self.start, Starter) and self.start not in NAMED_STARTS:
+            raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(NAMED_STARTS)}")
         _check("e_tokens", self.e_tokens, low=1)
         _check("perturbation", self.perturbation, low=0)
         _check("restarts", self.restarts, low=1)

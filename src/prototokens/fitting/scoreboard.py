@@ -1,42 +1,41 @@
-"""ScoreBoard: what every attempt of a fit has reached, which of its vectors to keep, and when it is done."""
+"""ScoreBoard: how well every candidate of a fit does, which of its vectors to keep, and when it is done."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from .objective import is_right
 from .recipes import Stop
 
-RUNNING, MET, NONFINITE, PLATEAU = range(4)
-_PLATEAU_RATIO = 0.99  # a loss that falls by less than one percent stands still
+RUNNING, MET, NONFINITE = range(3)
+STOP_REASONS = {MET: "accuracy", NONFINITE: "nonfinite"}
 
 
 class ScoreBoard:
-    """Best-so-far and stopping, kept on the device: nothing here waits for it but `status`.
+    """Best-so-far and stopping, kept on the device: nothing here synchronises but `status`, `ranking` and `histories`.
 
-    A *row* is one text in one restart; an *attempt* is what must be right together: a row, or, where texts share a
-    vector, all rows of a group in one restart. An attempt scores the mean token accuracy of its rows; equal
-    accuracies are told apart by the lowest mean loss, and exact ones by the largest margin. The first evaluation that
-    meets the stopping rule is kept before all others.
+    A *row* is one text in one restart. A *candidate* is what competes to be kept: a row, or, where texts share a
+    vector, all rows of a group in one restart. A candidate scores the mean token accuracy of its rows. Equal accuracies
+    are told apart by the lowest mean loss, and exact ones by the largest margin. The first evaluation that meets the
+    stopping rule is kept before all others.
 
     Args:
-        attempt_of: attempt of each row, int64, (R,).
-        stop: when an attempt is done.
-        earliest: steps before which no attempt is done; the best from there on is kept, where there is one.
+        candidate_of: candidate of each row, int64, (R,).
+        stop: when a candidate is done.
+        earliest: steps before which no candidate is done; the best from there on is kept.
     """
 
-    def __init__(self, attempt_of: Tensor, stop: Stop, earliest: int = 0) -> None:
-        self.attempt_of = attempt_of
+    def __init__(self, candidate_of: Tensor, stop: Stop, earliest: int = 0) -> None:
+        self.candidate_of = candidate_of
         self.stop, self.earliest = stop, earliest
-        device, attempts = attempt_of.device, int(attempt_of.max()) + 1
-        self._rows = torch.bincount(attempt_of, minlength=attempts)
-        self._state = torch.full((attempts,), RUNNING, device=device)
-        self._accuracy = torch.full((attempts,), -1.0, device=device)
-        self._tie = torch.full((attempts,), -torch.inf, device=device)
-        self._lowest = torch.full((attempts,), torch.inf, device=device)
-        self._low = self._lowest  # the loss that the plateau is measured from
-        self._low_step = torch.zeros(attempts, dtype=torch.long, device=device)
-        self._met_step = torch.full((attempts,), -1, device=device)
+        device, candidates = candidate_of.device, int(candidate_of.max()) + 1
+        self._rows = torch.bincount(candidate_of, minlength=candidates)
+        self._state = torch.full((candidates,), RUNNING, device=device)
+        self._accuracy = torch.full((candidates,), -1.0, device=device)
+        self._tie = torch.full((candidates,), -torch.inf, device=device)
+        self._lowest = torch.full((candidates,), torch.inf, device=device)
+        self._met_step = torch.full((candidates,), -1, device=device)
         self._history: list[Tensor] = []
 
     @torch.no_grad()
@@ -55,18 +54,18 @@ class ScoreBoard:
         if 0 < step == self.earliest:
             self._accuracy = torch.full_like(self._accuracy, -1.0)
             self._tie = torch.full_like(self._tie, -torch.inf)
-        right = margin > 0
+        right = is_right(margin)
         row_loss, row_accuracy = loss.mean(-1), right.float().mean(-1)
         self._record(rows, row_loss, row_accuracy)
         row_met = (row_accuracy >= self.stop.accuracy) & (
             torch.where(right, margin, torch.inf).amin(-1) > self.stop.margin
         )
-        attempt = self.attempt_of[rows]
-        accuracy = self._mean(attempt, row_accuracy)
-        mean_loss = self._mean(attempt, row_loss)
-        smallest = torch.full_like(mean_loss, torch.inf).scatter_reduce_(0, attempt, margin.amin(-1), "amin")
-        met = (self._mean(attempt, row_met.float()) == 1) & (step >= self.earliest)
-        evaluated = torch.zeros_like(met).index_fill_(0, attempt, True) & (self._state == RUNNING)
+        candidate = self.candidate_of[rows]
+        accuracy = self._mean(candidate, row_accuracy)
+        mean_loss = self._mean(candidate, row_loss)
+        smallest = torch.full_like(mean_loss, torch.inf).scatter_reduce_(0, candidate, margin.amin(-1), "amin")
+        met = (self._mean(candidate, row_met.float()) == 1) & (step >= self.earliest)
+        evaluated = torch.zeros_like(met).index_fill_(0, candidate, True) & (self._state == RUNNING)
 
         finite = mean_loss.isfinite()
         tie = torch.where(accuracy == 1, smallest, -mean_loss)
@@ -76,29 +75,23 @@ class ScoreBoard:
         self._tie = torch.where(improved, tie, self._tie)
 
         self._lowest = torch.where(evaluated & finite, torch.minimum(mean_loss, self._lowest), self._lowest)
-        falls = evaluated & (mean_loss < _PLATEAU_RATIO * self._low)
-        self._low = torch.where(falls, mean_loss, self._low)
-        self._low_step = torch.where(falls, step, self._low_step)
         self._state = torch.where(evaluated & ~finite, NONFINITE, self._state)
         self._state = torch.where(evaluated & met & finite, MET, self._state)
         self._met_step = torch.where(evaluated & met & finite, step, self._met_step)
-        if self.stop.patience is not None:
-            stuck = (self._state == RUNNING) & (step - self._low_step >= self.stop.patience) & (step >= self.earliest)
-            self._state = torch.where(evaluated & stuck, PLATEAU, self._state)
-        return improved[attempt]
+        return improved[candidate]
 
     def status(self) -> list[int]:
-        """State of every attempt. Waits for the device."""
+        """State of every candidate. Synchronises."""
         return self._state.tolist()
 
     def ranking(self) -> list[tuple[float, float, float]]:
-        """What attempts are compared by: done and how early, accuracy, margin or minus loss. Waits for the device."""
+        """What candidates are compared by: done and how early, accuracy, margin or minus loss. Synchronises."""
         done = torch.where(self._state == MET, 1 / (1.0 + self._met_step), 0.0)
         columns = torch.stack([done, self._accuracy, self._tie]).cpu().T
         return [(a, b, c) for a, b, c in columns.tolist()]
 
     def means(self) -> tuple[Tensor, Tensor]:
-        """Lowest loss and highest accuracy of every attempt so far, each (A,)."""
+        """Lowest loss and highest accuracy of every candidate so far, each (A,)."""
         return self._lowest, self._accuracy.clamp(min=0)
 
     def histories(self) -> tuple[Tensor, Tensor]:
@@ -107,10 +100,10 @@ class ScoreBoard:
         return loss, accuracy
 
     def _record(self, rows: Tensor, loss: Tensor, accuracy: Tensor) -> None:
-        line = torch.full((2, len(self.attempt_of)), torch.nan, device=loss.device)
+        line = torch.full((2, len(self.candidate_of)), torch.nan, device=loss.device)
         line[:, rows] = torch.stack([loss, accuracy])
         self._history.append(line)
 
-    def _mean(self, attempt: Tensor, values: Tensor) -> Tensor:
+    def _mean(self, candidate: Tensor, values: Tensor) -> Tensor:
         total = torch.zeros(len(self._rows), device=values.device, dtype=values.dtype)
-        return total.index_add_(0, attempt, values) / self._rows
+        return total.index_add_(0, candidate, values) / self._rows

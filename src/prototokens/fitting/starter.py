@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from importlib.resources import as_file, files
@@ -16,7 +17,7 @@ from torch import Tensor
 from ..arrangements import Arrangement
 from ..errors import InputError
 from ..files.record import read_record, write_record
-from ..lm.identity import Identity
+from ..lm.identity import Identity, check_same_model
 
 _KIND = "a learned start"
 
@@ -35,7 +36,6 @@ class Starter:
         training: how it was trained: texts, lengths, steps, seed, versions, and positions passed forward and backward.
         axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
             They are the eigenvectors of the second moments of unit gradients, met in the fits of its training.
-        moments: the sums of those second moments, float32, (2, D, D), as long as the training has not ended.
     """
 
     e: Tensor
@@ -44,7 +44,6 @@ class Starter:
     model: Identity
     training: dict[str, Any]
     axes: Tensor | None = None
-    moments: Tensor | None = None
 
     def __post_init__(self) -> None:
         for name in ("e", "m"):
@@ -52,12 +51,10 @@ class Starter:
             if tensor.ndim != 1 or tensor.dtype != torch.float32 or not tensor.isfinite().all():
                 raise InputError(f"a starter's {name} must be finite float32, (D,); it is {tuple(tensor.shape)}")
         width = len(self.m)
-        for name in ("axes", "moments"):
-            tensor = getattr(self, name)
-            if tensor is not None and (tensor.shape != (2, width, width) or not tensor.isfinite().all()):
-                raise InputError(
-                    f"a starter's {name} must be finite, (2, {width}, {width}); they are {tuple(tensor.shape)}"
-                )
+        if self.axes is not None and (self.axes.shape != (2, width, width) or not self.axes.isfinite().all()):
+            raise InputError(
+                f"a starter's axes must be finite, (2, {width}, {width}); they are {tuple(self.axes.shape)}"
+            )
 
     @cached_property
     def name(self) -> str:
@@ -69,39 +66,51 @@ class Starter:
 
     def check(self, model: Identity, arrangement: Arrangement) -> None:
         """Refuse another model or arrangement, and say which ones this start is for."""
-        if self.model.fingerprint != model.fingerprint:
-            raise InputError(f"this learned start belongs to {self.model.name}, not to {model.name}")
+        check_same_model("this learned start belongs", self.model, model)
         if self.arrangement != arrangement:
             raise InputError(f"this learned start is for {self.arrangement.name!r}, not for {arrangement.name!r}")
 
 
-def save_starter(path: str | os.PathLike[str], starter: Starter, *, overwrite: bool = False) -> Path:
-    """Write a learned start to a `.safetensors` file; errors as in `save`."""
+def save_starter(
+    path: str | os.PathLike[str],
+    starter: Starter,
+    *,
+    overwrite: bool = False,
+    unfinished: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a learned start to a `.safetensors` file; errors as in `save`.
+
+    `unfinished` holds further tensors by name, which a training needs to resume; `load_starter` passes over them.
+    """
     record = {
         "arrangement": starter.arrangement.to_json(),
         "model": asdict(starter.model),
         "training": starter.training,
     }
-    own = {"e": starter.e, "m": starter.m, "axes": starter.axes, "moments": starter.moments}
-    tensors = {name: tensor for name, tensor in own.items() if tensor is not None}
-    return write_record(path, _KIND, tensors, record, overwrite=overwrite)
+    tensors = {"e": starter.e, "m": starter.m} | ({} if starter.axes is None else {"axes": starter.axes})
+    return write_record(path, _KIND, tensors | dict(unfinished or {}), record, overwrite=overwrite)
 
 
 def load_starter(path: str | os.PathLike[str]) -> Starter:
     """Read a learned start that `save_starter` wrote; errors as in `load`."""
+    return read_starter(path)[0]
+
+
+def read_starter(path: str | os.PathLike[str]) -> tuple[Starter, dict[str, Tensor]]:
+    """Read a learned start, and all tensors of its file; errors as in `load`."""
     tensors, record = read_record(path, _KIND)
     try:
-        return Starter(
+        starter = Starter(
             e=tensors["e"],
             m=tensors["m"],
             arrangement=Arrangement.from_json(record["arrangement"]),
             model=Identity(**record["model"]),
             training=record["training"],
             axes=tensors.get("axes"),
-            moments=tensors.get("moments"),
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its record cannot be read ({error!r})") from None
+    return starter, tensors
 
 
 def shipped_starter(model: Identity, arrangement: Arrangement) -> Starter | None:

@@ -1,4 +1,4 @@
-"""Where a descent begins: the start vectors, drawn from a seed that knows the text but not the batch."""
+"""Where a descent begins: the start vectors, drawn from a seed and the text, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def perturbations(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
 
 
 def learned_start(lm: FrozenLM, config: FitConfig) -> Starter | None:
-    """The learned start that a recipe means for this model, or None where it means none.
+    """The learned start that a recipe means for this model, or None.
 
     Raises:
         InputError: the recipe names a learned start of another model or arrangement.
@@ -76,8 +76,13 @@ def learned_axes(lm: FrozenLM, starter: Starter | None) -> Axes:
     return e, m
 
 
-def in_force(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
-    """A recipe as this model is fitted by it: `optimiser` is the one in force, `axes_optimiser` is it too or None."""
+def resolve_optimiser(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
+    """Settle which optimiser a recipe uses on this model, and along which axes.
+
+    Returns:
+        The recipe, its `optimiser` being the one that is used: `axes_optimiser` where the start has learned axes. The
+        `axes_optimiser` that is not used becomes None. And the axes of e and of m.
+    """
     if config.axes_optimiser is not None:
         axes = learned_axes(lm, learned_start(lm, config))
         if axes[0] is not None:
@@ -86,7 +91,7 @@ def in_force(lm: FrozenLM, config: FitConfig) -> tuple[FitConfig, Axes]:
 
 
 def start_name(lm: FrozenLM, config: FitConfig) -> str:
-    """The start that a recipe means for this model, in a word for the record."""
+    """Name of the start that a recipe means for this model, for the record."""
     starter = learned_start(lm, config)
     if starter is not None:
         return starter.name

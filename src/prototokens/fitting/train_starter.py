@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,10 +18,11 @@ from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions
-from .descent import Outcome
-from .fit import check_room, descend
+from .checks import check_room
+from .descent import DescentResult
+from .fit import descend
 from .recipes import DEFAULT_PRESET, PRESETS, AdamW, FitConfig, Stop
-from .starter import Starter
+from .starter import Starter, read_starter, save_starter
 from .starts import start_vectors
 
 
@@ -60,6 +63,46 @@ class StarterConfig:
             raise InputError(f"inner_steps is {self.inner_steps} and steps {self.steps}; both must be at least 1")
 
 
+@dataclass(frozen=True, eq=False)
+class StarterTraining:
+    """A training of a learned start, as far as it has come: what it needs to resume.
+
+    Attributes:
+        starter: the start so far.
+        moments: sums of the second moments of unit gradients of e and of m, float32, (2, D, D); None: it has ended.
+    """
+
+    starter: Starter
+    moments: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        width = len(self.starter.m)
+        if self.moments is not None and (self.moments.shape != (2, width, width) or not self.moments.isfinite().all()):
+            raise InputError(
+                f"a training's moments must be finite, (2, {width}, {width}); they are {tuple(self.moments.shape)}"
+            )
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.starter.training["step"]
+
+
+def save_training(path: str | os.PathLike[str], training: StarterTraining, *, overwrite: bool = False) -> Path:
+    """Write a training to a file that is a learned start's too: `load_starter` reads the start so far."""
+    unfinished = {} if training.moments is None else {"moments": training.moments}
+    return save_starter(path, training.starter, overwrite=overwrite, unfinished=unfinished)
+
+
+def load_training(path: str | os.PathLike[str]) -> StarterTraining:
+    """Read a training that `save_training` wrote; errors as in `load`."""
+    starter, tensors = read_starter(path)
+    try:
+        return StarterTraining(starter, tensors.get("moments"))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
 @dataclass(frozen=True)
 class StarterProgress:
     """One step of training a start.
@@ -71,9 +114,9 @@ class StarterProgress:
         first_loss: mean loss at the start, in nats per token.
         last_loss: mean loss after the short fits.
         token_accuracy: mean token accuracy after them.
-        token_positions: positions passed forward so far, by this training from its beginning.
-        backward_positions: positions passed backward.
-        seconds: wall time so far, since the beginning or the last resumption.
+        token_positions: positions passed forward so far, since the training began.
+        backward_positions: positions passed backward since then.
+        seconds: wall time since the training began or last resumed.
     """
 
     step: int
@@ -91,32 +134,32 @@ def train_starter(
     lm: FrozenLM,
     draw: Callable[[int, int, int], Tensor],
     config: StarterConfig | None = None,
-    resume: Starter | None = None,
+    resume: StarterTraining | None = None,
     begin: Starter | None = None,
-    keep: Callable[[Starter, StarterProgress], None] | None = None,
+    keep: Callable[[StarterTraining, StarterProgress], None] | None = None,
 ) -> Starter:
     """Train a learned start for a model.
 
     Each step fits a batch of texts from the present start for a few steps and moves the start by a share of the mean
-    displacement: z <- z + rate * mean(z_fit - z_start), Reptile of first order. The fits' gradients are watched: with
-    them the axes are found along which later fits descend (`axes_optimiser`). They are renewed whenever the
-    number of steps has doubled, and at the end, once as many gradients were met as the model is wide.
+    displacement: z <- z + rate * mean(z_fit - z_start), which is first-order Reptile. The gradients of the fits also
+    give the axes along which later fits descend (`axes_optimiser`). Axes are renewed whenever the number of steps has
+    doubled, and at the end, once there were at least as many gradients as the model is wide.
 
     Args:
         lm: the frozen model.
         draw: `draw(length, count, seed)` gives texts as ids, (count, length).
         config: how to train.
-        resume: a start that this training has kept; it goes on from there, and ends the same.
-        begin: a learned start of another training that this one begins at, instead of at the mean embeddings. One that
-            is resumed must have begun there too.
-        keep: called after every step with the start so far.
+        resume: a training that `keep` was given. It resumes and ends the same as without the interruption.
+        begin: a learned start of another training that this one begins at, instead of at the mean embeddings. A
+            training that is resumed must have begun there too.
+        keep: called after every step with the training so far.
 
     Returns:
         The trained start.
 
     Raises:
-        InputError: the model has no room for a text of the longest of the lengths; the start to resume is for another
-            model or arrangement, or from another training.
+        InputError: the model has no room for a text of the longest of the lengths; the training to resume is for
+            another model or arrangement, or has other settings.
 
     Reference: On First-Order Meta-Learning Algorithms (Nichol, Achiam & Schulman, 2018), algorithm 1,
     https://arxiv.org/abs/1803.02999.
@@ -124,40 +167,50 @@ def train_starter(
     config = config or StarterConfig()
     longest = arrangement_named(config.arrangement).layout(max(config.lengths), 1)
     check_room(lm, longest, "choose shorter --lengths")
-    starter = _beginning(lm, config, begin) if resume is None else _checked(resume, lm, config, begin)
+    training = StarterTraining(_beginning(lm, config, begin)) if resume is None else resume
+    if resume is not None:
+        _check_same(resume.starter, lm, config, begin)
     began = time.perf_counter()
-    for step in range(starter.training["step"], config.steps):
+    for step in range(training.step, config.steps):
         length = random.Random(f"{config.seed} {step}").choice(config.lengths)
         target_ids = draw(length, config.batch_tokens // length, config.seed * 1_000_003 + step)
-        inner = FitConfig(
-            arrangement=config.arrangement,
-            start=starter,
-            optimiser=config.optimiser,
-            axes_optimiser=config.axes_optimiser,
-            stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
-        )
-        moments = _moments(starter).to(lm.device)
-        outcomes = descend(lm, target_ids, inner, moments=moments).outcomes
-        starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
-        moved_e = torch.stack([o.e - e for o, (e, _) in zip(outcomes, starts, strict=True)]).mean(0)[0]
-        moved_m = torch.stack([o.m - m for o, (_, m) in zip(outcomes, starts, strict=True)]).mean(0)
-        rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
-        starter = replace(
-            starter,
-            e=starter.e + rate * moved_e.cpu(),
-            m=starter.m + rate * moved_m.cpu(),
-            training=_after_step(starter.training, outcomes),
-            moments=moments.cpu(),
-        )
-        ended = step + 1 == config.steps
-        enough = moments[0].trace() >= len(starter.m)  # each gradient adds 1; fewer would leave axes to chance
-        if enough and (ended or (step + 1) & step == 0):
-            starter = replace(starter, axes=_axes(moments))
-        if ended:
-            starter = replace(starter, moments=None)
+        training, results = _step(lm, target_ids, training, config)
         if keep:
-            keep(starter, _progress(starter, config, length, outcomes, time.perf_counter() - began))
-    return starter
+            keep(training, _progress(training.starter, config, length, results, time.perf_counter() - began))
+    return training.starter
+
+
+def _step(
+    lm: FrozenLM, target_ids: Tensor, training: StarterTraining, config: StarterConfig
+) -> tuple[StarterTraining, list[DescentResult]]:
+    """Fit texts (B, T) from the start for a few steps, and move the start towards where they went."""
+    starter, step = training.starter, training.step
+    inner = FitConfig(
+        arrangement=config.arrangement,
+        start=starter,
+        optimiser=config.optimiser,
+        axes_optimiser=config.axes_optimiser,
+        stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
+    )
+    width = len(starter.m)
+    moments = torch.zeros(2, width, width) if training.moments is None else training.moments.clone()
+    moments = moments.to(lm.device)
+    results = descend(lm, target_ids, inner, moments=moments).results
+    starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
+    moved_e = torch.stack([r.e - e for r, (e, _) in zip(results, starts, strict=True)]).mean(0)[0]
+    moved_m = torch.stack([r.m - m for r, (_, m) in zip(results, starts, strict=True)]).mean(0)
+    rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
+    starter = replace(
+        starter,
+        e=starter.e + rate * moved_e.cpu(),
+        m=starter.m + rate * moved_m.cpu(),
+        training=_after_step(starter.training, results),
+    )
+    ended = step + 1 == config.steps
+    enough = moments[0].trace() >= width  # each gradient adds 1; fewer would leave axes to chance
+    if enough and (ended or (step + 1) & step == 0):
+        starter = replace(starter, axes=_axes(moments))
+    return StarterTraining(starter, None if ended else moments.cpu()), results
 
 
 def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
@@ -166,41 +219,34 @@ def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> St
     training: dict[str, Any] = {"step": 0, "config": _record(config), "versions": library_versions()}
     if begin is not None:
         begin.check(lm.identity, arrangement)
-        return replace(begin, training=training | {"begun_at": begin.name, "before": begin.training}, moments=None)
+        return replace(begin, training=training | {"begun_at": begin.name, "before": begin.training})
     return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
 
 
 def _progress(
-    starter: Starter, config: StarterConfig, length: int, outcomes: list[Outcome], seconds: float
+    starter: Starter, config: StarterConfig, length: int, results: list[DescentResult], seconds: float
 ) -> StarterProgress:
     return StarterProgress(
         step=starter.training["step"],
         steps=config.steps,
         length=length,
-        first_loss=sum(o.loss_history[0].item() for o in outcomes) / len(outcomes),
-        last_loss=sum(o.loss_history[-1].item() for o in outcomes) / len(outcomes),
-        token_accuracy=sum(o.accuracy_history[-1].item() for o in outcomes) / len(outcomes),
+        first_loss=sum(r.loss_history[0].item() for r in results) / len(results),
+        last_loss=sum(r.loss_history[-1].item() for r in results) / len(results),
+        token_accuracy=sum(r.accuracy_history[-1].item() for r in results) / len(results),
         token_positions=starter.training["token_positions"],
         backward_positions=starter.training["backward_positions"],
         seconds=seconds,
     )
 
 
-def _after_step(training: dict[str, Any], outcomes: list[Outcome]) -> dict[str, Any]:
+def _after_step(training: dict[str, Any], results: list[DescentResult]) -> dict[str, Any]:
     """The record of a training, one step on."""
     new = {
         "step": 1,
-        "token_positions": sum(o.token_positions for o in outcomes),
-        "backward_positions": sum(o.backward_positions for o in outcomes),
+        "token_positions": sum(r.token_positions for r in results),
+        "backward_positions": sum(r.backward_positions for r in results),
     }
     return training | {name: training.get(name, 0) + count for name, count in new.items()}
-
-
-def _moments(starter: Starter) -> Tensor:
-    if starter.moments is not None:
-        return starter.moments.clone()
-    width = len(starter.m)
-    return torch.zeros(2, width, width)
 
 
 def _axes(moments: Tensor) -> Tensor:
@@ -208,7 +254,7 @@ def _axes(moments: Tensor) -> Tensor:
     return torch.linalg.eigh(moments)[1].half().cpu()
 
 
-def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
+def _check_same(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> None:
     starter.check(lm.identity, arrangement_named(config.arrangement))
     before, now = starter.training.get("config", {}), _record(config)
     if before != now:
@@ -219,7 +265,6 @@ def _checked(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Start
         )
     if begin is not None and starter.training.get("begun_at") != begin.name:
         raise InputError(f"the learned start to resume did not begin at {begin.name}: give the same, or begin anew")
-    return starter
 
 
 def _record(config: StarterConfig) -> dict[str, object]:

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from ..fitting.descent import Regulariser
+from ..fitting.given import Regulariser
 
 Vector = Literal["e", "m"]
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..decoding import check_identity, decode
 from ..errors import InputError
+from ..fitting.checks import check_texts
 from ..fitting.descent import FitProgress
-from ..fitting.fit import check_texts
 from ..fitting.starter import shipped_starter
 from ..fitting.starts import learned_axes
 from ..lm.frozen import FrozenLM

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..fitting.descent import Bank, FitProgress, cross_entropy
+from ..fitting.bank import Bank
+from ..fitting.descent import FitProgress
+from ..fitting.objective import cross_entropy, is_right
 from ..fitting.recipes import AdamW
 from ..lm.frozen import FrozenLM
 from .paths import KINDS, Kind, Path, curve_weights
@@ -150,7 +152,6 @@ class CurveDescent:
     ) -> None:
         self.lm, self.paths, self.config, self.layout = lm, paths, config, paths[0].layout
         self.max_steps = 0 if config.kind == "segment" else config.max_steps
-        self.lr = config.optimiser.lr * (lm.embedding_statistics.std if config.optimiser.relative else 1.0)
         of = torch.arange(len(paths), device=lm.device)
         e = torch.stack([p.e for p in paths]).to(lm.device)  # control points (B, P, K, D)
         m = torch.stack([p.m.unsqueeze(1) for p in paths]).to(lm.device)  # (B, P, 1, D)
@@ -217,7 +218,7 @@ class CurveDescent:
             losses.append(scores.loss.view(curves, len(weights), -1))
             margins.append(scores.margin.view(curves, len(weights), -1))
         loss, margin = torch.cat(losses, dim=1).mean(-1), torch.cat(margins, dim=1)  # (B, N), (B, N, T)
-        lowest, highest = (margin > 0).float().mean(-1).amin(1), loss.amax(1)  # (B,)
+        lowest, highest = is_right(margin).float().mean(-1).amin(1), loss.amax(1)  # (B,)
         self._losses = loss
         finite = loss.isfinite().all(1)
         met = finite & (lowest >= self.config.accuracy)
@@ -243,8 +244,7 @@ class CurveDescent:
         scores = cross_entropy(logits.detach(), target)
         gradients = torch.autograd.grad(logits, [bank.values for bank in self.banks], scores.logit_gradient)
         loss = scores.loss.view(len(self.active), -1).mean(1)
-        bound = self.config.optimiser.anneal_below_nats
-        lr = self.lr * ((loss / bound).clamp(max=1).sqrt() if bound else torch.ones_like(loss))
+        lr = self.config.optimiser.rates(loss, self.lm.embedding_statistics.std)
         for bank, gradient in zip(self.banks, gradients, strict=True):
             bank.step(gradient / (weights.shape[1] * self.layout.length), self.config.optimiser, lr)
         for number in self.active:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...files.atomic import make_folder
-from ...fitting.fit import check_room
+from ...fitting.checks import check_room
 from ...lm.frozen import FrozenLM
 from ..encoding import Encoder
 from ..recipes import EncoderTraining

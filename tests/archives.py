@@ -11,15 +11,15 @@ import torch
 from families import ONE, VOCABULARY, family, tokenizer
 from prototokens import FrozenLM, pack
 from prototokens.archive.archive import Archive
-from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.efforts import Effort, FitRound
 from prototokens.archive.pack import PackConfig
 
 TEXT = "Go home, naïve 😀.\r\nBe \ufffd!"
-NOTHING = Effort((4,), (Attempt(False, 0),), spare=1.0, floor_tokens=4)
+NOTHING = Effort((4,), (FitRound(False, 0),), tolerated_share=1.0, floor_tokens=4)
 """No steps: every chunk is decoded all the same, and all comes from the residual."""
-QUICK = Effort((2,), (Attempt(True, 40),), spare=1.0, floor_tokens=2)
+QUICK = Effort((2,), (FitRound(True, 40),), tolerated_share=1.0, floor_tokens=2)
 """Most tokens come from the vectors."""
-HALVING = Effort((4,), (Attempt(False, 5), Attempt(True, 40)), spare=0.0, floor_tokens=2)
+HALVING = Effort((4,), (FitRound(False, 5), FitRound(True, 40)), tolerated_share=0.0, floor_tokens=2)
 """Some chunks stay whole, with an m of their own or without, and some do not."""
 
 

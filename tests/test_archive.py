@@ -155,7 +155,73 @@ def test_a_record_that_lacks_a_part_is_refused(missing: str, file: Path, tmp_pat
 
 def test_sizes_are_counted() -> None:
     archive: Archive = packed()
-    assert archive.characters == len(TEXT)
-    assert archive.tokens == int(archive.token_starts[-1])
+    assert archive.n_characters == len(TEXT)
+    assert archive.n_tokens == int(archive.token_starts[-1])
     assert archive.piece_starts[-1].tolist() == [len(archive.literals), len(archive), len(TEXT)]
     assert archive.literals == "\ufffd".encode()
+
+
+LARGE = 10**9
+
+
+def test_counts_that_no_file_of_this_size_can_hold_are_refused() -> None:
+    archive = packed(NOTHING)
+    huge = torch.iinfo(torch.int64).max
+    for name, column, value in (("lengths", slice(None), huge), ("pieces", (0, 0), LARGE), ("pieces", (0, 1), huge),
+                                ("pieces", (0, 2), LARGE), ("pieces", (-1, 2), huge)):  # fmt: skip
+        changed = getattr(archive, name).clone()
+        changed[column] = value
+        with pytest.raises(InputError, match="counts that do not fit its contents"):
+            replace(archive, **{name: changed})
+    with pytest.raises(InputError, match="more characters than bytes"):
+        replace(archive, text_bytes=archive.n_characters - 1)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_a_chunk_of_a_billion_tokens_takes_no_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused by the model's positions, and where it has no bound by the free memory."""
+    archive = packed(NOTHING, name=name)
+    large = replace(archive, lengths=archive.lengths * LARGE // archive.lengths.max())
+    monkeypatch.setattr("prototokens.archive.unpack.chunk_logits", None)
+    said = "and LlamaForCausalLM has 64" if name == "llama" else r"whose logits take 1056\.0 GB, and .* GB are free"
+    with pytest.raises(InputError, match=f"a chunk of {LARGE} tokens, .*{said}"):
+        unpack(family(name), large)
+
+
+def test_ids_that_the_model_does_not_have_are_refused() -> None:
+    lm, archive = family("llama"), packed(NOTHING)
+    ids = archive.residual_ids.clone()
+    ids[0] = lm.vocabulary
+    with pytest.raises(InputError, match=f"token ids from {lm.vocabulary} on, and LlamaForCausalLM has none of these"):
+        unpack(lm, replace(archive, residual_ids=ids))
+
+
+RECORDS: dict[str, Any] = {
+    "packing": ["effort"],
+    "text_bytes": 1e300,
+    "text_hash": 5,
+    "model": {"name": "x", "revision": 1, "fingerprint": None, "tokenizer_hash": []},
+    "arrangement": "e,m*n",
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_of_another_kind_is_refused_in_one_line(name: str, file: Path, tmp_path: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        record = json.loads(opened.metadata()["prototokens"])["record"]
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    path = write_record(tmp_path / "odd", KIND, tensors, record | {name: RECORDS[name]}, overwrite=False)
+    with pytest.raises(InputError, match="odd: ") as error:
+        read_archive(path)
+    assert "\n" not in str(error.value)
+    floats = tensors | {"lengths": tensors["lengths"].float()}
+    with pytest.raises(InputError, match="its record cannot be read"):
+        read_archive(write_record(path, KIND, floats, record, overwrite=True))
+
+
+def test_archives_of_the_first_version_are_read() -> None:
+    archive = read_archive(Path(__file__).parent / "first_version" / "text.proto")
+    assert set(archive.packing["effort"]) == set(NOTHING.to_json())
+    assert archive.packing["effort"]["attempts"] == [{"own_m": False, "steps": 0}]
+    # All of its tokens are in the residual: other processors may build the tiny model with other bits.
+    assert unpack(family("llama"), replace(archive, model=family("llama").identity)) == TEXT

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prototokens import InputError
-from prototokens.archive.efforts import EFFORTS, Attempt, ChunkFit, Effort, Task, effort_named, settle
+from prototokens.archive.efforts import EFFORTS, ChunkFit, Effort, FitRound, Task, effort_named, settle
 
 EFFORT = st.builds(
     Effort,
     lengths=st.just((4,)),
-    attempts=st.lists(st.builds(Attempt, st.booleans(), st.integers(0, 9)), min_size=1, max_size=3).map(tuple),
-    spare=st.sampled_from([0.0, 0.25, 1.0]),
+    rounds=st.lists(st.builds(FitRound, st.booleans(), st.integers(0, 9)), min_size=1, max_size=3).map(tuple),
+    tolerated_share=st.sampled_from([0.0, 0.25, 1.0]),
     floor_tokens=st.integers(1, 5),
 )
 
@@ -50,17 +50,17 @@ def test_every_token_is_settled_once_by_the_best_of_what_was_tried(
     assert [t for fit in chosen for t in range(fit.task.start, fit.task.stop)] == list(range(ends[-1]))
     for fit in chosen:
         same = [f for t, f in fits.items() if (t.start, t.stop) == (fit.task.start, fit.task.stop)]
-        assert fit.missed == min(f.missed for f in same) or fit.missed <= effort.spare * fit.task.length
-        if fit.missed > effort.spare * fit.task.length:
+        assert fit.missed == min(f.missed for f in same) or fit.missed <= effort.tolerated_share * fit.task.length
+        if fit.missed > effort.tolerated_share * fit.task.length:
             assert fit.task.length <= effort.floor_tokens
-            assert len(same) == len(effort.attempts)
+            assert len(same) == len(effort.rounds)
 
 
-def test_a_chunk_that_came_out_is_not_tried_again() -> None:
-    effort = Effort((8,), (Attempt(False, 1), Attempt(True, 1)), spare=0.25, floor_tokens=2)
+def test_a_chunk_that_succeeded_is_not_tried_again() -> None:
+    effort = Effort((8,), (FitRound(False, 1), FitRound(True, 1)), tolerated_share=0.25, floor_tokens=2)
     first, second = Task(0, 8, 0), Task(0, 8, 1)
     assert settle([(0, 8)], {}, effort) == ([first], [])
-    assert settle([(0, 8)], {}, effort, first_attempt=1) == ([second], [])
+    assert settle([(0, 8)], {}, effort, first_round=1) == ([second], [])
     good = ChunkFit(first, 2, torch.zeros(1), None)
     assert settle([(0, 8)], {first: good}, effort) == ([], [good])
     bad = ChunkFit(first, 3, torch.zeros(1), None)
@@ -71,16 +71,18 @@ def test_a_chunk_that_came_out_is_not_tried_again() -> None:
 
 def test_efforts_grow() -> None:
     assert list(EFFORTS) == ["fast", "balanced", "thorough"]
-    steps = [sum(attempt.steps for attempt in effort.attempts) for effort in EFFORTS.values()]
+    steps = [sum(fit_round.steps for fit_round in effort.rounds) for effort in EFFORTS.values()]
     assert steps == sorted(steps)
     assert [effort.margin for effort in EFFORTS.values()] == sorted(effort.margin for effort in EFFORTS.values())
-    assert [effort.spare for effort in EFFORTS.values()] == sorted((e.spare for e in EFFORTS.values()), reverse=True)
+    assert [effort.tolerated_share for effort in EFFORTS.values()] == sorted(
+        (e.tolerated_share for e in EFFORTS.values()), reverse=True
+    )
 
 
 def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="unknown effort 'slow'; choose one of: fast balanced thorough"):
         effort_named("slow")
     with pytest.raises(InputError, match="rising"):
-        Effort((8, 4), (Attempt(True, 1),), 0.0, 1)
+        Effort((8, 4), (FitRound(True, 1),), 0.0, 1)
     with pytest.raises(InputError, match="floor"):
         Effort((8,), (), 0.0, 1)

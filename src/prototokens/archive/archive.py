@@ -23,32 +23,34 @@ from ..lm.identity import Identity
 
 KIND = "archive"
 CHECKSUM_BYTES = 8  # of a chunk's SHA-256; that of the whole text is kept in full
+_LONGEST = 2**31 - 1  # tokens of a chunk
+_MOST_BYTES = 2**53
 
 
 @dataclass(frozen=True, eq=False)
 class Archive:
-    """A document as the proto-tokens of its chunks, and all that is needed to get the same bytes back.
+    """A document as the proto-tokens of its chunks, and all that is needed to restore the same bytes.
 
-    The text is S pieces after one another. A piece is a few literal bytes, followed by the text of the next chunks'
-    ids, decoded together; either part can be empty. So a chunk may end inside a character, and no chunk's text is ever
-    tokenised anew. A chunk's ids are what its vectors decode to, with the residual put in.
+    The text is S consecutive pieces. A piece is a few literal bytes, followed by the text of the next chunks' ids,
+    decoded together; either part can be empty. Thus a chunk may end inside a character, and no text is tokenised again.
+    A chunk's ids are those that its vectors decode to, with the tokens of the residual put in their places.
 
     Attributes:
         model: the language model that the vectors belong to.
         arrangement: how vectors fill the input.
-        m: the m-token of all chunks that have none of their own, float32, (D,).
+        m: the m-token that chunks share, float32, (D,).
         fixed: the arrangement's fixed vectors, float32, (F, D).
         lengths: tokens of each chunk, int64, (C,).
-        own_m: whether a chunk has an m-token of its own, bool, (C,).
+        own_m: whether a chunk has an m-token of its own instead, bool, (C,).
         vectors: each chunk's e-token, followed by its own m-token if it has one.
         checksums: the first 8 bytes of the SHA-256 of each chunk's ids, uint8, (C, 8).
-        residual_positions: which of the document's tokens are not taken from vectors, rising, int64, (R,).
+        residual_positions: positions in the document of the tokens that do not come from vectors, rising, int64, (R,).
         residual_ids: their ids, int64, (R,).
-        pieces: of each piece the literal bytes, the chunks, and the characters in all, int64, (S, 3).
+        pieces: of each piece the number of literal bytes, of chunks, and of characters in all, int64, (S, 3).
         piece_checksums: CRC-32 of each piece's text, int64, (S,).
         literals: literal bytes of all pieces, UTF-8.
         text_hash: SHA-256 of the whole text, UTF-8.
-        text_bytes: its length.
+        text_bytes: its length in bytes.
         packing: how it was packed: effort, margin, dtype, versions and the like.
     """
 
@@ -70,11 +72,12 @@ class Archive:
     packing: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse parts that do not fit together.
+        """Refuse parts that contradict each other, so that no count is larger than what the file holds.
 
         Raises:
-            InputError: they don't.
+            InputError: they do.
         """
+        self._check_record()
         chunks, width = self.lengths.shape[0], self.m.shape[-1]
         shapes = {
             "m": (width,),
@@ -89,33 +92,45 @@ class Archive:
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise InputError(f"{name} is {tuple(getattr(self, name).shape)}; it must be {shape}")
+        most = torch.tensor([len(self.literals), chunks, self.text_bytes])
+        if bool((self.pieces < 0).any() or (self.pieces > most).any() or (self.lengths > _LONGEST).any()):
+            raise InputError("the archive holds counts that do not fit its contents")  # before any sum can overflow
         positions = self.residual_positions
         holds = {
             "a chunk without tokens": bool((self.lengths < 1).any()),
             "another number of vectors than its chunks have": len(self.vectors) != chunks + int(self.own_m.sum()),
             "vectors of another width": self.vectors.float32.shape[-1] != width,
             "vectors that are not finite": not bool(self.m.isfinite().all() and self.fixed.isfinite().all()),
-            "a residual outside its tokens": bool(((positions < 0) | (positions >= self.tokens)).any()),
+            "a residual outside its tokens": bool(((positions < 0) | (positions >= self.n_tokens)).any()),
             "a residual that is not in order": bool((positions.diff() < 1).any())
             or bool((self.residual_ids < 0).any()),
-            "pieces that do not fit its chunks": bool((self.pieces < 0).any())
-            or self.pieces.sum(0)[:2].tolist() != [len(self.literals), chunks],
+            "pieces that do not fit its chunks": self.pieces.sum(0)[:2].tolist() != [len(self.literals), chunks],
+            "more characters than bytes": self.n_characters > self.text_bytes,
         }
         for what, is_so in holds.items():
             if is_so:
                 raise InputError(f"the archive holds {what}")
+
+    def _check_record(self) -> None:
+        model = (self.model.name, self.model.fingerprint, self.model.tokenizer_hash, self.model.revision or "")
+        if not all(isinstance(value, str) for value in (*model, self.text_hash)):
+            raise InputError("the archive's model and hash must be text")
+        if type(self.text_bytes) is not int or not 0 <= self.text_bytes <= _MOST_BYTES:
+            raise InputError(f"the archive's text has {str(self.text_bytes)[:40]} bytes; it must be a number from 0")
+        if not isinstance(self.packing, Mapping):
+            raise InputError(f"the archive's packing record is {type(self.packing).__name__}; it must be an object")
 
     def __len__(self) -> int:
         """C, the number of chunks."""
         return len(self.lengths)
 
     @property
-    def tokens(self) -> int:
+    def n_tokens(self) -> int:
         """Tokens of all chunks."""
         return int(self.lengths.sum())
 
     @property
-    def characters(self) -> int:
+    def n_characters(self) -> int:
         """Characters of the text."""
         return int(self.pieces[:, 2].sum())
 
@@ -123,10 +138,10 @@ class Archive:
     def share_from_vectors(self) -> float:
         """Share of the text's tokens that come from the vectors alone; 1 for an empty text.
 
-        A token of the residual counts as one that does not, and so does every literal byte.
+        Each token of the residual and each literal byte counts as a token that does not.
         """
-        every = self.tokens + len(self.literals)
-        return (self.tokens - len(self.residual_ids)) / every if every else 1.0
+        total = self.n_tokens + len(self.literals)
+        return (self.n_tokens - len(self.residual_ids)) / total if total else 1.0
 
     @cached_property
     def token_starts(self) -> Tensor:
@@ -141,21 +156,21 @@ class Archive:
     def chunk_vectors(self, chunks: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of these chunks, int64, (n,): e (n, 1, D) and m (n, D), float32."""
         first = chunks + (self.own_m.long().cumsum(0) - self.own_m.long())[chunks]
-        own = self.own_m[chunks]
+        with_m = self.own_m[chunks]
         m = self.m.repeat(len(chunks), 1)
-        m[own] = self.vectors.take(first[own] + 1)
+        m[with_m] = self.vectors.take(first[with_m] + 1)
         return self.vectors.take(first).unsqueeze(1), m
 
     def patched(self, chunk: int, ids: Tensor) -> Tensor:
-        """The ids of a chunk, int64, (T,), from what its vectors decode to."""
+        """The ids of a chunk, int64, (T,), from those that its vectors decode to."""
         start, end = self.token_starts[chunk : chunk + 2]
         first, last = torch.searchsorted(self.residual_positions, torch.stack([start, end])).tolist()
         ids = ids.clone()
         ids[self.residual_positions[first:last] - start] = self.residual_ids[first:last]
         return ids
 
-    def is_right(self, chunk: int, ids: Tensor) -> bool:
-        """Whether these are the ids of that chunk, by their checksum."""
+    def matches(self, chunk: int, ids: Tensor) -> bool:
+        """Whether these ids have the checksum of that chunk."""
         return bool((checksum(ids) == self.checksums[chunk]).all())
 
 
@@ -171,7 +186,7 @@ def piece_checksum(text: str) -> int:
 
 
 def write_archive(path: str | os.PathLike[str], archive: Archive, *, overwrite: bool = False) -> Path:
-    """Write an archive to a file; it appears whole or not at all.
+    """Write an archive to a file, which appears whole or not at all.
 
     Raises:
         InputError: the file exists (and `overwrite` is not set), or cannot be written.
@@ -212,10 +227,10 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
             vectors=vectors,
             checksums=tensors["checksums"],
             literals=tensors["literals"].numpy().tobytes(),
-            text_hash=str(record["text_hash"]),
-            text_bytes=int(record["text_bytes"]),
+            text_hash=record["text_hash"],
+            text_bytes=record["text_bytes"],
             packing=record["packing"],
-            **{name: tensors[name].long() for name in _INTEGERS},
+            **{name: _long(tensors[name]) for name in _INTEGERS},
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -224,6 +239,12 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
 
 
 _INTEGERS = ("lengths", "residual_positions", "residual_ids", "pieces", "piece_checksums")
+
+
+def _long(values: Tensor) -> Tensor:
+    if values.is_floating_point() or values.is_complex():
+        raise TypeError(f"{values.dtype} in place of integers")
+    return values.long()
 
 
 def _narrow(values: Tensor) -> Tensor:

@@ -16,13 +16,13 @@ from .archive import CHECKSUM_BYTES, Archive, checksum, piece_checksum
 from .chunk_fits import is_held
 from .chunks import chunk_logits, in_batches
 from .efforts import ChunkFit
-from .segments import Stretch, runs
+from .segments import Segment, cut_into_pieces
 
 
 def assemble(
     lm: FrozenLM,
     arrangement: Arrangement,
-    stretches: Sequence[Stretch],
+    segments: Sequence[Segment],
     fits: Sequence[ChunkFit],
     m: Tensor,
     *,
@@ -36,15 +36,15 @@ def assemble(
     Args:
         lm: the frozen model.
         arrangement: how vectors fill the input.
-        stretches: the whole text.
-        fits: chunks in order, that cover the ids of all stretches.
+        segments: the whole text.
+        fits: chunks in order, that cover the ids of all segments.
         m: the m-token of the chunks that have none of their own, (D,).
         store: one of `STORES`, or `"auto"`.
         margin: see `is_held`.
         batch_tokens: tokens that are decoded side by side.
         packing: what to record.
     """
-    ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in stretches)])
+    ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in segments)])
     fixed = lm.fixed_vectors(arrangement.fixed).cpu()
     chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
     stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
@@ -59,8 +59,8 @@ def assemble(
         of_vectors += [name] * len(own)
     residual = torch.cat([torch.empty(0, dtype=torch.bool), *missed]).nonzero().squeeze(1)
     checksums = [checksum(ids[fit.task.start : fit.task.stop]) for fit in fits]
-    pieces, piece_checksums, literals = _pieces(lm, stretches, [fit.task.length for fit in fits])
-    raw = "".join(s.text for s in stretches).encode()
+    pieces, piece_checksums, literals = _pieces(lm, segments, [fit.task.length for fit in fits])
+    raw = "".join(s.text for s in segments).encode()
     return Archive(
         model=lm.identity,
         arrangement=arrangement,
@@ -141,27 +141,27 @@ class _Stores:
         return self.m if fit.m is None else rounded(fit.m, store)
 
 
-def _pieces(lm: FrozenLM, stretches: Sequence[Stretch], lengths: Sequence[int]) -> tuple[Tensor, Tensor, bytes]:
+def _pieces(lm: FrozenLM, segments: Sequence[Segment], lengths: Sequence[int]) -> tuple[Tensor, Tensor, bytes]:
     """Pieces of the text, (S, 3), their checksums, (S,), and all literal bytes."""
     rows: list[list[int]] = []
     checksums: list[int] = []
     literals, first = b"", 0
-    for stretch in stretches:
+    for segment in segments:
         begin = 0
-        if not len(stretch.ids):
-            literals += stretch.text.encode()
-            rows.append([len(stretch.text.encode()), 0, len(stretch.text)])
-            checksums.append(piece_checksum(stretch.text))
+        if not len(segment.ids):
+            literals += segment.text.encode()
+            rows.append([len(segment.text.encode()), 0, len(segment.text)])
+            checksums.append(piece_checksum(segment.text))
             continue
         last, tokens = first, 0
-        while tokens < len(stretch.ids):
+        while tokens < len(segment.ids):
             tokens, last = tokens + lengths[last], last + 1
-        for run in runs(lm, stretch, lengths[first:last]):
-            lead = run.lead.encode()
+        for piece in cut_into_pieces(lm, segment, lengths[first:last]):
+            lead = piece.lead.encode()
             literals += lead
-            rows.append([len(lead), run.chunks, run.characters])
-            checksums.append(piece_checksum(stretch.text[begin : begin + run.characters]))
-            begin += run.characters
+            rows.append([len(lead), piece.chunks, piece.characters])
+            checksums.append(piece_checksum(segment.text[begin : begin + piece.characters]))
+            begin += piece.characters
         first = last
     shape = (len(rows), 3)
     return torch.tensor(rows, dtype=torch.long).reshape(shape), torch.tensor(checksums, dtype=torch.long), literals

@@ -1,37 +1,34 @@
-"""pack: a document of any length as proto-tokens of its chunks, lossless."""
+"""pack: a document of any length as proto-tokens of its chunks, without loss."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..arrangements import arrangement_named
 from ..encoder.encoding import Encoder, refinement
-from ..encoder.evaluate import written
+from ..encoder.evaluate import encoder_vectors
 from ..errors import InputError
 from ..files.quantised import STORES
 from ..files.resume import Journal
 from ..fitting.descent import FitProgress
 from ..fitting.recipes import FitConfig, preset
-from ..fitting.starts import start_name
 from ..lm.frozen import FrozenLM
-from ..lm.identity import library_versions
 from .archive import Archive, write_archive
 from .assembly import assemble
-from .chunk_fits import Beginning, common_m, fit_chunks, from_tensors, in_two_bytes, to_tensors
+from .chunk_fits import Beginning, fit_chunks, from_tensors, in_two_bytes, shared_m, to_tensors
 from .chunks import default_batch_tokens
 from .efforts import ChunkFit, Effort, Task, effort_named, next_wave, settle
-from .segments import stretches
+from .segments import cut_into_segments
+from .settings import journal_settings, margin_of, packing_record, same_setting
 
 _TRIAL_CHUNKS = 8
-_TRIAL_ENOUGH = 6  # a length comes out if that many of its trial chunks do
-_TRIAL_SHARE = 8  # longer chunks than the shortest are tried where the document has that many times the trial's
+_TRIAL_ENOUGH = 6  # a length succeeds if that many of its trial chunks do
+_TRIAL_SHARE = 8  # longer chunks than the shortest are tried if the document has that many times the trial's
 
 
 @dataclass(frozen=True)
@@ -39,15 +36,16 @@ class PackConfig:
     """How to pack a document.
 
     Attributes:
-        effort: name of one of `EFFORTS`, or an `Effort`: what is tried before tokens go into the residual.
-        chunk_tokens: tokens of a chunk; None: the longest of the effort's lengths that comes out in a trial.
+        effort: name of one of `EFFORTS`, or an `Effort`: how long chunks are fitted before tokens are stored.
+        chunk_tokens: tokens of a chunk; None: the longest of the effort's lengths that succeeds in a trial.
         store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest in which it keeps all
-            tokens that it has in float32. A chunk that float16 has no room for is stored in float32 in any case.
+            tokens that it has in float32. A chunk whose values exceed float16 is always stored in float32.
         margin: in logits, instead of the effort's (see `Effort`).
-        batch_tokens: tokens fitted and decoded side by side; None: from the memory at hand.
-        recipe: arrangement, optimiser, start and seed of the fits; its stopping rule is the effort's.
-        encoder: what every chunk's vectors begin at, instead of the recipe's start: arrangement and chunks are such as
-            it takes, and nothing is perturbed. If it writes an m-token for each text, every chunk keeps its own.
+        batch_tokens: tokens fitted and decoded side by side; None: from the free memory.
+        recipe: arrangement, optimiser, start and seed of the fits; the effort replaces its stopping rule.
+        encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its arrangement and its
+            longest text apply, and nothing is perturbed. If it writes an m-token for each text, every chunk keeps its
+            own.
     """
 
     effort: str | Effort = "balanced"
@@ -77,17 +75,17 @@ class PackConfig:
 
 @dataclass(frozen=True)
 class PackProgress:
-    """How a packing stands.
+    """The state of a packing.
 
     Attributes:
-        chunks_done: chunks that are settled.
-        chunks: chunks in all, as far as they are cut.
-        tokens_done: tokens of the chunks that are settled.
-        tokens: tokens in all.
-        tokens_per_second: tokens settled a second, since the beginning or the last resumption.
+        chunks_done: number of settled chunks.
+        chunks: number of all chunks, as far as they are cut.
+        tokens_done: tokens of the settled chunks.
+        tokens: tokens of all chunks.
+        tokens_per_second: tokens settled a second, since this call began.
         seconds: wall time since then.
         seconds_left: seconds that the rest takes at that speed, or infinity.
-        fit: the batch at work.
+        fit: progress of the current batch.
     """
 
     chunks_done: int
@@ -109,23 +107,27 @@ def pack(
     overwrite: bool = False,
     progress: Callable[[PackProgress], None] | None = None,
 ) -> Archive:
-    """Pack a text of any length into an archive that gives the same text back, whatever comes out of its vectors.
+    """Pack a text of any length into an archive that gives the same text back.
+
+    Tokens that the vectors do not give are stored beside them.
 
     Args:
         lm: the frozen model.
         text: any text; nothing in it is normalised.
         config: how to pack.
         output: a file to write the archive to. Finished batches are kept beside it (`OUTPUT.partial`) until it is
-            written: the same call goes on where it was stopped.
-        overwrite: replace a file that is there, and unfinished work of another call.
+            written, so that the same call resumes after an interruption.
+        overwrite: replace an existing file, and unfinished work of another call.
         progress: called at every step.
 
     Returns:
         The archive.
 
     Raises:
-        InputError: the text is not Unicode, a chunk does not fit the model, or the output cannot be written.
+        InputError: an argument is of another type, the text is not Unicode, a chunk does not fit the model, or the
+            output cannot be written.
     """
+    _check_types(lm, text, config)
     config = config or PackConfig()
     try:
         raw = text.encode()
@@ -133,43 +135,42 @@ def pack(
         raise InputError(f"character {error.start} is half of a surrogate pair: the text has no UTF-8") from None
     if output is None:
         return Packer(lm, text, config, None, progress).archive()
-    with Journal(output, _settings(lm, raw, config), overwrite=overwrite) as journal:
+    settings = journal_settings(lm, raw, config)
+    with Journal(output, settings, overwrite=overwrite, same=same_setting) as journal:
         archive = Packer(lm, text, config, journal, progress).archive()
         journal.finish(lambda path: write_archive(path, archive))
         return archive
 
 
-def _settings(lm: FrozenLM, raw: bytes, config: PackConfig) -> dict[str, object]:
-    """What finished batches depend on. How vectors are stored and batched is not part of it."""
-    recipe = replace(config.recipe, start="auto")  # named apart
-    return {
-        "text": hashlib.sha256(raw).hexdigest(),
-        "model": [lm.identity.fingerprint, lm.identity.tokenizer_hash],
-        "dtype": str(lm.dtype).removeprefix("torch."),
-        "effort": repr(config.effort),
-        "chunk length": config.chunk_tokens,
-        "margin": _margin(config),
-        "start": _start_name(lm, config),
-        "recipe": repr(recipe),
-    }
+def _check_types(lm: object, text: object, config: object) -> None:
+    """Say what was meant where arguments are of another type.
 
-
-def _margin(config: PackConfig) -> float:
-    return effort_named(config.effort).margin if config.margin is None else config.margin
-
-
-def _start_name(lm: FrozenLM, config: PackConfig) -> str:
-    return start_name(lm, config.recipe) if config.encoder is None else config.encoder.name
+    Raises:
+        InputError: one is.
+    """
+    if not isinstance(lm, FrozenLM):
+        raise InputError(f"pack takes a FrozenLM first, not {type(lm).__name__}: pack(load_lm(...), text)")
+    if isinstance(text, bytes | bytearray):
+        raise InputError("text is bytes; pack takes str: decode it first, as in pack(lm, text.decode())")
+    if isinstance(text, os.PathLike):
+        raise InputError(f"text is the path {text}; read the file first, as in pack(lm, path.read_bytes().decode())")
+    if not isinstance(text, str):
+        raise InputError(f"text is {type(text).__name__}; it must be str")
+    if isinstance(config, str):
+        raise InputError(f"config is {config!r}; for an effort, give PackConfig(effort={config!r})")
+    if not isinstance(config, PackConfig | None):
+        remedy = "; give PackConfig(recipe=...)" if isinstance(config, FitConfig) else ""
+        raise InputError(f"config is {type(config).__name__}; it must be a PackConfig{remedy}")
 
 
 class Packer:
-    """One packing: what is cut, what is fitted so far, and what is next. Most callers want `pack`.
+    """One packing: how the text is cut, what is fitted so far, and what is next. Most callers want `pack`.
 
     Args:
         lm: the frozen model.
         text: any text that has a UTF-8 form.
         config: how to pack.
-        journal: where finished batches are kept, and taken from.
+        journal: keeps finished batches, and has those of an interrupted call.
         progress: called at every step.
     """
 
@@ -182,12 +183,12 @@ class Packer:
         progress: Callable[[PackProgress], None] | None = None,
     ) -> None:
         self.lm, self.config, self.journal, self.progress = lm, config, journal, progress
-        self.effort, self.margin = effort_named(config.effort), _margin(config)
+        self.effort, self.margin = effort_named(config.effort), margin_of(config)
         self.arrangement = arrangement_named(config.recipe.arrangement)
         self.batch_tokens = config.batch_tokens or default_batch_tokens(lm)
-        self.stretches = stretches(lm, text)
-        self.ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in self.stretches)])
-        self.m, self.begin = common_m(lm, config.recipe), _beginning(lm, config.encoder)
+        self.segments = cut_into_segments(lm, text)
+        self.ids = torch.cat([torch.empty(0, dtype=torch.long), *(segment.ids for segment in self.segments)])
+        self.m, self.begin = shared_m(lm, config.recipe), _beginning(lm, config.encoder)
         if config.encoder is not None:
             config.encoder.check(lm.identity)
             self.m = in_two_bytes(config.encoder.network.start_m)
@@ -198,49 +199,38 @@ class Packer:
         self._most_done = 0
 
     def archive(self, store: str | None = None) -> Archive:
-        """Fit what is missing, and assemble the archive; once fitted, it can be had in another dtype at little cost.
+        """Fit what is missing, and assemble the archive. A second call, with another dtype, fits nothing.
 
         Args:
-            store: instead of the configuration's.
+            store: dtype of the vectors, instead of the configuration's.
         """
         store = store or self.config.store
         length, first = self._cut()
         chunks = self._chunks(length)
         while (state := settle(chunks, self.fits, self.effort, first))[0]:
             self._fit(next_wave(state[0]), chunks, first)
-        packing = {
-            "effort": json.loads(json.dumps(asdict(self.effort))),  # as it comes back from a file
-            "chunk_tokens": length,
-            "margin": self.margin,
-            "dtype": str(self.lm.dtype).removeprefix("torch."),
-            "store": store,
-            "preset": self.config.recipe.preset,
-            "start": _start_name(self.lm, self.config),
-            "seed": self.config.recipe.seed,
-            "versions": library_versions(),
-        }
         return assemble(
             self.lm,
             self.arrangement,
-            self.stretches,
+            self.segments,
             state[1],
             self.m,
             store=store,
             margin=self.margin,
             batch_tokens=self.batch_tokens,
-            packing=packing,
+            packing=packing_record(self.lm, self.config, length, store),
         )
 
     def _cut(self) -> tuple[int, int]:
-        """The length of chunks, and the attempt that they begin with.
+        """The length of chunks, and the round that they begin with.
 
-        A few chunks of every length are fitted, from the shortest on, as long as they come out. If they do not with the
-        common m-token even at the shortest, every chunk gets its own at once. These fits count: they are of chunks as
-        they are cut later. A document too short for that is cut at the shortest length, and longer chunks are tried
-        only where the trial is a small part of the work.
+        A few chunks of every length are fitted, from the shortest on, while most of them succeed. If they fail with the
+        shared m-token even at the shortest length, every chunk gets its own at once. No trial is wasted, since its
+        chunks are cut as the document is. A short document has no trial and is cut at the shortest length. Longer
+        chunks are tried only if the trial is a small part of the work.
         """
         lengths = self._lengths()
-        first_own = next((n for n, attempt in enumerate(self.effort.attempts) if attempt.own_m), 0)
+        first_own = next((n for n, fit_round in enumerate(self.effort.rounds) if fit_round.own_m), 0)
         writes_m = self.config.encoder is not None and self.config.encoder.config.m == "text"
         for first in sorted({first_own if writes_m else 0, first_own}):
             taken, tried = None, False
@@ -252,7 +242,7 @@ class Packer:
                 tried = True
                 tasks = [Task(*whole[n * len(whole) // _TRIAL_CHUNKS], first) for n in range(_TRIAL_CHUNKS)]
                 self._fit([task for task in tasks if task not in self.fits], chunks, first)
-                if sum(self.fits[t].missed <= self.effort.spare * length for t in tasks) < _TRIAL_ENOUGH:
+                if sum(self.fits[t].missed <= self.effort.tolerated_share * length for t in tasks) < _TRIAL_ENOUGH:
                     break
                 taken = length
             if taken or not tried:
@@ -260,7 +250,7 @@ class Packer:
         return lengths[0], first_own
 
     def _lengths(self) -> tuple[int, ...]:
-        """Chunk lengths to choose from: those that the model has positions for."""
+        """Chunk lengths to choose from: those that fit the model's positions and the encoder."""
         asked, encoder = self.config.chunk_tokens, self.config.encoder
         lengths = self.effort.lengths if asked is None else (asked,)
         if encoder is not None:
@@ -284,16 +274,16 @@ class Packer:
         return fitting or (most,)
 
     def _chunks(self, length: int) -> list[tuple[int, int]]:
-        """First token and end of every chunk: each stretch is cut on its own."""
+        """First token and end of every chunk: each segment is cut on its own."""
         chunks, begin = [], 0
-        for stretch in self.stretches:
-            end = begin + len(stretch.ids)
+        for segment in self.segments:
+            end = begin + len(segment.ids)
             chunks += [(start, min(start + length, end)) for start in range(begin, end, length)]
             begin = end
         return chunks
 
     def _fit(self, tasks: Sequence[Task], chunks: Sequence[tuple[int, int]], first: int) -> None:
-        """Do these tasks, of one length and at one attempt, batch by batch, and keep each batch."""
+        """Fit these tasks, of one length and in one round, batch by batch, and keep each batch."""
         size = max(1, self.batch_tokens // (tasks[0].length * self.config.recipe.restarts)) if tasks else 1
         for start in range(0, len(tasks), size):
             batch = tasks[start : start + size]
@@ -301,7 +291,7 @@ class Packer:
                 self.lm,
                 self.ids,
                 batch,
-                self.effort.attempts[batch[0].attempt],
+                self.effort.rounds[batch[0].round],
                 self.m,
                 self.config.recipe,
                 self.margin,
@@ -341,4 +331,4 @@ class Packer:
 
 
 def _beginning(lm: FrozenLM, encoder: Encoder | None) -> Beginning | None:
-    return None if encoder is None else lambda target_ids: written(encoder, lm, target_ids)
+    return None if encoder is None else lambda target_ids: encoder_vectors(encoder, lm, target_ids)

@@ -1,8 +1,9 @@
-"""unpack: the text of an archive, whole or in part, in batched single passes; every chunk is checked."""
+"""unpack: the text of an archive, whole or in part, in batched single passes. Every chunk is checked."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,21 +12,24 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..lm.frozen import FrozenLM, load_lm
+from ..fitting.memory import free_bytes
+from ..lm.frozen import FrozenLM
+from ..lm.identity import check_same_model, same_weights
+from ..lm.loading import load_lm
 from .archive import Archive, piece_checksum
 from .chunks import chunk_logits, default_batch_tokens, in_batches
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What it took to decode chunks.
+    """What decoding took.
 
     Attributes:
-        chunks: chunks decoded.
-        tokens: their tokens.
+        chunks: number of chunks decoded.
+        tokens: number of their tokens.
         forward_passes: passes of the model.
-        alone: chunks that came right only alone in their batch.
-        anew: chunks that came right only with the weights loaded anew.
+        alone: chunks that were right only when decoded alone.
+        anew: chunks that were right only after the weights were loaded again.
         seconds: wall time.
     """
 
@@ -38,22 +42,22 @@ class Decoding:
 
 
 class Reader:
-    """Reads an archive with a model: all of it or parts, never a wrong token.
+    """Reads an archive with a model, all of it or parts, and never gives a wrong token.
 
-    A chunk whose checksum fails is decoded once more alone in its batch, and then with the weights loaded anew, in
-    float32 and in the dtype that it was packed with; if it fails still, it is named in an error.
+    A chunk whose checksum fails is decoded once more alone. If it fails again, the weights are loaded again, in float32
+    and in the dtype that it was packed with. If it still fails, it is named in an error.
 
     Args:
         lm: the model that the archive was packed with.
         archive: the archive.
-        batch_tokens: tokens decoded side by side; None: from the memory at hand.
-        anew: loads the weights anew in the dtype of that name; None: `load_lm` by the model's name.
+        batch_tokens: tokens decoded side by side; None: from the free memory.
+        anew: loads the weights again in the dtype of that name; None: `load_lm` by the model's name.
 
     Attributes:
         decoding: what decoding took so far.
 
     Raises:
-        InputError: the archive belongs to another model.
+        InputError: the archive belongs to another model, or the model cannot decode it.
     """
 
     def __init__(
@@ -66,7 +70,9 @@ class Reader:
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
             raise InputError(f"batch_tokens is {batch_tokens}; it must be at least 1")
-        _check_model(lm, archive)
+        _check_types(lm, archive)
+        check_same_model("this archive belongs", archive.model, lm.identity)
+        _check_fits(lm, archive)
         self.lm, self.archive = lm, archive
         self.batch_tokens = batch_tokens or default_batch_tokens(lm)
         self.decoding = Decoding()
@@ -84,7 +90,7 @@ class Reader:
         return "".join(self.texts())
 
     def texts(self) -> Iterator[str]:
-        """The whole text, piece by piece, decoded a few batches ahead; its end is checked against the whole's hash."""
+        """The whole text, piece by piece, decoded a few batches ahead; at its end the hash of the whole is checked."""
         digest, count = hashlib.sha256(), 0
         for piece in self._pieces(0, len(self.archive.pieces)):
             raw = piece.encode()
@@ -96,9 +102,9 @@ class Reader:
 
     def range(self, start: int, stop: int) -> str:
         """Characters `start` ... `stop` - 1 of the text; only the chunks that hold them are decoded."""
-        if not 0 <= start <= stop <= self.archive.characters:
+        if not 0 <= start <= stop <= self.archive.n_characters:
             raise InputError(
-                f"the range is {start} to {stop}; it must lie in the {self.archive.characters} characters of the text"
+                f"the range is {start} to {stop}; it must lie in the {self.archive.n_characters} characters of the text"
             )
         ends = self.archive.piece_starts[:, 2].contiguous()
         first, last = torch.searchsorted(ends, torch.tensor([start, stop]), right=False).tolist()
@@ -137,10 +143,10 @@ class Reader:
         """Token ids of these chunks by their numbers, int64, (T,) each, decoded side by side.
 
         Raises:
-            InputError: a chunk does not come right; the message names it.
+            InputError: a chunk stays wrong; the message names it.
         """
         began, waiting = time.perf_counter(), list(chunks)
-        found: dict[int, Tensor] = {}
+        ids_of: dict[int, Tensor] = {}
         self._count(chunks=len(waiting), tokens=sum(self.archive.lengths[chunk].item() for chunk in waiting))
         tried = []
         for turn in ("", "alone", *self._dtypes_anew()):
@@ -151,7 +157,7 @@ class Reader:
                 tried.append(f"not in {turn} anew ({lm})")
                 continue
             right = self._pass(lm, waiting, 1 if turn else self.batch_tokens)
-            found |= right
+            ids_of |= right
             waiting = [chunk for chunk in waiting if chunk not in right]
             if turn:
                 self._count(**{"alone" if turn == "alone" else "anew": len(right)})
@@ -165,10 +171,10 @@ class Reader:
                 "decode with the model loaded as it was packed "
                 f"({self.archive.packing.get('dtype', 'float32')}) or on another machine"
             )
-        return found
+        return ids_of
 
     def _pass(self, lm: FrozenLM, chunks: Sequence[int], batch_tokens: int) -> dict[int, Tensor]:
-        """Ids of those of the chunks that come right."""
+        """Ids of those of the chunks that match their checksums."""
         right = {}
         lengths = self.archive.lengths[list(chunks)].tolist()
         for batch in in_batches(lengths, batch_tokens):
@@ -178,20 +184,20 @@ class Reader:
             self._count(forward_passes=1)
             for number, ids in zip(numbers, logits.argmax(-1).cpu(), strict=True):
                 patched = self.archive.patched(number, ids)
-                if self.archive.is_right(number, patched):
+                if self.archive.matches(number, patched):
                     right[number] = patched
         return right
 
     def _dtypes_anew(self) -> list[str]:
-        """The dtypes to load the weights anew in: float32, and the one that the archive was packed with."""
+        """The dtypes to load the weights in again: float32, and the one that the archive was packed with."""
         return list(dict.fromkeys(["float32", str(self.archive.packing.get("dtype", "float32"))]))
 
     def _loaded(self, dtype: str) -> FrozenLM | str:
-        """The weights anew in a dtype, or why they cannot be had."""
+        """The model with its weights loaded again in a dtype, or the reason why that fails."""
         if dtype not in self._found_anew:
             try:
                 lm = self._anew(dtype)
-                same = lm.identity.fingerprint == self.lm.identity.fingerprint
+                same = same_weights(lm.identity.fingerprint, self.lm.identity.fingerprint)
                 self._found_anew[dtype] = lm if same else "they are others by now"
             except InputError as error:
                 self._found_anew[dtype] = str(error)
@@ -210,13 +216,14 @@ def unpack(lm: FrozenLM, archive: Archive) -> str:
         archive: what `pack` made or `read_archive` read.
 
     Raises:
-        InputError: the archive belongs to another model, or chunks do not come right; the message names them.
+        InputError: an argument is of another type, the archive belongs to another model, or chunks stay wrong; the
+            message names them.
     """
     return Reader(lm, archive).text()
 
 
 def iter_text(lm: FrozenLM, archive: Archive) -> Iterator[str]:
-    """The text piece by piece, each checked before it is given, while the rest is not decoded yet; else as `unpack`."""
+    """The text piece by piece, each checked before it is given; the rest is decoded later. Else as `unpack`."""
     return Reader(lm, archive).texts()
 
 
@@ -230,18 +237,48 @@ def chunk_ids(lm: FrozenLM, archive: Archive, chunk: int) -> Tensor:
     return Reader(lm, archive).chunk_ids(chunk)
 
 
-def _check_model(lm: FrozenLM, archive: Archive) -> None:
-    own, wanted = lm.identity, archive.model
-    if wanted.fingerprint != own.fingerprint:
-        revision = f" at revision {wanted.revision}" if wanted.revision else ""
-        raise InputError(
-            f"this archive belongs to {wanted.name}{revision} (weights {wanted.fingerprint[:12]}), "
-            f"not to {own.name} (weights {own.fingerprint[:12]})"
-        )
-    if wanted.tokenizer_hash != own.tokenizer_hash:
-        raise InputError(f"this archive belongs to {wanted.name} with another tokenizer vocabulary")
+def _check_types(lm: object, archive: object) -> None:
+    """Say what was meant where arguments are of another type.
+
+    Raises:
+        InputError: one is.
+    """
+    if isinstance(lm, Archive):
+        raise InputError("the archive comes second: unpack(lm, archive)")
+    if isinstance(archive, str | os.PathLike):
+        path = os.fspath(archive)
+        raise InputError(f"archive is the path {path}; read it first: unpack(lm, read_archive({path!r}))")
+    if not isinstance(archive, Archive):
+        raise InputError(f"archive is {type(archive).__name__}; it must be an Archive, as from pack or read_archive")
+    if not isinstance(lm, FrozenLM):
+        raise InputError(f"lm is {type(lm).__name__}; it must be a FrozenLM, as from load_lm")
+
+
+def _check_fits(lm: FrozenLM, archive: Archive) -> None:
+    """Refuse an archive that the model cannot decode, before memory is taken for it.
+
+    Raises:
+        InputError: it has vectors of another width, a chunk too long for the model or for the memory, or ids that the
+            model does not have.
+    """
+    name = lm.identity.name
     if archive.m.shape[-1] != lm.width:
-        raise InputError(f"this archive holds vectors of width {archive.m.shape[-1]}, and {own.name} has {lm.width}")
+        raise InputError(f"this archive holds vectors of width {archive.m.shape[-1]}, and {name} has {lm.width}")
+    if bool((archive.residual_ids >= lm.vocabulary).any()):
+        raise InputError(f"this archive holds token ids from {lm.vocabulary} on, and {name} has none of these")
+    longest = int(archive.lengths.max()) if len(archive) else 0
+    positions = len(archive.arrangement.layout(1).slots) + longest - 1
+    if lm.max_positions is not None and positions > lm.max_positions:
+        raise InputError(
+            f"this archive holds a chunk of {longest} tokens, which needs {positions} positions, and {name} has "
+            f"{lm.max_positions}"
+        )
+    needed, free = longest * lm.vocabulary * 4, free_bytes(lm)
+    if free is not None and needed > free:
+        raise InputError(
+            f"this archive holds a chunk of {longest} tokens, whose logits take {needed / 1e9:.1f} GB, and "
+            f"{free / 1e9:.1f} GB are free"
+        )
 
 
 def _loaded_anew(lm: FrozenLM, dtype: str) -> FrozenLM:

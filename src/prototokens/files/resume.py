@@ -33,16 +33,25 @@ class Journal:
         output: the file that the work is for.
         settings: what the work is, JSON values; parts made with other settings are refused.
         overwrite: replace an existing output, and drop the unfinished parts of other work.
+        same: whether the recorded and the current value of a setting, by its name, mean the same work; None: equality.
 
     Raises:
         InputError: on entering: the output exists or cannot be written, another process works on it, or the folder
             holds parts made with other settings, or parts whose settings cannot be read.
     """
 
-    def __init__(self, output: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        same: Callable[[str, Any, Any], bool] | None = None,
+    ) -> None:
         self.output = Path(output)
         self.settings = dict(settings)
         self.overwrite = overwrite
+        self._same = same or (lambda name, recorded, current: recorded == current)
         target = self.output.resolve()  # what a link leads to is written, the link stays
         self.folder = target.with_name(target.name + _SUFFIX)
 
@@ -87,16 +96,16 @@ class Journal:
         """Take over the parts of the same work, or drop those of other work if that was asked for."""
         path = self.folder / _SETTINGS
         settings = _undamaged(path) if path.exists() else None
-        before = settings[1] if settings else None
-        if before == self.settings:
+        recorded = settings[1] if settings else None
+        others = [] if recorded is None else self._differing(recorded)
+        if recorded is not None and not others:
             return
         if self._paths() and not self.overwrite:
-            if before is None:
+            if recorded is None:
                 raise InputError(
                     f"{self.folder}: holds unfinished work, and its settings cannot be read; "
                     "move the folder, or begin anew (--force)"
                 )
-            others = sorted(k for k in self.settings.keys() | before.keys() if self.settings.get(k) != before.get(k))
             raise InputError(
                 f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
                 "give the same command to resume it, or begin anew (--force)"
@@ -105,6 +114,11 @@ class Journal:
             part.unlink()
         sync(self.folder)  # parts of other work must not come back under the new settings
         write_record(path, _KIND, {}, self.settings, overwrite=True)
+
+    def _differing(self, recorded: Mapping[str, Any]) -> list[str]:
+        """Names of the settings that the recorded work has otherwise."""
+        names = sorted(self.settings.keys() | recorded.keys())
+        return [name for name in names if not self._same(name, recorded.get(name), self.settings.get(name))]
 
     def parts(self) -> Iterator[dict[str, Tensor]]:
         """All finished parts, in the order they were made; a damaged one is dropped, and will be made anew.

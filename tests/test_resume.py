@@ -16,11 +16,12 @@ import torch
 from archives import TEXT, config, same_archive
 from families import counted, family
 from prototokens import InputError, pack, read_archive, unpack
-from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.efforts import Effort, FitRound
 from prototokens.archive.pack import PackConfig
+from prototokens.archive.settings import journal_settings, same_setting
 from prototokens.files.resume import Journal
 
-EFFORT = Effort((2,), (Attempt(False, 2), Attempt(True, 2)), spare=0.5, floor_tokens=1)
+EFFORT = Effort((2,), (FitRound(False, 2), FitRound(True, 2)), tolerated_share=0.5, floor_tokens=1)
 SETTINGS = {"text": "one", "margin": 0.5}
 
 
@@ -82,7 +83,7 @@ from archives import TEXT
 from families import family
 from prototokens import InputError, pack
 from prototokens.files.resume import Journal
-from test_journal import small, parts
+from test_resume import small, parts
 
 folder, lm, rename, seen = Path({folder!r}), family("llama"), os.replace, dict(calls=0, renames=0)
 
@@ -306,7 +307,8 @@ def test_another_text_or_setting_does_not_take_the_parts_and_another_store_does(
         (TEXT + "!", {}, "text"),
         (TEXT, {"margin": 0.3}, "margin"),
         (TEXT, {"chunk_tokens": 3}, "chunk length"),
-        (TEXT, {"effort": replace(EFFORT, spare=0.0)}, "effort"),
+        (TEXT, {"effort": replace(EFFORT, tolerated_share=0.0)}, "effort"),
+        (TEXT, {"effort": replace(EFFORT, rounds=EFFORT.rounds[:1])}, "effort"),
         (TEXT, {"recipe": replace(small().recipe, seed=5)}, "recipe"),
     ):
         with pytest.raises(InputError, match=f"unfinished work of another {what};"):
@@ -317,3 +319,32 @@ def test_another_text_or_setting_does_not_take_the_parts_and_another_store_does(
     archive = pack(lm, TEXT, small(store="float32"), output=output)
     assert set(archive.vectors.counts.values()) == {0, len(archive.vectors)}
     assert unpack(lm, archive) == TEXT
+
+
+FIRST_VERSION = {
+    "effort": "Effort(lengths=(2,), attempts=(Attempt(own_m=False, steps=2), Attempt(own_m=True, steps=2)), spare=0.5, "
+    "floor_tokens=1, margin=0.5)",
+    "recipe": "FitConfig(arrangement=Arrangement(name='m,e,m*(n-1)', head=('m', 'e'), body=('m',), tiling='cycle', "
+    "first_read='head'), e_tokens=1, start='auto', perturbation=0.1, optimiser=AdamW(lr=0.22, betas=(0.9, 0.9), "
+    "weight_decay=0.0, eps=1e-08, relative=True, anneal_below_nats=0.0), axes_optimiser=None, "
+    "stop=Stop(max_steps=400, accuracy=1.0, margin=0.01, patience=None, check_every=None), restarts=1, seed=0, "
+    "preset=None)",
+}
+"""What the first release wrote for `small()`; nothing that is renamed since may lose a packing that it began."""
+
+
+def test_journals_of_the_first_version_are_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = family("llama")
+    settings = journal_settings(lm, b"", small())
+    assert {name: settings[name] for name in FIRST_VERSION} == FIRST_VERSION
+    one_round = replace(small(), effort=replace(EFFORT, rounds=EFFORT.rounds[:1]))
+    assert "attempts=(Attempt(own_m=False, steps=2),), spare" in str(journal_settings(lm, b"", one_round)["effort"])
+    weights, vocabulary = lm.identity.fingerprint, lm.identity.tokenizer_hash
+    assert same_setting("model", [weights, vocabulary], settings["model"])
+    for wrong in ([weights], [None, None], ["0" * 64, vocabulary], [weights, "0" * 64], None):
+        assert not same_setting("model", wrong, settings["model"])
+    # Weights that an earlier version gave another fingerprint are the same weights.
+    monkeypatch.setattr(
+        "prototokens.archive.settings.same_weights", lambda recorded, current: recorded in ("former", current)
+    )
+    assert same_setting("model", ["former", vocabulary], settings["model"])

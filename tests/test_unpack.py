@@ -15,7 +15,7 @@ from archives import HALVING, NOTHING, QUICK, TEXT, Odd, config, odd, packed
 from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError, pack, unpack
 from prototokens.archive.archive import Archive
-from prototokens.archive.efforts import Attempt
+from prototokens.archive.efforts import FitRound
 from prototokens.archive.unpack import Decoding, Reader, chunk_ids, iter_text, read_range
 from prototokens.lm.identity import Identity
 
@@ -60,7 +60,7 @@ def test_batches_and_threads_change_nothing(batch_tokens: int, threads: int) -> 
         torch.set_num_threads(before)
     assert reader.decoding.alone == 0
     assert reader.decoding.chunks == len(packed())
-    assert reader.decoding.tokens == packed().tokens
+    assert reader.decoding.tokens == packed().n_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -80,7 +80,7 @@ def test_what_is_packed_in_another_dtype_comes_back_in_it_and_in_float32(margin:
         loaded.append(dtype)
         return in_dtype(getattr(torch, dtype))
 
-    archive = pack(low, TEXT, config(replace(QUICK, attempts=(Attempt(True, 14),)), margin=margin))
+    archive = pack(low, TEXT, config(replace(QUICK, rounds=(FitRound(True, 14),)), margin=margin))
     assert archive.packing["dtype"] == "bfloat16"
     for lm in (low, family("llama")):
         for batch_tokens in (1, 6, 10_000):

@@ -13,10 +13,10 @@ from archives import HALVING, QUICK, TEXT, config
 from encoders import CONFIG, random_encoder
 from families import family
 from prototokens import Encoder, InputError, pack, unpack
-from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.efforts import Effort, FitRound
 from prototokens.archive.pack import PackConfig
 
-AS_WRITTEN = Effort((4,), (Attempt(False, 0), Attempt(True, 0)), spare=1.0, floor_tokens=4)
+AS_WRITTEN = Effort((4,), (FitRound(False, 0), FitRound(True, 0)), tolerated_share=1.0, floor_tokens=4)
 """No steps: what is stored is what fits set out from."""
 
 

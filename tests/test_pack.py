@@ -1,4 +1,4 @@
-"""Laws of packing: pack then unpack is the identity on any text, whatever comes out of the vectors."""
+"""Laws of packing: pack then unpack is the identity on any text, whatever the vectors give."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from archives import HALVING, NOTHING, ODD, QUICK, TEXT, config, odd, packed, sa
 from families import FAMILIES, RECIPE, analytic, build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError, pack, read_archive, unpack
 from prototokens.archive.archive import write_archive
-from prototokens.archive.chunk_fits import common_m
-from prototokens.archive.efforts import Attempt, Effort
+from prototokens.archive.chunk_fits import shared_m
+from prototokens.archive.efforts import Effort, FitRound
 from prototokens.archive.pack import PackConfig, PackProgress
 from prototokens.files.quantised import STORES, rounded
 
@@ -29,7 +29,7 @@ def test_any_text_comes_back_whatever_the_tokenizer_does(text: str, habit: str, 
     archive = pack(lm, text, config(NOTHING, chunk_tokens=size, store=store))
     assert unpack(lm, archive) == text
     assert archive.text_bytes == len(text.encode())
-    assert archive.characters == len(text)
+    assert archive.n_characters == len(text)
     assert 0 <= archive.share_from_vectors <= 1
 
 
@@ -64,8 +64,8 @@ def test_the_share_is_what_the_vectors_give() -> None:
         layout = archive.arrangement.layout(int(archive.lengths[chunk]))
         ids = lm.logits(layout.inputs_embeds(e, m, archive.fixed), layout.read_positions())[0].argmax(-1)
         right += int((ids == archive.patched(chunk, ids)).sum())
-    every = archive.tokens + len(archive.literals)
-    assert archive.share_from_vectors == (archive.tokens - len(archive.residual_ids)) / every
+    every = archive.n_tokens + len(archive.literals)
+    assert archive.share_from_vectors == (archive.n_tokens - len(archive.residual_ids)) / every
     # Tokens that lead by too little are kept too, so that more than the share may be right.
     assert right / every >= archive.share_from_vectors
     assert packed(NOTHING).share_from_vectors < archive.share_from_vectors
@@ -74,7 +74,7 @@ def test_the_share_is_what_the_vectors_give() -> None:
 def test_tokens_that_lead_by_less_than_half_the_margin_are_in_the_residual() -> None:
     lm = family("llama")
     shares = [
-        pack(lm, TEXT, config(replace(QUICK, attempts=(Attempt(True, 12),)), margin=margin)).share_from_vectors
+        pack(lm, TEXT, config(replace(QUICK, rounds=(FitRound(True, 12),)), margin=margin)).share_from_vectors
         for margin in (0.0, 1.0, 4.0, 1000.0)
     ]
     assert shares == sorted(shares, reverse=True)
@@ -106,7 +106,7 @@ def test_a_dtype_in_which_tokens_are_lost_is_not_chosen(monkeypatch: pytest.Monk
 
 def test_chunks_share_the_m_that_is_stored_at_no_loss() -> None:
     lm = family("llama")
-    m = common_m(lm, config().recipe)
+    m = shared_m(lm, config().recipe)
     assert torch.equal(m.half().float(), m)
     assert torch.allclose(m, lm.embedding_statistics.mean, rtol=1e-3, atol=1e-6)
     archive = packed(NOTHING)
@@ -115,35 +115,35 @@ def test_chunks_share_the_m_that_is_stored_at_no_loss() -> None:
     assert len(archive.vectors) == len(archive)
 
 
-def test_a_chunk_that_does_not_come_out_gets_its_own_m_and_is_halved() -> None:
+def test_a_chunk_that_does_not_succeed_gets_its_own_m_and_is_halved() -> None:
     lm = family("llama")
     archive = packed(HALVING, text=TEXT[:12])
     assert archive.own_m.any()
     assert unpack(lm, archive) == TEXT[:12]
-    hopeless = Effort((8,), (Attempt(False, 0),), spare=0.0, floor_tokens=2)
+    hopeless = Effort((8,), (FitRound(False, 0),), tolerated_share=0.0, floor_tokens=2)
     assert set(pack(lm, "abcdefgh" * 2, config(hopeless)).lengths.tolist()) == {2}
 
 
-def test_chunks_are_as_long_as_comes_out_in_the_trial() -> None:
+def test_chunks_are_as_long_as_succeeds_in_the_trial() -> None:
     lm = family("llama")
     text = "abcd" * 256
-    attempts = (Attempt(True, 0),)
-    easy = Effort((2, 4, 8, 16), attempts, spare=1.0, floor_tokens=16)
+    rounds = (FitRound(True, 0),)
+    easy = Effort((2, 4, 8, 16), rounds, tolerated_share=1.0, floor_tokens=16)
     assert set(pack(lm, text, config(easy)).lengths.tolist()) == {16}
-    hard = replace(easy, spare=0.0, floor_tokens=2)
+    hard = replace(easy, tolerated_share=0.0, floor_tokens=2)
     assert set(pack(lm, text, config(hard)).lengths.tolist()) == {2}
     assert set(pack(lm, text, config(easy, chunk_tokens=32)).lengths.tolist()) == {32}
     # A trial of longer chunks is a small part of the work, or is left out.
     assert set(pack(lm, text[:512], config(easy)).lengths.tolist()) == {8}
     assert set(pack(lm, text[:8], config(easy)).lengths.tolist()) == {2}
-    # Too few whole chunks for a trial, in many stretches: the first attempt is not skipped.
-    first = replace(easy, attempts=(Attempt(False, 0), Attempt(True, 0)), lengths=(4,))
+    # Too few whole chunks for a trial, in many segments: the first round is not skipped.
+    first = replace(easy, rounds=(FitRound(False, 0), FitRound(True, 0)), lengths=(4,))
     assert not pack(lm, "ab\ufffd" * 9, config(first)).own_m.any()
 
 
 def test_chunks_are_fitted_and_decoded_in_batches() -> None:
     lm = family("llama")
-    effort = Effort((4,), (Attempt(True, 3),), spare=1.0, floor_tokens=4)
+    effort = Effort((4,), (FitRound(True, 3),), tolerated_share=1.0, floor_tokens=4)
     with counted(lm) as calls:
         archive = pack(lm, "abcd" * 16, config(effort, store="float32", batch_tokens=32))
     rows = {rows for rows, _ in calls.forward if rows > 1}
@@ -155,7 +155,7 @@ def test_chunks_are_fitted_and_decoded_in_batches() -> None:
 
 def test_a_chunk_s_fit_does_not_depend_on_the_company() -> None:
     lm = family("llama")
-    effort = replace(QUICK, attempts=(Attempt(True, 5),))
+    effort = replace(QUICK, rounds=(FitRound(True, 5),))
     alone = pack(lm, "home", config(effort, store="float32"))
     beside = pack(lm, "home, sweet home", config(effort, store="float32"))
     first = torch.tensor([0, 1, 2, 3])  # e and m of the first two chunks
@@ -165,7 +165,7 @@ def test_a_chunk_s_fit_does_not_depend_on_the_company() -> None:
 def test_the_same_call_makes_the_same_archive() -> None:
     lm = family("llama")
     assert same_archive(pack(lm, TEXT, config()), packed())
-    few = replace(QUICK, attempts=(Attempt(True, 3),))
+    few = replace(QUICK, rounds=(FitRound(True, 3),))
     assert unpack(lm, pack(lm, TEXT, config(few, recipe=replace(RECIPE, restarts=2)))) == TEXT
 
 
@@ -182,7 +182,7 @@ def test_progress_rises_to_the_end() -> None:
     archive = pack(family("llama"), TEXT[:12], config(HALVING), progress=seen.append)
     done = [p.tokens_done for p in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1].tokens == archive.tokens
+    assert done[-1] == seen[-1].tokens == archive.n_tokens
     assert seen[-1].chunks_done == seen[-1].chunks == len(archive)
     assert seen[-1].seconds_left == 0
     assert any(p.fit and p.fit.step for p in seen)
@@ -206,6 +206,29 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         pack(lm, TEXT, config(chunk_tokens=64))
     with pytest.raises(InputError, match="there is no folder"):
         pack(lm, TEXT, config(NOTHING), output=tmp_path / "nowhere" / "file")
+
+
+def test_what_was_meant_is_said(tmp_path: Path) -> None:
+    lm, archive = family("llama"), packed(NOTHING)
+    for arguments, message in (
+        ((lm, b"x"), r"text is bytes; pack takes str: decode it first, as in pack\(lm, text.decode\(\)\)"),
+        ((lm, tmp_path), "text is the path .*; read the file first"),
+        ((lm, None), "text is NoneType; it must be str"),
+        (("x", lm), "pack takes a FrozenLM first, not str"),
+        ((lm, "x", "fast"), r"for an effort, give PackConfig\(effort='fast'\)"),
+        ((lm, "x", RECIPE), r"it must be a PackConfig; give PackConfig\(recipe=\.\.\.\)"),
+        ((lm, "x", 3), "config is int; it must be a PackConfig"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pack(*arguments)  # type: ignore[arg-type]
+    for arguments, message in (
+        ((archive, lm), r"the archive comes second: unpack\(lm, archive\)"),
+        ((lm, "x.proto"), r"read it first: unpack\(lm, read_archive\('x\.proto'\)\)"),
+        ((lm, b"x"), "archive is bytes; it must be an Archive"),
+        ((None, archive), "lm is NoneType; it must be a FrozenLM"),
+    ):
+        with pytest.raises(InputError, match=message):
+            unpack(*arguments)  # type: ignore[arg-type]
 
 
 def test_chunks_fit_a_model_with_few_positions() -> None:

@@ -58,7 +58,7 @@ def sizes(packer: Packer, raw: bytes, folder: Path) -> dict[str, int | None]:
 def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: list[int]) -> list[dict[str, Any]]:
     """Unpack in every setting, and say what each needed."""
     rows, longest = [], int(archive.lengths.max())
-    every = {"1": 1, "3": 3 * longest, "all": archive.tokens}
+    every = {"1": 1, "3": 3 * longest, "all": archive.n_tokens}
     for model, count, (name, batch_tokens) in itertools.product((lm, low), threads, every.items()):
         torch.set_num_threads(count)
         reader = Reader(model, archive, batch_tokens=batch_tokens, anew=lambda _: lm)
@@ -92,7 +92,7 @@ def leads(lm: FrozenLM, archive: Archive, targets: list[Tensor], batch_tokens: i
 def noise(lm: FrozenLM, low: FrozenLM, archive: Archive, threads: list[int]) -> dict[str, dict[str, float]]:
     """How much leads change from float32, one thread, all chunks in one batch: the mean and the most, in logits."""
     ids = Reader(lm, archive).ids(range(len(archive)))
-    targets, everything = [ids[n] for n in range(len(archive))], archive.tokens
+    targets, everything = [ids[n] for n in range(len(archive))], archive.n_tokens
     torch.set_num_threads(threads[0])
     reference = leads(lm, archive, targets, everything)
     held = reference > 0
@@ -155,11 +155,11 @@ def main() -> None:
     torch.set_num_threads(threads[0])
     # One document is generated token by token: batches do not help it. Both sides run with the same threads.
     prompt = lm.fixed_vector("bos").reshape(1, 1, -1)
-    runs = {"unpack": lambda: Reader(lm, archive).text(), "greedy": lambda: lm.generate(prompt, archive.tokens)}
+    runs = {"unpack": lambda: Reader(lm, archive).text(), "greedy": lambda: lm.generate(prompt, archive.n_tokens)}
     seconds = medians(runs, 1 if options.quick or options.tokens > 500 else 5)
     saved = seconds["greedy"] - seconds["unpack"]
     result = {
-        "tokens": archive.tokens,
+        "tokens": archive.n_tokens,
         "characters": len(text),
         "chunks": len(archive),
         "chunk_tokens": archive.packing["chunk_tokens"],
@@ -176,7 +176,7 @@ def main() -> None:
         "noise": noise(lm, low, packer.archive("float32"), threads) if options.noise else None,
     }
     print(
-        f"{result['share_from_vectors']:.1%} of {archive.tokens} tokens from the vectors of {len(archive)} chunks alone"
+        f"{result['share_from_vectors']:.1%} of {archive.n_tokens} tokens from the vectors of {len(archive)} chunks alone"
     )
     print(f"pack {pack_seconds:.0f} s, unpack {seconds['unpack']:.2f} s, greedy {seconds['greedy']:.2f} s; "
           f"decodes until packing pays off: {json.dumps(result['decodes_to_pay_off'])}")  # fmt: skip

@@ -16,7 +16,7 @@ from encoders import random_encoder
 from families import build, tokenizer
 from prototokens import load_lm, read_archive
 from prototokens.archive import pack as packing
-from prototokens.archive.efforts import EFFORTS, Attempt
+from prototokens.archive.efforts import EFFORTS, FitRound
 from prototokens.cli import app as cli
 
 RAW = b"\xef\xbb\xbfTwo lines,\r\nna\xc3\xafve \xf0\x9f\x98\x80.\x00 \xef\xbf\xbd"
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, models: Path):
     """Run a command in an empty folder with a text in it: exit code, stdout as bytes, stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(EFFORTS, "fast", replace(EFFORTS["fast"], attempts=(Attempt(False, 5),)))
+    monkeypatch.setitem(EFFORTS, "fast", replace(EFFORTS["fast"], rounds=(FitRound(False, 5),)))
     (tmp_path / "text").write_bytes(RAW)
 
     def call(*arguments: object, stdin: bytes = b"") -> tuple[int, bytes, str]:
@@ -60,7 +60,7 @@ def test_bytes_in_are_bytes_out(run: Any, models: Path) -> None:
     assert record["bytes_in"] == len(RAW)
     assert record["bytes_out"] == Path("archive").stat().st_size
     archive = read_archive("archive")
-    assert (record["tokens"], record["chunks"]) == (archive.tokens, len(archive))
+    assert (record["tokens"], record["chunks"]) == (archive.n_tokens, len(archive))
     assert record["share_from_vectors"] == archive.share_from_vectors
     assert record["seconds"] > 0
     assert run("unpack", "archive", "-o", "again")[:2] == (0, b"")
@@ -68,7 +68,7 @@ def test_bytes_in_are_bytes_out(run: Any, models: Path) -> None:
     assert run("unpack", "archive")[:2] == (0, RAW)
     code, out, err = run("verify", "archive")
     assert (code, err) == (0, "")
-    assert f"{len(archive)} chunks, {archive.tokens} tokens, all as they were packed" in out.decode()
+    assert f"{len(archive)} chunks, {archive.n_tokens} tokens, all as they were packed" in out.decode()
     assert sorted(path.name for path in Path().iterdir()) == ["again", "archive", "text"]
 
 
@@ -85,8 +85,8 @@ def test_what_is_printed_says_what_it_costs(run: Any, models: Path) -> None:
     assert code == 0
     archive = read_archive("archive")
     assert f"bytes for {len(RAW)} bytes of text" in out.decode()
-    held = archive.tokens - len(archive.residual_ids)
-    assert f"{held} of {archive.tokens} tokens come from the vectors of {len(archive)} chunks alone" in out.decode()
+    held = archive.n_tokens - len(archive.residual_ids)
+    assert f"{held} of {archive.n_tokens} tokens come from the vectors of {len(archive)} chunks alone" in out.decode()
     assert f"(share from the vectors: {archive.share_from_vectors:.1%})" in out.decode()
     assert archive.vectors.counts["int8"] == len(archive.vectors)
     assert int(archive.lengths.max()) == 4

@@ -93,8 +93,8 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, replace(config, stop=replace(config.stop, max_steps=5)))
     for name, effort in EFFORTS.items():
-        attempts = tuple(replace(attempt, steps=5) for attempt in effort.attempts)
-        monkeypatch.setitem(EFFORTS, name, replace(effort, attempts=attempts))
+        rounds = tuple(replace(fit_round, steps=5) for fit_round in effort.rounds)
+        monkeypatch.setitem(EFFORTS, name, replace(effort, rounds=rounds))
     for user in ("fitting.starts", "encoder.encoding", "geometry.connecting"):
         monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
@@ -224,9 +224,9 @@ def test_json_fields_of_the_page_are_the_ones_printed(
 
 def effort_row(name: str, effort: Effort) -> list[str]:
     """The page's row about an effort."""
-    attempts = ", ".join(f"{'own' if attempt.own_m else 'common'} {attempt.steps}" for attempt in effort.attempts)
+    rounds = ", ".join(f"{'own' if r.own_m else 'common'} {r.steps}" for r in effort.rounds)
     lengths = ", ".join(map(str, effort.lengths))
-    return [f"`{name}`", lengths, attempts, f"{effort.spare:g}", str(effort.floor_tokens), f"{effort.margin:g}"]
+    return [f"`{name}`", lengths, rounds, f"{effort.tolerated_share:g}", str(effort.floor_tokens), f"{effort.margin:g}"]
 
 
 def test_efforts_of_the_page_are_the_library_s() -> None:

@@ -4,8 +4,8 @@ A variant is a preset and a few fields of it, written `preset,field=value,...`; 
 they are and set in both of a preset's, `axes=0` leaves out the learned axes of a start, and `axes=1` takes them without
 another change. `--table tuning` is the search that made `tuned` the baseline that it is: its arrangement, start and
 learning rate, on speeches of the train split. `--table cramming` tunes the learning rate of cramming on the same texts;
-there a text is exact if greedy generation gives it back. `--table parts` takes the parts of the default recipe away, one
-by one and all together, on bench_fit.py's texts. Rows already in the file are not run again.
+there a text is exact if greedy generation gives it back. `--table parts` takes the parts of the default recipe away,
+one by one and all together, on bench_fit.py's texts. Rows already in the file are not run again.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ import torch
 from interleaved import circumstances, print_json
 from prototokens import Encoder, FitResult, FrozenLM, Given, InputError, fit_batch, load_lm, preset
 from prototokens.encoder.encoding import refinement, shipped_encoder
-from prototokens.encoder.evaluate import CONTROLS, evaluate, written
+from prototokens.encoder.evaluate import CONTROLS, encoder_vectors, evaluate
 from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "encoder.jsonl"
@@ -34,7 +34,7 @@ def fits(lm: FrozenLM, encoder: Encoder, beginning: str, ids: torch.Tensor, seed
     config = replace(preset(seed=seed), arrangement=encoder.config.arrangement, e_tokens=encoder.config.e_tokens)
     config = replace(config, stop=replace(config.stop, max_steps=budget))
     if beginning == "encoder":
-        e, m = written(encoder, lm, ids)
+        e, m = encoder_vectors(encoder, lm, ids)
         return fit_batch(lm, ids, refinement(encoder, budget, config), Given(e_start=e, m_start=m))
     return fit_batch(lm, ids, config if beginning == "default" else replace(config, perturbation=0.0))
 

@@ -16,7 +16,7 @@ from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
 from families import analytic, batch, build, counted, family, tokenizer
 from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
 from prototokens.arrangements import ARRANGEMENTS
-from prototokens.encoder.config import SIZES, EncoderConfig, encoder_size
+from prototokens.encoder.config import EncoderConfig
 from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
 from prototokens.encoder.trunks import TRUNKS
 from prototokens.fitting.starter import Starter
@@ -179,7 +179,7 @@ def test_cut_down_it_writes_the_same_for_texts_that_it_still_takes(llama: Frozen
     whole = random_encoder(llama, config)
     short = whole.up_to(2)
     assert short.config == replace(config, max_tokens=2)
-    assert short.weights < whole.weights
+    assert short.n_weights < whole.n_weights
     for length in (1, 2):
         ids = batch(llama, *("qz"[:length], "ab"[:length]))
         for one, other in zip(short.vectors(llama, ids), whole.vectors(llama, ids), strict=True):
@@ -267,12 +267,10 @@ def test_a_config_has_bounds(name: str) -> None:
         EncoderConfig(**{name: 0})
 
 
-def test_sizes_and_m_have_names() -> None:
-    with pytest.raises(InputError, match="unknown size 'huge'; choose one of: tiny small large"):
-        encoder_size("huge")
+def test_a_config_survives_json_and_m_has_two_values() -> None:
     with pytest.raises(InputError, match="m is 'none'; it must be 'text' or 'global'"):
         EncoderConfig(m="none")
-    for config in SIZES.values():
+    for config in (EncoderConfig(), *TRUNK_CONFIGS):
         assert config.trunk in TRUNKS
         assert EncoderConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,10 +18,10 @@ from prototokens import FrozenLM, InputError
 from prototokens.encoder.encoding import Encoder, encode
 from prototokens.encoder.recipes import Curriculum, Objective, Schedule, TextChoice
 from prototokens.encoder.training.checkpoint import FILE
-from prototokens.encoder.training.distributed import AcceleratedProcesses, Processes, running_processes
+from prototokens.encoder.training.distributed import LAUNCHER_COUNTS, AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.training.loop import CURVE, train_encoder
-from prototokens.encoder.training.run import TrainingRun
-from prototokens.files.record import read_record
+from prototokens.encoder.training.trainer import Trainer
+from prototokens.files.record import read_record, write_record
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,55 @@ def test_other_settings_are_refused_and_beginning_anew_is_not(whole, source: str
     ):
         with pytest.raises(InputError, match=rf"had other settings \({what}\); give the same settings, another folder"):
             train(lm, tmp_path, training, config)
+    changed = replace(short, schedule=replace(short.schedule, lr=1.0), texts=replace(short.texts, own_share=1.0))
+    with pytest.raises(InputError, match=r"had other settings \(schedule\.lr, texts\.own_share\)"):
+        train(lm, tmp_path, changed)
     assert train(lm, tmp_path, replace(short, seed=1), anew=True).training["step"] == 1
+
+
+def test_a_checkpoint_of_a_former_version_is_resumed_if_it_means_the_same(source: str, tmp_path: Path) -> None:
+    training = short_training(source)
+    straight = train(family("llama"), tmp_path / "straight", training)
+    for number, (decay, precision) in enumerate((("end", "float32"), ("cosine", "bfloat16"))):
+        folder = tmp_path / str(number)
+        train(family("llama"), folder, training, should_stop=lambda: True)
+        tensors, record = read_record(folder / FILE, "an encoder's training")
+        record["settings"]["training"]["precision"] = precision
+        record["settings"]["training"]["schedule"]["decay"] = decay
+        write_record(folder / FILE, "an encoder's training", tensors, record, overwrite=True)
+        if decay == "end":
+            assert same(train(family("llama"), folder, training), straight)
+        else:
+            with pytest.raises(InputError, match=r"had other settings \(precision, schedule\.decay\)"):
+                train(family("llama"), folder, training)
+
+
+def test_beginning_anew_leaves_nothing_of_the_former_training(whole, source: str, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(report) -> None:
+        raise Killed
+
+    train(family("llama"), tmp_path, replace(everything(source), seed=3), should_stop=lambda: True)
+    with pytest.raises(Killed):
+        train(family("llama"), tmp_path, everything(source), anew=True, report=kill)
+    assert not (tmp_path / FILE).exists()  # or the next run would resume it
+    assert same(train(family("llama"), tmp_path, everything(source)), whole[0])
+    assert curve(tmp_path) == curve(whole[1])
+
+
+def test_two_trainings_do_not_share_a_folder(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    def second(report) -> None:
+        before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+        for anew in (False, True):
+            with pytest.raises(InputError, match="another process trains an encoder here; wait for it, or choose"):
+                train(llama, tmp_path, short_training(source, steps=1), anew=anew)
+        train(llama, tmp_path / "other", short_training(source, steps=1))
+        assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+
+    assert train(llama, tmp_path, short_training(source, steps=1), report=second).training["step"] == 1
+    assert train(llama, tmp_path, short_training(source, steps=1), processes=Slice(1, 2)) is not None  # 0 has the lock
 
 
 def test_more_steps_can_be_asked_for_until_the_learning_rate_falls(source: str, tmp_path: Path) -> None:
@@ -191,15 +240,15 @@ def test_the_frontier_waits_for_its_threshold(llama: FrozenLM, source: str, tmp_
 
 def test_positions_are_counted(llama: FrozenLM, source: str, tmp_path: Path) -> None:
     for number, objective in enumerate((Objective(), Objective(refine_steps=2, unroll=1.0))):
-        run = TrainingRun(
+        trainer = Trainer(
             llama, Encoder.untrained(llama, CONFIG), short_training(source, objective=objective), Slice(0, 1)
         )
-        run.prepare()
+        trainer.prepare()
         with counted(llama) as calls:
             for _ in range(3):
-                run.step()
-        assert run.progress.positions == calls.positions()
-        assert number or run.progress.positions == calls.backward_positions()
+                trainer.step()
+        assert trainer.progress.positions == calls.positions()
+        assert number or trainer.progress.positions == calls.backward_positions()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -207,11 +256,11 @@ def test_processes_share_a_batch(llama: FrozenLM, source: str, accumulate: int) 
     training = short_training(source, batch_positions=30 * accumulate, accumulate=accumulate, curriculum=Curriculum(2))
     gradients = []
     for process in (Slice(0, 1), Slice(0, 2), Slice(1, 2)):
-        run = TrainingRun(llama, random_encoder(llama), training, process)
-        run.prepare()
+        trainer = Trainer(llama, random_encoder(llama), training, process)
+        trainer.prepare()
         for part in range(accumulate):
-            run._add_gradient(2, part)
-        gradients.append([p.grad for p in run.network.parameters()])
+            trainer._add_gradient(2, part)
+        gradients.append([p.grad for p in trainer.network.parameters()])
     for alone, first, second in zip(*gradients, strict=True):
         assert torch.allclose(alone, (first + second) / 2, atol=1e-5)
 
@@ -220,35 +269,28 @@ def test_accumulated_batches_are_averaged(llama: FrozenLM, source: str) -> None:
     gradients = []
     for parts in (1, 2):  # the first of them is the same batch
         training = short_training(source, batch_positions=30 * parts, accumulate=parts)
-        run = TrainingRun(llama, random_encoder(llama), training, Slice(0, 1))
-        run.prepare()
-        run._add_gradient(2, 0)
-        gradients.append(torch.cat([run.network.start_e.grad, run.network.start_m.grad]))
+        trainer = Trainer(llama, random_encoder(llama), training, Slice(0, 1))
+        trainer.prepare()
+        trainer._add_gradient(2, 0)
+        gradients.append(torch.cat([trainer.network.start_e.grad, trainer.network.start_m.grad]))
     assert torch.allclose(gradients[0], 2 * gradients[1], atol=1e-6)
 
 
 def test_a_batch_that_is_not_finite_changes_nothing_but_time(llama: FrozenLM, source: str) -> None:
-    run = TrainingRun(llama, random_encoder(llama), short_training(source), Slice(0, 1))
-    run.prepare()
-    add = run._add_gradient
+    trainer = Trainer(llama, random_encoder(llama), short_training(source), Slice(0, 1))
+    trainer.prepare()
+    add = trainer._add_gradient
 
     def spoil(length: int, part: int):
         found = add(length, part)
-        run.network.start_e.grad[0] = float("nan")
+        trainer.network.start_e.grad[0] = float("nan")
         return found
 
-    run._add_gradient = spoil  # type: ignore[method-assign]
-    before = {k: v.clone() for k, v in run.network.state_dict().items() if k.startswith("start")}
-    run.step()
-    assert all(p.isfinite().all() for p in run.network.parameters())
-    assert all(torch.equal(run.network.state_dict()[k], v) for k, v in before.items())
-
-
-def test_bfloat16_trunks_keep_float32_weights(llama: FrozenLM, source: str, tmp_path: Path) -> None:
-    for number, config in enumerate(TRUNK_CONFIGS):
-        encoder = train(llama, tmp_path / str(number), short_training(source, steps=2, precision="bfloat16"), config)
-        assert {p.dtype for p in encoder.network.parameters()} == {torch.float32}
-        assert all(p.isfinite().all() for p in encoder.network.parameters())
+    trainer._add_gradient = spoil  # type: ignore[method-assign]
+    before = {k: v.clone() for k, v in trainer.network.state_dict().items() if k.startswith("start")}
+    trainer.step()
+    assert all(p.isfinite().all() for p in trainer.network.parameters())
+    assert all(torch.equal(trainer.network.state_dict()[k], v) for k, v in before.items())
 
 
 def test_a_model_in_bfloat16_trains_an_encoder_in_float32(source: str, tmp_path: Path) -> None:
@@ -262,8 +304,74 @@ def test_a_model_in_bfloat16_trains_an_encoder_in_float32(source: str, tmp_path:
 def test_settings_of_a_run_are_refused_in_words(llama: FrozenLM, source: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save_every is 0; it must be at least 1"):
         train(llama, tmp_path, short_training(source), save_every=0)
-    with pytest.raises(InputError, match="unknown viewer 'x'; choose one of: none tensorboard trackio"):
-        train(llama, tmp_path, short_training(source), viewer="x")
+
+
+NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", *LAUNCHER_COUNTS)
+TORCHRUN = {"RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "here", "MASTER_PORT": 1}
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch):
+    """Set the environment variables of a launcher, and no others."""
+    monkeypatch.setattr("prototokens.encoder.training.distributed.AcceleratedProcesses", lambda: "accelerated")
+
+    def launch(**variables: object) -> object:
+        for name in NAMES:
+            monkeypatch.delenv(name, raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+        return running_processes()
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"SLURM_NTASKS": 2}, "SLURM_NTASKS is 2 and WORLD_SIZE not set: start the processes with accelerate"),
+        ({"OMPI_COMM_WORLD_SIZE": 4}, "OMPI_COMM_WORLD_SIZE is 4 and WORLD_SIZE not set"),
+        ({"PMI_SIZE": 2, "WORLD_SIZE": 1}, "PMI_SIZE is 2 and WORLD_SIZE 1"),
+        ({"RANK": 1}, "RANK is 1 and WORLD_SIZE not set"),
+        ({"RANK": 2, "WORLD_SIZE": 2}, "RANK is 2 and WORLD_SIZE 2"),
+        ({"WORLD_SIZE": 2}, "WORLD_SIZE is 2 and RANK is not set"),
+        ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'; it must be a number of at least 1, or not set"),
+        ({"WORLD_SIZE": 0}, "WORLD_SIZE is '0'; it must be a number of at least 1"),
+        # Two torchruns that do not know of each other, one for each task:
+        ({**TORCHRUN, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "SLURM_NTASKS": 2}, "SLURM_NTASKS is 2 and WORLD_SIZE 4"),
+    ],
+)
+def test_processes_that_do_not_know_of_each_other_are_refused(launched, variables: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        launched(**variables)
+
+
+def test_the_processes_of_known_launchers_train_together(launched) -> None:
+    for variables in ({}, {"WORLD_SIZE": 1, "RANK": 0}, {"SLURM_NTASKS": 1, "OMPI_COMM_WORLD_SIZE": 1}):
+        assert type(launched(**variables)) is Processes
+    for variables in (
+        {"WORLD_SIZE": 2},
+        {"WORLD_SIZE": 2, "SLURM_NTASKS": 1},  # one torchrun
+        {"WORLD_SIZE": 2, "SLURM_NTASKS": 2},  # srun starts the processes themselves
+        {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4, "SLURM_NTASKS": 2},  # one torchrun for each of two machines
+    ):
+        assert launched(**TORCHRUN, **variables) == "accelerated"
+
+
+def test_accelerate_must_see_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = SimpleNamespace(process_index=0, num_processes=1, device="cpu")
+    monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(Accelerator=lambda: alone))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="WORLD_SIZE is 2, and accelerate sees 1: start the processes with"):
+        AcceleratedProcesses()
+
+
+def test_a_training_asks_for_its_processes(llama: FrozenLM, source: str, launched, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="SLURM_NTASKS is 2"):
+        launched(SLURM_NTASKS=2)
+    with pytest.raises(InputError, match="SLURM_NTASKS is 2"):
+        train(llama, tmp_path / "none", short_training(source))
+    assert not (tmp_path / "none").exists()
 
 
 def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:

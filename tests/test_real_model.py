@@ -13,8 +13,9 @@ import torch
 from prototokens import FrozenLM, decode, fit, fit_batch, load, load_lm, pack, preset, save
 from prototokens.archive.pack import PackConfig
 from prototokens.archive.unpack import Reader, read_range
+from prototokens.arrangements import arrangement_named
 from prototokens.encoder.encoding import shipped_encoder
-from prototokens.encoder.evaluate import score, written
+from prototokens.encoder.evaluate import encoder_vectors, score_vectors
 from prototokens.fitting.recipes import Stop
 from prototokens.metrics import h_lm_nats, token_accuracy
 from prototokens.texts.sampling import sample
@@ -82,11 +83,11 @@ def test_the_shipped_encoder_writes_short_texts_of_others_with_no_fit_step(lm: F
     encoder = shipped_encoder(lm.identity)
     for length, least in ((1, 0.99), (2, 0.95), (4, 0.8)):
         ids = sample("recent", lm, length, 32, seed=1)  # never trained on
-        e, m = written(encoder, lm, ids)
-        layout = encoder.config.laid_out
-        assert score(lm, layout, e, m, ids).token_accuracy >= least
+        e, m = encoder_vectors(encoder, lm, ids)
+        layout = arrangement_named(encoder.config.arrangement)
+        assert score_vectors(lm, layout, e, m, ids).token_accuracy >= least
         if length > 1:
-            assert score(lm, layout, e.roll(1, 0), m.roll(1, 0), ids).token_accuracy < 0.3
+            assert score_vectors(lm, layout, e.roll(1, 0), m.roll(1, 0), ids).token_accuracy < 0.3
     tokens = encoder(lm, "A friend.")
     assert tokens.provenance.token_accuracy == token_accuracy(decode(lm, tokens).ids, lm.encode("A friend.")).item()
 

@@ -1,6 +1,6 @@
 """The encoder: a text's proto-tokens in one pass, without a fit.
 
-`config` says how one is built, `trunks` and `network` are its weights, `encoding` turns texts into proto-tokens,
-`files` and `card` keep it. `training` trains it: `recipes` says how, `pool` on what, `run` does the steps, `objective`
-passes through the frozen LM, `scores` judges, `checkpoints` and `curve` remember, `processes` work side by side.
+`config` says how an encoder is built; `trunks` and `network` are its weights. `encoding` turns texts into proto-tokens.
+`folder` and `card` keep an encoder in files. `evaluate` scores one beside its controls. `recipes` says how one is
+trained, `objective` is the loss through the frozen LM, and `training` does the rest.
 """

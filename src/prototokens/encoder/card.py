@@ -1,4 +1,4 @@
-"""The model card of an encoder: what it is, what it belongs to, how it was trained, how to use it."""
+"""The model card of an encoder: what it is, its language model, its training, and how to use it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _TEXT = """---
 
 # An encoder for {model}
 
-It turns a text of at most {max_tokens} tokens into *proto-tokens* in one pass: {e_tokens} e-token(s) and an m-token,
-from which the frozen language model `{model}` writes the text back in one forward pass, without a generation loop. It
+It turns a text of at most {max_tokens} tokens into *proto-tokens* in one pass: {e_tokens} e-token(s) and an m-token.
+From these the frozen language model `{model}` reconstructs the text in one forward pass, without a generation loop. It
 serves this model alone (weights `{fingerprint}`) and refuses others. The method: [Exploring the Latent Capacity of LLMs
-for One-Step Text Generation](https://arxiv.org/abs/2505.21189); the library: `prototokens`.
+for One-Step Text Generation](https://arxiv.org/abs/2505.21189). The library: `prototokens`.
 
 ```python
 from prototokens import Encoder, decode, load_lm
@@ -26,7 +26,7 @@ tokens = encoder(lm, "A short text.")
 print(tokens.provenance.token_accuracy, decode(lm, tokens).text)
 ```
 
-How many tokens come back is measured for every text (`token_accuracy`); a few fit steps from here mend the rest:
+`token_accuracy` is the share of tokens that this text gets right. Fit steps correct the rest:
 `prototokens encode TEXT --encoder PATH --refine 20`.
 
 ## Built and trained as
@@ -38,11 +38,11 @@ How many tokens come back is measured for every text (`token_accuracy`); a few f
 
 
 def model_card(record: Mapping[str, Any]) -> str:
-    """A README.md with its YAML header, from the record that an encoder is saved with."""
+    """The text of README.md, with its YAML header, from an encoder's record."""
     from huggingface_hub import ModelCardData
 
     model, config = record["model"], record["config"]
-    base = {"base_model": model["name"]} if model["revision"] else {}  # only then is it the name of a repository
+    base = {"base_model": model["name"]} if model["revision"] else {}  # a local model's name is no repository
     data = ModelCardData(library_name="prototokens", tags=["proto-tokens", "one-step-generation"], **base)
     shown = {"config": config, "training": record["training"]}
     return _TEXT.format(

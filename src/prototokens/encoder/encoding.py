@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arrangements import arrangement_named
 from ..errors import InputError
 from ..fitting.fit import FitResult, fit_batch
 from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..fitting.starter import Starter, shipped_starter
 from ..lm.frozen import FrozenLM
-from ..lm.identity import Identity, library_versions
+from ..lm.identity import Identity, check_same_model, library_versions
 from ..proto_tokens import ProtoTokens
 from .card import model_card
 from .config import EncoderConfig
@@ -32,20 +33,22 @@ from .network import EncoderNetwork
 class Encoder:
     """A network that writes e and m for a text of one language model.
 
-    `encoder(lm, text)` gives proto-tokens; `encode` also takes a batch and refines; `vectors` gives e and m alone, for
-    fits that begin there (`Given(e_start=..., m_start=...)`) and for training.
+    `encoder(lm, text)` gives proto-tokens; `encode` also takes a batch and refines. `vectors` gives e and m alone: for
+    training, and for fits that start from them (`Given(e_start=..., m_start=...)`).
 
     Attributes:
         config: how it is built.
         model: the language model that it belongs to; it serves no other.
         network: the weights, float32.
-        training: how it was trained: settings, step, what was seen, versions.
+        training: how it was trained: settings, steps, tokens, versions.
+        starter: the learned start that it was trained from, if it was trained from one and its folder holds it.
     """
 
     config: EncoderConfig
     model: Identity
     network: EncoderNetwork
     training: dict[str, Any]
+    starter: Starter | None = None
 
     @classmethod
     def untrained(
@@ -65,39 +68,52 @@ class Encoder:
         """
         config = config or EncoderConfig()
         if starter is None:
-            starter = shipped_starter(lm.identity, config.laid_out)
+            starter = shipped_starter(lm.identity, arrangement_named(config.arrangement))
         else:
-            starter.check(lm.identity, config.laid_out)
+            starter.check(lm.identity, arrangement_named(config.arrangement))
         hidden = _hidden(lm, config, torch.zeros(1, 1, dtype=torch.long))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = EncoderNetwork(config, lm.width, 0 if hidden is None else hidden.shape[-1])
         network.begin_at(lm.embedding_statistics, starter)
         training = {"step": 0, "start": starter.name if starter else "text-e", "versions": library_versions()}
-        return cls(config, lm.identity, network.to(lm.device), training)
+        return cls(config, lm.identity, network.to(lm.device), training, starter)
 
     @property
     def name(self) -> str:
-        """A short name that tells encoders apart: `encoder-` and the beginning of a hash of its weights."""
+        """A short name that tells encoders apart: `encoder-` and the first digits of a hash of the weights."""
         digest = hashlib.sha256()
         for tensor in self.network.state_dict().values():
             digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
         return f"encoder-{digest.hexdigest()[:12]}"
 
     @cached_property
-    def weights(self) -> int:
-        """How many numbers are trained."""
+    def n_weights(self) -> int:
+        """The number of trained weights."""
         return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def trained_from(self) -> Starter | str:
+        """The start that the encoder was trained from, as `FitConfig.start` takes it.
+
+        Raises:
+            InputError: it was a learned start that neither the encoder's folder nor the package holds.
+        """
+        name = self.training.get("start")
+        if name == "text-e":
+            return name
+        shipped = shipped_starter(self.model, arrangement_named(self.config.arrangement))
+        for starter in (self.starter, shipped):
+            if starter is not None and name in (starter.name, starter.training.get("name")):
+                return starter
+        raise InputError(
+            f"this encoder was trained from the learned start {name}, and its folder does not hold it "
+            "(start.safetensors)"
+        )
 
     def check(self, model: Identity) -> None:
         """Refuse another model, and say which one this encoder is for."""
-        if self.model.fingerprint != model.fingerprint:
-            raise InputError(
-                f"this encoder belongs to {self.model.name} (weights {self.model.fingerprint[:12]}), "
-                f"not to {model.name} (weights {model.fingerprint[:12]})"
-            )
-        if self.model.tokenizer_hash != model.tokenizer_hash:
-            raise InputError(f"this encoder belongs to {self.model.name} with another tokenizer vocabulary")
+        check_same_model("this encoder belongs", self.model, model)
 
     def features(self, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the network reads, without gradients: embeddings (B, T, D) and hidden states (B, T, H) or None.
@@ -106,13 +122,13 @@ class Encoder:
             InputError: the ids belong to another model, or are longer than the encoder takes.
         """
         self.check(lm.identity)
-        longest = self.config.max_tokens
+        max_tokens = self.config.max_tokens
         if target_ids.ndim != 2 or target_ids.shape[1] < 1:
             raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be (B, T) with at least one token")
-        if target_ids.shape[1] > longest:
+        if target_ids.shape[1] > max_tokens:
             raise InputError(
-                f"a text of {target_ids.shape[1]} tokens is too long for this encoder, which takes {longest}; "
-                f"shorten it (--tokens {longest}), or fit it"
+                f"a text of {target_ids.shape[1]} tokens is too long for this encoder, which takes {max_tokens}; "
+                f"shorten it (--tokens {max_tokens}), or fit it"
             )
         return lm.embed(target_ids), _hidden(lm, self.config, target_ids)
 
@@ -140,9 +156,9 @@ class Encoder:
         return encode(lm, self, ids.unsqueeze(0))[0].tokens
 
     def up_to(self, max_tokens: int) -> Encoder:
-        """The same encoder for texts of at most so many tokens: without what a longer text alone would use.
+        """The same encoder for texts of at most `max_tokens` tokens, without the weights that longer texts need.
 
-        A training that ended before its curriculum did leaves weights for lengths that it never saw.
+        They are untrained where the training ended before its curriculum reached those lengths.
 
         Raises:
             InputError: `max_tokens` is below 1 or above what this encoder takes.
@@ -151,43 +167,46 @@ class Encoder:
             raise InputError(f"max_tokens is {max_tokens}; it must be from 1 to {self.config.max_tokens}")
         config = replace(self.config, max_tokens=max_tokens)
         network = EncoderNetwork(config, self.network.width, self.network.hidden_width)
-        own = self.network.state_dict()
+        weights = self.network.state_dict()
         network.load_state_dict(
-            {name: own[name][: len(part)] if part.ndim else own[name] for name, part in network.state_dict().items()}
+            {
+                name: weights[name][: len(shorter)] if shorter.ndim else weights[name]
+                for name, shorter in network.state_dict().items()
+            }
         )
         return replace(self, config=config, network=network.to(self.network.start_e.device))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
-        """Write `config.json`, `model.safetensors` and a model card into a folder, which is made if need be.
+        """Write `config.json`, `model.safetensors`, a model card and the learned start into a folder.
 
         Args:
-            folder: where; an encoder that is there is replaced.
-            dtype: of the weights on disk: half the bytes in `torch.bfloat16`. They are float32 again when loaded.
+            folder: where; it is made if it does not exist, and an encoder in it is replaced.
+            dtype: of the weights on disk; `torch.bfloat16` halves the file. They are float32 again when loaded.
 
         Raises:
             InputError: the folder cannot be written.
         """
         tensors = {name: tensor.to(dtype) for name, tensor in self.network.state_dict().items()}
-        return write_folder(folder, tensors, self._record(), model_card(self._record()))
+        return write_folder(folder, tensors, self._record(), model_card(self._record()), self.starter)
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], *, revision: str | None = None) -> Encoder:
         """Load an encoder from a folder, or from the Hub.
 
         Raises:
-            InputError: there is no such encoder, it is damaged, or it does not fit its own config.
+            InputError: there is no such encoder, it is damaged, or its weights do not match its config.
         """
-        tensors, record = read_folder(name, revision)
+        tensors, record, starter = read_folder(name, revision)
         try:
             config = EncoderConfig.from_json(record["config"])
             network = EncoderNetwork(config, record["width"], record["hidden_width"])
             network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
-            return cls(config, Identity(**record["model"]), network, record["training"])
+            return cls(config, Identity(**record["model"]), network, record["training"], starter)
         except (KeyError, TypeError, RuntimeError) as error:
             raise InputError(f"{name}: its record cannot be read ({' '.join(str(error).split())[:200]})") from None
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
-        """Upload to a repository on the Hub, which is made if need be; its address. Errors as in `upload`."""
+        """Upload to a repository on the Hub, made if it does not exist; its address. Errors as in `upload`."""
         return upload(repo_id, self.save_pretrained, private=private, token=token)
 
     def _record(self) -> dict[str, Any]:
@@ -204,19 +223,19 @@ class Encoder:
 def encode(
     lm: FrozenLM, encoder: Encoder, target_ids: Tensor, *, refine: int = 0, recipe: FitConfig | None = None
 ) -> list[FitResult]:
-    """One pass of the encoder, then fit steps if asked for, then the score by decoding.
+    """Write proto-tokens in one pass of the encoder, refine them by fit steps if asked for, and score them by decoding.
 
     Args:
         lm: the language model that the encoder belongs to.
         encoder: the encoder.
         target_ids: texts of one length, int64, (B, T).
-        refine: at most so many fit steps for each text; a text that meets the recipe's stopping rule takes none more.
-        recipe: how to refine; arrangement, number of e-tokens, start and step budget are not read, and nothing
-            perturbs the encoder's vectors. The default preset if None.
+        refine: the most fit steps for each text; a text that meets the recipe's stopping rule takes no more.
+        recipe: how to refine; the default preset if None. Its arrangement, number of e-tokens, start, perturbation and
+            step budget are ignored.
 
     Returns:
-        One result per text, as `fit_batch` gives it; `steps` is 0 without refinement. `seconds` contains the encoder's
-        pass, `token_positions` those of the hidden states that it reads.
+        One result per text, as from `fit_batch`; `steps` is 0 without refinement. `seconds` and `token_positions`
+        include the encoder's pass and the hidden states that it reads.
 
     Raises:
         InputError: see `Encoder.vectors` and `fit_batch`.
@@ -229,26 +248,26 @@ def encode(
         e, m = encoder.vectors(lm, target_ids)
     seconds = time.perf_counter() - began
     results = fit_batch(lm, target_ids, config, Given(e_start=e, m_start=m))
-    name, read = encoder.name, 0 if encoder.config.hidden_layer is None else target_ids.shape[1]
+    name, positions_read = encoder.name, 0 if encoder.config.hidden_layer is None else target_ids.shape[1]
     return [
         replace(
             result,
             tokens=replace(result.tokens, provenance=replace(result.tokens.provenance, start=name)),
             seconds=result.seconds + seconds,
-            token_positions=result.token_positions + read,
+            token_positions=result.token_positions + positions_read,
         )
         for result in results
     ]
 
 
 def refinement(encoder: Encoder, steps: int, recipe: FitConfig | None = None) -> FitConfig:
-    """The recipe of a fit that goes on from an encoder's vectors for at most so many steps."""
+    """The recipe of a fit of at most `steps` steps from an encoder's vectors."""
     recipe = recipe or preset()
     return replace(
         recipe,
         arrangement=encoder.config.arrangement,
         e_tokens=encoder.config.e_tokens,
-        start="auto",  # not read: both vectors are given
+        start="auto",  # ignored: both vectors are given
         perturbation=0.0,
         restarts=1,
         stop=replace(recipe.stop, max_steps=steps),

@@ -1,4 +1,4 @@
-"""How good an encoder's vectors are with no fit step at all, by length, beside controls."""
+"""Scores of an encoder's vectors without a fit step, by length, beside controls."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement
+from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from ..fitting.objective import cross_entropy
+from ..fitting.recipes import FitConfig
+from ..fitting.starts import start_vectors
 from ..lm.frozen import FrozenLM
 from ..texts.sampling import sample
 from .encoding import Encoder
 from .objective import logits_of
 
 CONTROLS = ("encoder", "start", "shuffled", "constant")
-"""The encoder; and what it must beat: the start that it was trained from (an encoder that learned nothing), its outputs
-each given to another text, and the mean of its outputs given to all."""
+"""The encoder, and what it must beat: the start that it was trained from (an encoder that learned nothing), its vectors
+for another text, and the mean of its vectors over the texts."""
 
-_POSITIONS_AT_ONCE = 512
+_POSITIONS_PER_BATCH = 512
 
 
 @dataclass(frozen=True)
 class LengthScore:
-    """How texts of one length come back in one forward pass from vectors that nobody fitted.
+    """How well texts of one length are reconstructed in one forward pass from vectors that were not fitted.
 
     Attributes:
         length: T, in tokens.
         texts: B, the number of texts.
         token_accuracy: mean share of right tokens.
-        token_accuracy_se: its standard error over texts; 0 for one text.
-        exact_match: share of texts of which every token is right.
+        token_accuracy_se: standard error of that mean over texts; 0 for one text.
+        exact_match: share of texts with every token right.
         loss: mean cross-entropy, in nats per token.
     """
 
@@ -46,15 +48,15 @@ class LengthScore:
 
 
 @torch.no_grad()
-def written(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """What an encoder writes for texts of one length (B, T), in portions: e (B, K, D) and m (B, D)."""
-    parts = [encoder.vectors(lm, ids) for ids in target_ids.split(_rows(target_ids.shape[1]))]
-    return torch.cat([e for e, _ in parts]), torch.cat([m for _, m in parts])
+def encoder_vectors(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder's vectors for texts of one length (B, T), computed in small batches: e (B, K, D) and m (B, D)."""
+    batches = [encoder.vectors(lm, ids) for ids in target_ids.split(_batch_size(target_ids.shape[1]))]
+    return torch.cat([e for e, _ in batches]), torch.cat([m for _, m in batches])
 
 
 @torch.no_grad()
-def score(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, target_ids: Tensor) -> LengthScore:
-    """Decode vectors of a batch and compare with the texts.
+def score_vectors(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, target_ids: Tensor) -> LengthScore:
+    """Decode the vectors of a batch and compare with the texts.
 
     Args:
         lm: the language model.
@@ -63,53 +65,63 @@ def score(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, target_i
         m: m-tokens, (B, D).
         target_ids: the texts, int64, (B, T).
     """
-    right, losses = [], []
-    rows = _rows(target_ids.shape[1])
-    for some_e, some_m, ids in zip(e.split(rows), m.split(rows), target_ids.split(rows), strict=True):
+    right_parts, loss_parts = [], []
+    size = _batch_size(target_ids.shape[1])
+    for e_part, m_part, ids in zip(e.split(size), m.split(size), target_ids.split(size), strict=True):
         target = ids.to(lm.device)
-        logits = logits_of(lm, arrangement, some_e, some_m, ids.shape[1])
-        right.append((logits.argmax(-1) == target).float().cpu())
-        losses.append(cross_entropy(logits, target).loss.cpu())
-    hits = torch.cat(right)  # (B, T)
-    accuracy = hits.mean(-1)
-    spread = accuracy.std().item() / len(accuracy) ** 0.5 if len(accuracy) > 1 else 0.0
+        logits = logits_of(lm, arrangement, e_part, m_part, ids.shape[1])
+        right_parts.append((logits.argmax(-1) == target).float().cpu())
+        loss_parts.append(cross_entropy(logits, target).loss.cpu())
+    right = torch.cat(right_parts)  # (B, T)
+    accuracy = right.mean(-1)  # (B,)
+    standard_error = accuracy.std().item() / len(accuracy) ** 0.5 if len(accuracy) > 1 else 0.0
     return LengthScore(
         length=target_ids.shape[1],
         texts=len(target_ids),
         token_accuracy=accuracy.mean().item(),
-        token_accuracy_se=spread,
-        exact_match=hits.amin(-1).mean().item(),
-        loss=torch.cat(losses).mean().item(),
+        token_accuracy_se=standard_error,
+        exact_match=right.amin(-1).mean().item(),
+        loss=torch.cat(loss_parts).mean().item(),
     )
 
 
-def control(
-    kind: str, encoder: Encoder, lm: FrozenLM, target_ids: Tensor, beginning: Encoder | None = None
-) -> tuple[Tensor, Tensor]:
+def control_vectors(name: str, encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
     """Vectors of one of `CONTROLS` for texts (B, T): e (B, K, D) and m (B, D).
 
     Args:
-        kind: which.
+        name: the control.
         encoder: the encoder.
         lm: the language model.
         target_ids: the texts, int64, (B, T); at least two for `"shuffled"`.
-        beginning: the encoder of the control `"start"`; made anew if None.
 
     Raises:
-        InputError: there is no such control, or one text is to be shuffled.
+        InputError: there is no such control, one text is to be shuffled, or the start is not known.
     """
-    if kind not in CONTROLS:
-        raise InputError(f"unknown control {kind!r}; choose one of: {' '.join(CONTROLS)}")
-    if kind == "shuffled" and len(target_ids) < 2:
-        raise InputError("one text cannot be shuffled: give two at least")
-    if kind == "start":
-        encoder = beginning or Encoder.untrained(lm, encoder.config)
-    e, m = written(encoder, lm, target_ids)
-    if kind == "shuffled":
+    if name not in CONTROLS:
+        raise InputError(f"unknown control {name!r}; choose one of: {' '.join(CONTROLS)}")
+    if name == "shuffled" and len(target_ids) < 2:
+        raise InputError("one text cannot be shuffled: give at least two")
+    if name == "start":
+        return _start_vectors(encoder, lm, target_ids)
+    e, m = encoder_vectors(encoder, lm, target_ids)
+    if name == "shuffled":
         return e.roll(1, 0), m.roll(1, 0)
-    if kind == "constant":
+    if name == "constant":
         return e.mean(0, keepdim=True).expand_as(e), m.mean(0, keepdim=True).expand_as(m)
     return e, m
+
+
+def _start_vectors(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The start that the encoder was trained from, for texts (B, T): e (B, K, D) and m (B, D)."""
+    try:
+        start = encoder.trained_from
+    except InputError as error:
+        controls = ",".join(name for name in CONTROLS if name != "start")
+        raise InputError(f"{error}; leave out the control 'start' (--controls {controls})") from None
+    encoder.check(lm.identity)
+    recipe = FitConfig(arrangement=encoder.config.arrangement, e_tokens=encoder.config.e_tokens, start=start)
+    starts = [start_vectors(lm, ids, recipe, 0) for ids in target_ids]
+    return torch.stack([e for e, _ in starts]), torch.stack([m for _, m in starts])
 
 
 def evaluate(
@@ -128,31 +140,32 @@ def evaluate(
         lm: the language model.
         encoder: the encoder.
         lengths: text lengths, in tokens; the texts of each are drawn anew.
-        sources: see `texts.SOURCES`.
-        starts: how texts are cut, see `texts.sample`: `"anywhere"` gives windows, `"sentence"` texts of their own.
+        sources: see `texts.corpora.SOURCES`.
+        starts: where texts begin, see `texts.sampling.sample`: `"anywhere"` cuts windows out of documents,
+            `"sentence"` tokenizes what begins at a sentence by itself.
         controls: of `CONTROLS`.
-        texts: texts of each source, start and length.
-        seed: what texts are drawn from.
+        texts: the number of texts of each source, start and length.
+        seed: texts are drawn from it.
 
     Yields:
         The fields of a `LengthScore`, with `source`, `start` and `control`.
 
     Raises:
-        InputError: a length is longer than what the encoder takes; or as in `control` and `texts.sample`.
+        InputError: a length is longer than what the encoder takes; or as in `control_vectors` and `sample`.
     """
-    longest = encoder.config.max_tokens
-    if max(lengths) > longest:
-        raise InputError(f"texts of {max(lengths)} tokens are asked for, and the encoder takes {longest} at most")
-    beginning = Encoder.untrained(lm, encoder.config) if "start" in controls else None
+    max_tokens = encoder.config.max_tokens
+    if max(lengths) > max_tokens:
+        raise InputError(f"texts of {max(lengths)} tokens are asked for, and the encoder takes {max_tokens} at most")
+    arrangement = arrangement_named(encoder.config.arrangement)
     for source in sources:
         for start in starts:
             for length in lengths:
                 target_ids = sample(source, lm, length, texts, seed=seed, start=start)
-                for kind in controls:
-                    e, m = control(kind, encoder, lm, target_ids, beginning)
-                    found = score(lm, encoder.config.laid_out, e, m, target_ids)
-                    yield {"source": source, "start": start, "control": kind} | asdict(found)
+                for name in controls:
+                    e, m = control_vectors(name, encoder, lm, target_ids)
+                    score = score_vectors(lm, arrangement, e, m, target_ids)
+                    yield {"source": source, "start": start, "control": name} | asdict(score)
 
 
-def _rows(length: int) -> int:
-    return max(1, _POSITIONS_AT_ONCE // (length + 1))
+def _batch_size(length: int) -> int:
+    return max(1, _POSITIONS_PER_BATCH // (length + 1))

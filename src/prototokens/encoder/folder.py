@@ -1,7 +1,8 @@
-"""An encoder's folder, by the Hugging Face convention: config.json, model.safetensors and a model card, here or there.
+"""An encoder's folder, by the Hugging Face convention: config.json, model.safetensors and a model card.
 
-`model.safetensors` holds all that is read back, with a checksum; it appears whole or not at all. `config.json` (the
-same record) and `README.md` are for people and for the Hub.
+`model.safetensors` holds weights and record with a checksum; it appears whole or not at all. `start.safetensors` is the
+learned start that the encoder was trained from, without its axes; the control `start` of an evaluation needs it.
+`config.json` (the record again) and `README.md` are for people and for the Hub.
 """
 
 from __future__ import annotations
@@ -18,15 +19,21 @@ from torch import Tensor
 from ..errors import InputError
 from ..files.atomic import make_folder, new_file
 from ..files.record import read_record, write_record
+from ..fitting.starter import Starter, load_starter, save_starter
 
 WEIGHTS = "model.safetensors"
+START = "start.safetensors"
 KIND = "an encoder"
 
 
 def write_folder(
-    folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], record: Mapping[str, Any], card: str
+    folder: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    card: str,
+    starter: Starter | None,
 ) -> Path:
-    """Write an encoder's folder; an encoder that is there is replaced, other files stay.
+    """Write an encoder's folder; an encoder in it is replaced, other files stay.
 
     Raises:
         InputError: the folder cannot be written.
@@ -35,25 +42,34 @@ def write_folder(
     for name, text in (("config.json", json.dumps(record, indent=1) + "\n"), ("README.md", card)):
         with new_file(folder / name, overwrite=True) as temporary:
             Path(temporary).write_text(text, encoding="utf-8")
+    if starter is None:
+        (folder / START).unlink(missing_ok=True)
+    else:
+        save_starter(folder / START, _without_axes(starter), overwrite=True)
     write_record(folder / WEIGHTS, KIND, tensors, record, overwrite=True)
     return folder
 
 
-def read_folder(name: str | os.PathLike[str], revision: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and record of an encoder in a folder, or on the Hub if there is no such folder.
+def read_folder(
+    name: str | os.PathLike[str], revision: str | None = None
+) -> tuple[dict[str, Tensor], dict[str, Any], Starter | None]:
+    """Tensors, record and learned start of an encoder in a folder, or on the Hub if there is no such folder.
 
     Raises:
         InputError: there is no such encoder, or it is damaged.
     """
     if Path(name).is_dir():
-        return read_record(Path(name) / WEIGHTS, KIND)
-    if Path(name).exists() or Path(name).is_absolute():
+        weights: Path = Path(name) / WEIGHTS
+        start: Path | None = Path(name) / START
+    elif Path(name).exists() or Path(name).is_absolute():
         raise InputError(f"{name}: no folder of an encoder")
-    return read_record(_from_hub(str(name), revision), KIND)
+    else:
+        weights, start = _from_hub(str(name), revision)
+    return *read_record(weights, KIND), load_starter(start) if start is not None and start.exists() else None
 
 
 def upload(repo_id: str, write: Any, *, private: bool, token: str | None) -> str:
-    """Make a repository on the Hub, if there is none, and upload what `write(folder)` writes; its address.
+    """Upload what `write(folder)` writes to a repository on the Hub, made if it does not exist; its address.
 
     Raises:
         InputError: the Hub refuses, or cannot be reached.
@@ -72,11 +88,23 @@ def upload(repo_id: str, write: Any, *, private: bool, token: str | None) -> str
     return str(info)
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def _without_axes(starter: Starter) -> Starter:
+    """The vectors alone, which an encoder begins at; the axes are large, and the name depends on them."""
+    training = {"name": starter.name} | starter.training
+    return Starter(starter.e, starter.m, starter.arrangement, starter.model, training)
+
+
+def _from_hub(name: str, revision: str | None) -> tuple[Path, Path | None]:
+    """Local copies of the weights, and of the learned start if the repository has one."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name, WEIGHTS, revision=revision))
+        weights = Path(hf_hub_download(name, WEIGHTS, revision=revision))
+        try:
+            return weights, Path(hf_hub_download(name, START, revision=revision))
+        except EntryNotFoundError:
+            return weights, None
     except Exception as error:  # as above
         raise InputError(
             f"unknown encoder {name!r}: no such folder, and the Hub does not give it ({type(error).__name__})"

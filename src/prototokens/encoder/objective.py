@@ -1,4 +1,4 @@
-"""The training objective and its gradient at the vectors: the frozen LM is passed through here and nowhere else."""
+"""The training objective and its gradient with respect to the vectors, through the frozen LM."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ _STEPPER = preset().optimiser
 
 
 @dataclass(frozen=True, eq=False)
-class Pull:
-    """Where the objective pulls a batch's vectors, and what was seen on the way.
+class ObjectiveGradient:
+    """The objective's gradient for a batch, and scores from the same passes.
 
     Attributes:
-        e: gradient at the e-tokens, of the mean over the batch, float32, (B, K, D).
-        m: the same at m, (B, D).
-        loss: mean cross-entropy of what the encoder wrote, noise included, in nats per token, ().
-        token_accuracy: its share of right tokens, ().
-        refined_loss: mean cross-entropy after the fit steps inside, ().
+        e: gradient of the batch's mean objective with respect to the e-tokens, float32, (B, K, D).
+        m: the same with respect to m, (B, D).
+        loss_nats: mean cross-entropy of the encoder's vectors, noise included, in nats per token, ().
+        token_accuracy: their share of right tokens, ().
+        refined_loss_nats: mean cross-entropy after the refining fit steps, in nats per token, ().
     """
 
     e: Tensor
     m: Tensor
-    loss: Tensor
+    loss_nats: Tensor
     token_accuracy: Tensor
-    refined_loss: Tensor
+    refined_loss_nats: Tensor
 
 
-def pull(
+def objective_gradient(
     lm: FrozenLM,
     arrangement: Arrangement,
     e: Tensor,
@@ -45,31 +45,35 @@ def pull(
     target_ids: Tensor,
     objective: Objective,
     seed: int,
-) -> Pull:
-    """The objective's gradient with respect to e (B, K, D) and m (B, D); see `Objective` for the formula.
+) -> ObjectiveGradient:
+    """The objective's gradient with respect to e and m; see `Objective` for the formula.
 
     Args:
         lm: the frozen model.
         arrangement: the vectors' arrangement.
-        e: what the encoder wrote; nothing flows back into it from here.
-        m: the same.
+        e: the encoder's e-tokens, (B, K, D); detached here.
+        m: the encoder's m-tokens, (B, D); detached here.
         target_ids: the texts, int64, (B, T).
         objective: what is minimised.
-        seed: what the noise is drawn from.
+        seed: the noise is drawn from it.
     """
     e, m, target_ids = e.detach(), m.detach(), target_ids.to(lm.device)
     std = lm.embedding_statistics.std
-    noise = _noise(e, m, objective.noise * std, seed) if objective.noise else (0.0, 0.0)
-    loss, accuracy, e_pull, m_pull = _cross_entropy_at(lm, arrangement, e + noise[0], m + noise[1], target_ids)
-    refined_loss = loss
+    e_noise, m_noise = _noise(e, m, objective.noise * std, seed) if objective.noise else (0.0, 0.0)
+    loss_nats, accuracy, e_gradient, m_gradient = _cross_entropy_at(
+        lm, arrangement, e + e_noise, m + m_noise, target_ids
+    )
+    refined_loss_nats = loss_nats
     if objective.refine_steps:
         fitted_e, fitted_m = _refined(lm, arrangement, e, m, target_ids, objective.refine_steps)
-        refined_loss, _, e_later, m_later = _cross_entropy_at(lm, arrangement, fitted_e, fitted_m, target_ids)
+        refined_loss_nats, _, e_unrolled, m_unrolled = _cross_entropy_at(
+            lm, arrangement, fitted_e, fitted_m, target_ids
+        )
         # The mean over a text's vectors and the batch of half the squared distance, in embedding standard deviations.
-        share = objective.distil / (std**2 * (e.numel() + m.numel()))
-        e_pull = e_pull + objective.unroll * e_later + share * (e - fitted_e)
-        m_pull = m_pull + objective.unroll * m_later + share * (m - fitted_m)
-    return Pull(e_pull, m_pull, loss, accuracy, refined_loss)
+        distil = objective.distil / (std**2 * (e.numel() + m.numel()))
+        e_gradient = e_gradient + objective.unroll * e_unrolled + distil * (e - fitted_e)
+        m_gradient = m_gradient + objective.unroll * m_unrolled + distil * (m - fitted_m)
+    return ObjectiveGradient(e_gradient, m_gradient, loss_nats, accuracy, refined_loss_nats)
 
 
 def logits_of(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, length: int) -> Tensor:
@@ -83,22 +87,22 @@ def logits_of(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, leng
 def _cross_entropy_at(
     lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, target_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean loss, share of right tokens, and the loss's gradients at e and m."""
+    """Mean loss in nats per token, share of right tokens, and the loss's gradients with respect to e and m."""
     e, m = e.detach().requires_grad_(), m.detach().requires_grad_()
     logits = logits_of(lm, arrangement, e, m, target_ids.shape[1])
     scores = cross_entropy(logits.detach(), target_ids)
-    # m is in no input where a text is too short for the arrangement to hold one.
+    # A text can be too short for the arrangement to hold an m-token.
     gradients = torch.autograd.grad(logits, [e, m], scores.logit_gradient, allow_unused=True)
-    e_pull, m_pull = (
+    e_gradient, m_gradient = (
         torch.zeros_like(z) if g is None else g / target_ids.numel() for z, g in zip((e, m), gradients, strict=True)
     )
-    return scores.loss.mean(), is_right(scores.margin).float().mean(), e_pull, m_pull
+    return scores.loss.mean(), is_right(scores.margin).float().mean(), e_gradient, m_gradient
 
 
 def _refined(
     lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, target_ids: Tensor, steps: int
 ) -> tuple[Tensor, Tensor]:
-    """The best of some fit steps from e and m, text by text."""
+    """Each text's best vectors within some fit steps from e and m."""
     config = FitConfig(
         arrangement=arrangement,
         e_tokens=e.shape[1],

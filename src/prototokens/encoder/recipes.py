@@ -1,4 +1,4 @@
-"""How to train an encoder: schedule, curriculum, objective, texts, and what is written when."""
+"""How to train an encoder: schedule, curriculum, objective and texts."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 import math
 import random
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import InputError
 
 Settings = TypeVar("Settings", bound=Any)
 
-_KINDS: dict[str, tuple[type, ...]] = {
+_TYPES: dict[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
     "int | None": (int, type(None)),
     "tuple[float, float]": (list, tuple),
 }
-"""Values that a field of an annotation takes; all others take words."""
+"""The types of value that a field takes, by its annotation; all other fields take words."""
 
 
 def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
@@ -31,12 +31,13 @@ def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
 class Schedule:
     """AdamW (Loshchilov & Hutter, 2019) and its learning rate.
 
+    The rate rises linearly, is constant, and falls linearly to 0 at the end. A training can be given more steps until
+    it falls.
+
     Attributes:
         lr: learning rate after the warm-up.
-        warmup_steps: steps over which it rises linearly.
-        decay: `"end"`: constant, then linear to 0 over the last `decay_share` of the steps, so that a run can be made
-            longer until then; `"cosine"`: half a cosine from the first step to the last.
-        decay_share: share of the steps that `"end"` decays over.
+        warmup_steps: steps over which it rises.
+        decay_share: share of the steps, the last ones, over which it falls.
         betas: decay of the running mean and of the running mean square of the gradient.
         weight_decay: decoupled decay of weight matrices, times the learning rate.
         clip: largest norm of the gradient.
@@ -44,7 +45,6 @@ class Schedule:
 
     lr: float = 1e-3
     warmup_steps: int = 100
-    decay: Literal["end", "cosine"] = "end"
     decay_share: float = 0.2
     betas: tuple[float, float] = (0.9, 0.98)
     weight_decay: float = 0.01
@@ -52,8 +52,6 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if self.decay not in ("end", "cosine"):
-            raise InputError(f"decay is {self.decay!r}; it must be 'end' or 'cosine'")
         if self.lr <= 0 or self.clip <= 0:
             raise InputError(f"lr is {self.lr:g} and clip {self.clip:g}; both must be above 0")
         _check("warmup_steps", self.warmup_steps, 0)
@@ -61,25 +59,23 @@ class Schedule:
         _check("weight_decay", self.weight_decay, 0)
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step, counted from 0, in a run of so many steps."""
+        """The learning rate of a step, counted from 0, of a training of `steps` steps."""
         rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if self.decay == "cosine":
-            return self.lr * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
-        left = (steps - step) / max(1.0, self.decay_share * steps)
-        return self.lr * rise * min(1.0, left)
+        fall = min(1.0, (steps - step) / max(1.0, self.decay_share * steps))
+        return self.lr * rise * fall
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Which lengths are trained: up to a frontier that moves when the encoder masters it.
+    """Which lengths are trained: those up to a frontier, which grows as the encoder learns.
 
     Attributes:
         first: the first frontier, in tokens.
-        threshold: the frontier moves when the token accuracy of held-out texts of that length reaches this.
-        growth: it moves to this many times its length, and by one token at least.
-        frontier_share: share of the batches whose texts have the frontier's length; the others' lengths are drawn
-            uniformly from 1 to it.
-        patience: steps after which it moves in any case; None: never.
+        threshold: the frontier grows once held-out texts of its length have this token accuracy.
+        growth: factor by which it grows, by at least one token.
+        frontier_share: share of the batches with texts of the frontier's length. The lengths of the other batches are
+            drawn uniformly from 1 to the frontier.
+        patience: steps after which it grows in any case; None: never.
     """
 
     first: int = 2
@@ -100,31 +96,30 @@ class Curriculum:
         rng = random.Random(key)
         return frontier if rng.random() < self.frontier_share else 1 + int(rng.random() * frontier)
 
-    def advance(self, frontier: int, accuracy: float, steps_there: int, longest: int) -> int:
-        """The frontier after a validation of texts at it, at most `longest`."""
-        mastered = accuracy >= self.threshold
-        if not mastered and (self.patience is None or steps_there < self.patience):
+    def advance(self, frontier: int, accuracy: float, steps_at_frontier: int, max_tokens: int) -> int:
+        """The frontier after a validation with this accuracy at it, at most `max_tokens`."""
+        learned = accuracy >= self.threshold
+        if not learned and (self.patience is None or steps_at_frontier < self.patience):
             return frontier
-        return min(longest, max(frontier + 1, round(frontier * self.growth)))
+        return min(max_tokens, max(frontier + 1, round(frontier * self.growth)))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised, with z = (e, m) what the encoder writes for a text and s the embeddings' standard deviation.
+    """What is minimised. z = (e, m) are the encoder's vectors for a text, s is the embeddings' standard deviation.
 
     CE(z + noise) + unroll CE(z_k) + distil mean((z - z_k)^2) / (2 s^2)
 
-    CE is the mean cross-entropy over every position of the text, in nats, of the one forward pass. z_k is the best of
-    `refine_steps` fit steps that set out from z; it is taken as z plus a constant (first order), so that nothing is
-    differentiated twice. `unroll` trains the encoder to be a good place to fit from (MAML, first order), `distil`
-    towards a solution of the text that is fitted anew from its own output whenever the text is drawn: stored
-    solutions of one text lie far apart, and to regress onto them is ill-posed.
+    CE is the mean cross-entropy over all positions of the text, in nats, of one forward pass. z_k is the best of
+    `refine_steps` fit steps from z. Its gradient is taken as if it were z plus a constant (first order). `unroll`
+    trains the encoder to be a good start for fits (first-order MAML). `distil` trains it towards a solution that is
+    fitted from its output each time the text is drawn. Stored solutions would not do: those of one text lie far apart.
 
     Attributes:
         noise: standard deviation of Gaussian noise on e and m, in units of s.
-        refine_steps: fit steps inside; each costs one more forward and backward pass. 0: none.
+        refine_steps: number of fit steps; each costs one more forward and backward pass. 0: none.
         unroll: weight of the loss after them.
-        distil: weight of the squared distance to where they lead.
+        distil: weight of the squared distance to their result.
 
     Reference: Model-Agnostic Meta-Learning (Finn, Abbeel & Levine, 2017), section 5.2,
     https://arxiv.org/abs/1703.03400.
@@ -141,7 +136,7 @@ class Objective:
         if (self.refine_steps > 0) != (self.unroll + self.distil > 0):
             raise InputError(
                 f"refine_steps is {self.refine_steps}, unroll {self.unroll:g} and distil {self.distil:g}: "
-                "fit steps inside need a weight, and a weight needs fit steps"
+                "fit steps need a weight, and a weight needs fit steps"
             )
 
 
@@ -150,11 +145,11 @@ class TextChoice:
     """Which texts are trained on and validated on.
 
     Attributes:
-        source: see `texts.SOURCES`, or a file; only documents of the `train` split are used.
-        texts: train on so many texts and their beginnings alone, and validate on the same: a check that the path
-            learns at all. None: on all texts of the source.
-        own_share: share of texts that begin at a sentence and are tokenized on their own; the others are windows of
-            whole documents' ids.
+        source: see `texts.corpora.SOURCES`, or a file; only documents of the `train` split are used.
+        texts: train on this many texts (and their beginnings) and validate on the same ones, to check that training
+            works at all. None: all texts of the source.
+        own_share: share of texts that begin at a sentence and are tokenized by themselves; the others are windows cut
+            out of a document's ids.
         validation_texts: held-out texts of each of these two kinds.
     """
 
@@ -173,21 +168,19 @@ class TextChoice:
 
 @dataclass(frozen=True)
 class EncoderTraining:
-    """A training run.
+    """How an encoder is trained.
 
     Attributes:
         steps: optimiser steps.
-        batch_positions: input positions of the LM in one step, over all processes and accumulated batches: what a step
-            costs. Texts of a batch have one length.
-        accumulate: batches that a step's gradient is summed over; each has texts of its own length.
+        batch_positions: input positions of the LM in one step, over all processes and accumulated batches; they are
+            what a step costs. All texts of a batch have one length.
+        accumulate: batches per step; their gradients are averaged, and each has one length of text.
         schedule: optimiser and learning rate.
         curriculum: lengths.
         objective: what is minimised.
         texts: which texts.
         validate_every: steps between two validations.
-        precision: of the trunk's computations, `"float32"` or `"bfloat16"`; the weights stay float32. The LM has its
-            own dtype (`load_lm(dtype=...)`).
-        seed: what weights, lengths, texts and noise are drawn from.
+        seed: weights, lengths, texts and noise are drawn from it.
     """
 
     steps: int = 20_000
@@ -198,14 +191,11 @@ class EncoderTraining:
     objective: Objective = field(default_factory=Objective)
     texts: TextChoice = field(default_factory=TextChoice)
     validate_every: int = 250
-    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_positions", "accumulate", "validate_every"):
             _check(name, getattr(self, name), 1)
-        if self.precision not in ("float32", "bfloat16"):
-            raise InputError(f"precision is {self.precision!r}; it must be 'float32' or 'bfloat16'")
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
@@ -215,7 +205,7 @@ class EncoderTraining:
 
 
 def read_setting(text: str) -> tuple[str, Any]:
-    """Name and value of a setting written as `name=value`; the value is JSON, or else a word.
+    """Name and value of a setting written as `name=value`; a value that is not JSON is a word.
 
     Raises:
         InputError: there is no name or no value.
@@ -230,20 +220,19 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 
 def with_setting(settings: Settings, name: str, value: Any) -> Settings:
-    """Settings with one of them changed, `outer.inner` for one of an inner dataclass.
+    """Settings with one of them changed; `outer.inner` names a setting of an inner dataclass.
 
     Raises:
-        InputError: there is no setting of that name, or the value is of another kind or out of bounds.
+        InputError: there is no setting of that name, or the value has another type or is out of bounds.
     """
-    own: Any = settings
     head, _, rest = name.partition(".")
-    known = {f.name: str(f.type) for f in fields(own)}
-    inner = {n for n in known if is_dataclass(getattr(own, n)) and n != "arrangement"}
-    if head not in known or bool(rest) != (head in inner):
-        choices = " ".join(f"{n}.…" if n in inner else n for n in known)
+    types = {f.name: str(f.type) for f in fields(settings)}
+    nested = {n for n in types if is_dataclass(getattr(settings, n)) and n != "arrangement"}
+    if head not in types or bool(rest) != (head in nested):
+        choices = " ".join(f"{n}.…" if n in nested else n for n in types)
         raise InputError(f"unknown setting {name!r}; choose one of: {choices}")
     if rest:
-        return replace(own, **{head: with_setting(getattr(own, head), rest, value)})
-    if type(value) not in _KINDS.get(known[head], (str,)):
-        raise InputError(f"setting {name} is {value!r}; it must be {known[head]}")
-    return replace(own, **{head: value})
+        return replace(settings, **{head: with_setting(getattr(settings, head), rest, value)})
+    if type(value) not in _TYPES.get(types[head], (str,)):
+        raise InputError(f"setting {name} is {value!r}; it must be {types[head]}")
+    return replace(settings, **{head: value})

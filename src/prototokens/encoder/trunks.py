@@ -2,8 +2,8 @@
 
 A trunk is a module made by `trunk(config, feature_width)`. Its `forward` takes features (B, T, F), float32, of texts of
 one length T from 1 to `config.max_tokens`, and returns (B, W), where W is its attribute `out_width`. What it returns
-for a text must not depend on the rest of the batch. Weights that belong to a position or length stand along the first
-axis of a parameter, in order, so that an encoder can be cut down to shorter texts.
+for a text must not depend on the rest of the batch. Weights of a position or of a length lie along the first axis of a
+parameter, in order: `Encoder.up_to` cuts them there.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _HEAD_WIDTH = 64
 
 
 class Perceptron(nn.Module):
-    """Token features side by side, each position with weights of its own, then residual layers.
+    """One linear layer over the concatenated token features, then residual layers.
 
     h_1 = gelu(sum over i of W_i p(x_i) / sqrt(T) + b_T);   h_l = h_(l-1) + gelu(A_l norm(h_(l-1)) + a_l)
 
-    A text shorter than `max_tokens` uses the first T of the W_i, which is the same as filling it up with zeros.
+    A text shorter than `max_tokens` uses the first T of the W_i, as if it were padded with zeros.
     """
 
     def __init__(self, config: EncoderConfig, feature_width: int) -> None:
         super().__init__()
         self.out_width = config.width
         self.token = nn.Linear(feature_width, config.token_width)
-        slots = torch.empty(config.max_tokens, config.token_width, config.width)
-        self.slots = nn.Parameter(nn.init.normal_(slots, std=config.token_width**-0.5))
+        weights_by_position = torch.empty(config.max_tokens, config.token_width, config.width)
+        self.slots = nn.Parameter(nn.init.normal_(weights_by_position, std=config.token_width**-0.5))
         self.by_length = nn.Parameter(torch.zeros(config.max_tokens, config.width))
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, config.width), nn.GELU())
@@ -52,9 +52,10 @@ class Perceptron(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Pre-norm transformer layers over the tokens and K + 1 read-out tokens, whose outputs are laid side by side.
+    """Pre-norm transformer layers over the tokens and one read-out token for each vector that the head writes.
 
-    Attention goes both ways. The read-out tokens know the text's length, the others their position.
+    Attention is bidirectional. The read-out tokens get an embedding of the text's length, the others one of their
+    position. The outputs of the read-out tokens are concatenated.
 
     Reference: On Layer Normalization in the Transformer Architecture (Xiong et al., 2020),
     https://arxiv.org/abs/2002.04745.
@@ -62,7 +63,7 @@ class Transformer(nn.Module):
 
     def __init__(self, config: EncoderConfig, feature_width: int) -> None:
         super().__init__()
-        width, readouts = config.width, config.vectors
+        width, readouts = config.width, config.n_vectors
         self.out_width = readouts * width
         self.token = nn.Linear(feature_width, width)
         self.positions = nn.Parameter(torch.randn(config.max_tokens, width) * 0.5)
@@ -75,12 +76,12 @@ class Transformer(nn.Module):
         self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (B, T, F) to (B, (K + 1) * W)."""
-        texts, length = features.shape[:2]
-        readouts = (self.readouts + self.by_length[length - 1]).expand(texts, -1, -1)
+        """Features (B, T, F) to (B, R * W), where R is the number of read-out tokens."""
+        n_texts, length = features.shape[:2]
+        readouts = (self.readouts + self.by_length[length - 1]).expand(n_texts, -1, -1)
         tokens = self.token(features) + self.positions[:length]
-        rows = torch.cat([readouts, tokens.to(readouts)], 1)  # (B, K + 1 + T, W)
-        return self.layers(rows)[:, : len(self.readouts)].flatten(1)
+        sequence = torch.cat([readouts, tokens], 1)  # (B, R + T, W)
+        return self.layers(sequence)[:, : len(self.readouts)].flatten(1)
 
 
 TRUNKS: dict[str, Callable[[EncoderConfig, int], Any]] = {"perceptron": Perceptron, "transformer": Transformer}

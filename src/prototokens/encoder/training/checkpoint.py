@@ -1,4 +1,4 @@
-"""Checkpoints: all that training needs to go on, in one safetensors file, whole or not at all."""
+"""Checkpoints: all that a training needs to resume, in one safetensors file, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ _KIND = "an encoder's training"
 
 @dataclass
 class Progress:
-    """How far training is. Texts, lengths and noise are drawn from the seed and the step: there is no other state.
+    """How far a training is. Texts, lengths and noise are drawn from the seed and the step, so this is all its state.
 
     Attributes:
         step: optimiser steps taken.
         frontier: the curriculum's longest length, in tokens.
-        frontier_step: the step at which it became that.
-        tokens: training tokens seen.
-        positions: input positions passed forward through the LM for training, fit steps inside included.
+        frontier_step: the step at which the frontier became that length.
+        tokens: number of training tokens so far.
+        positions: input positions passed forward through the LM for training, those of `Objective.refine_steps`
+            included.
         seconds: wall time of training, over all runs.
         validation: the last validation's row of the curve.
     """
@@ -50,11 +51,11 @@ def save_checkpoint(
     """Write weights, optimiser state and progress.
 
     Args:
-        path: where; a checkpoint that is there is replaced.
+        path: where; an existing checkpoint is replaced.
         network: the weights.
         optimiser: AdamW over them.
         progress: how far training is.
-        settings: what the training was asked for, as JSON values; a later run compares it.
+        settings: the training's settings, as JSON values; a later run compares them with its own.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
@@ -76,7 +77,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Pr
 
 
 def restore(tensors: dict[str, Tensor], network: EncoderNetwork, optimiser: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors back where they came from."""
+    """Load a checkpoint's tensors into the network and the optimiser."""
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
     states: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

@@ -1,4 +1,4 @@
-"""One process, or many that train one encoder together: what differs between them, and no more."""
+"""The processes that train one encoder together: this one alone, or those of a launcher."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...errors import InputError
+
+LAUNCHER_COUNTS = (
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "PMIX_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+    "JSM_NAMESPACE_SIZE",
+)
+"""Where launchers other than torchrun and accelerate say how many processes they started."""
+
+_TORCH_NAMES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 class Processes:
@@ -24,12 +37,12 @@ class Processes:
     count = 1
     device: str | None = None
 
-    def joined(self, network: nn.Module) -> Any:
+    def data_parallel(self, network: nn.Module) -> Any:
         """The network with its gradients averaged over processes."""
         return network
 
-    def apart(self, network: Any) -> AbstractContextManager[Any]:
-        """While this lasts, gradients are summed here and not yet averaged over processes."""
+    def without_averaging(self, network: Any) -> AbstractContextManager[Any]:
+        """A context in which gradients add up in each process and are not averaged over processes."""
         return nullcontext()
 
     def mean(self, values: Tensor) -> Tensor:
@@ -38,10 +51,10 @@ class Processes:
 
 
 class AcceleratedProcesses(Processes):
-    """Processes that `accelerate launch` (or torchrun) started, one for each device.
+    """The processes of `accelerate launch` or torchrun, one for each device.
 
     Raises:
-        InputError: accelerate is not installed.
+        InputError: accelerate is not installed, or it does not see all processes of the launcher.
     """
 
     def __init__(self) -> None:
@@ -52,12 +65,14 @@ class AcceleratedProcesses(Processes):
         self._accelerator: Any = Accelerator()
         self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
         self.device = str(self._accelerator.device)
+        if self.count != _number("WORLD_SIZE", 1):
+            raise InputError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and accelerate sees {self.count}: {_REMEDY}")
 
-    def joined(self, network: nn.Module) -> Any:
+    def data_parallel(self, network: nn.Module) -> Any:
         """See `Processes`."""
         return self._accelerator.prepare_model(network)
 
-    def apart(self, network: Any) -> AbstractContextManager[Any]:
+    def without_averaging(self, network: Any) -> AbstractContextManager[Any]:
         """See `Processes`."""
         return self._accelerator.no_sync(network)
 
@@ -66,6 +81,38 @@ class AcceleratedProcesses(Processes):
         return self._accelerator.reduce(values.to(self._accelerator.device), reduction="mean").to(values.device)
 
 
+_REMEDY = "start the processes with accelerate launch or torchrun, or train in one process without these variables"
+
+
 def running_processes() -> Processes:
-    """Those that a launcher started, told by its environment variable WORLD_SIZE, or this one alone."""
-    return AcceleratedProcesses() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else Processes()
+    """The processes of `accelerate launch` or torchrun, by their environment variables, or this one alone.
+
+    Processes that do not know of each other would each train the whole encoder.
+
+    Raises:
+        InputError: the variables of launchers disagree, or as in `AcceleratedProcesses`.
+    """
+    count, rank = _number("WORLD_SIZE", 1), _number("RANK", 0, low=0)
+    if rank >= count:
+        raise InputError(f"RANK is {rank} and WORLD_SIZE {os.environ.get('WORLD_SIZE', 'not set')}: {_REMEDY}")
+    # Under srun or mpirun, one torchrun for each machine starts LOCAL_WORLD_SIZE processes there.
+    agents = max(1, count // _number("LOCAL_WORLD_SIZE", count))
+    for name in LAUNCHER_COUNTS:
+        started = _number(name, 1)
+        if started not in (1, count, agents) or started > 1 == count:
+            world = os.environ.get("WORLD_SIZE", "not set")
+            raise InputError(f"{name} is {started} and WORLD_SIZE {world}: {_REMEDY}")
+    if count == 1:
+        return Processes()
+    missing = [name for name in _TORCH_NAMES if name not in os.environ]
+    if missing:
+        raise InputError(f"WORLD_SIZE is {count} and {missing[0]} is not set: {_REMEDY}")
+    return AcceleratedProcesses()
+
+
+def _number(name: str, default: int, low: int = 1) -> int:
+    """An environment variable that counts processes."""
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) < low:
+        raise InputError(f"{name} is {text!r}; it must be a number of at least {low}, or not set")
+    return int(text)

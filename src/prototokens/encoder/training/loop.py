@@ -1,34 +1,38 @@
-"""Training an encoder through the frozen LM: the loop, and what it leaves in its folder.
+"""Training an encoder through the frozen LM: the loop, and the files in its folder.
 
-The folder holds the encoder (`config.json`, `model.safetensors`, `README.md`), `checkpoint.safetensors`, from which the
-same training goes on bit for bit, `curve.jsonl`, and `texts.safetensors`, the tokenized texts, which can be deleted.
+The folder holds the encoder (`config.json`, `model.safetensors`, `README.md`, and `start.safetensors` if it was trained
+from a learned start) and `checkpoint.safetensors`, from which the same training resumes bit for bit. `curve.jsonl` is
+the training curve. `texts.safetensors`, the tokenized texts, can be deleted. `lock` keeps other trainings out.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from ...arrangements import arrangement_named
 from ...errors import InputError
-from ...files.atomic import make_folder
+from ...files.atomic import make_folder, sync
 from ...fitting.checks import check_room
 from ...lm.frozen import FrozenLM
 from ..encoding import Encoder
 from ..recipes import EncoderTraining
 from .checkpoint import FILE, save_checkpoint
 from .curve import Curve
-from .distributed import Processes
-from .run import TrainingRun
+from .distributed import Processes, running_processes
+from .trainer import Trainer
 
 CURVE = "curve.jsonl"
 TEXTS = "texts.safetensors"
-_ROW_EVERY = 10  # steps between two rows of the curve
+LOCK = "lock"
+_STEPS_BETWEEN_ROWS = 10  # of the curve
 
 
 @dataclass(frozen=True)
@@ -39,18 +43,18 @@ class StepReport:
         step: steps taken, over all runs.
         steps: steps in all.
         frontier: the curriculum's longest length, in tokens.
-        length: tokens of the texts of the step's last batch.
-        loss: their mean cross-entropy, in nats per token.
+        length: length of the texts of the step's last batch, in tokens.
+        loss_nats: their mean cross-entropy, in nats per token.
         token_accuracy: their share of right tokens.
         seconds: wall time of this run.
-        seconds_left: seconds that the rest takes at this run's speed.
+        seconds_left: estimated wall time of the remaining steps, at the speed of this run.
     """
 
     step: int
     steps: int
     frontier: int
     length: int
-    loss: float
+    loss_nats: float
     token_accuracy: float
     seconds: float
     seconds_left: float
@@ -59,123 +63,148 @@ class StepReport:
 def train_encoder(
     lm: FrozenLM,
     folder: str | os.PathLike[str],
-    beginning: Encoder | None = None,
+    initial: Encoder | None = None,
     training: EncoderTraining | None = None,
     *,
     anew: bool = False,
     save_every: int = 100,
     max_seconds: float = float("inf"),
-    viewer: str = "none",
     processes: Processes | None = None,
     report: Callable[[StepReport], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Encoder:
-    """Train an encoder, or go on with its training.
+    """Train an encoder, or resume its training.
 
-    Each step minimises `Objective` over a batch of texts of one length, drawn by the curriculum. All that is drawn
-    depends on the seed and the step, so a training that is stopped at any step and gone on with ends with the same
-    bits on one machine.
+    Each step minimises `Objective` over a batch of texts of one length, which the curriculum draws. All random draws
+    depend on the seed and the step alone. So a training that is stopped at any step and resumed ends with the same bits
+    on one machine.
 
     Args:
-        lm: the frozen model; its weights are not touched.
-        folder: where the encoder, its checkpoint and its curve lie. Where there is a checkpoint, training goes on.
-        beginning: the encoder to set out from; if None, `Encoder.untrained(lm)`.
+        lm: the frozen model; its weights do not change.
+        folder: where the encoder, its checkpoint and its curve lie. A training with a checkpoint there is resumed.
+        initial: the encoder to train from; if None, `Encoder.untrained(lm)`.
         training: how to train.
-        anew: begin anew where there is a checkpoint.
+        anew: drop an existing checkpoint and its curve, and begin anew.
         save_every: steps between two checkpoints.
         max_seconds: wall time after which this run saves and ends.
-        viewer: see `Curve`.
-        processes: those that train together; this one alone if None.
-        report: called after every step; reading its numbers waits for the device.
-        should_stop: asked after every step; when it says yes, this run saves and ends.
+        processes: the processes that train together; if None, those of the launcher (`running_processes`).
+        report: called after every step; this synchronises with the device.
+        should_stop: asked after every step; if it returns True, this run saves and ends.
 
     Returns:
-        The encoder as far as it is trained.
+        The encoder as trained so far.
 
     Raises:
-        InputError: the checkpoint is of another training, or the texts, the folder or the settings will not do.
+        InputError: another process trains in the folder, its checkpoint is of another training, or the texts, the
+            folder or the settings cannot be used.
     """
     training = training or EncoderTraining()
-    beginning = beginning or Encoder.untrained(lm, seed=training.seed)
-    beginning.check(lm.identity)
-    config = beginning.config
-    check_room(lm, config.laid_out.layout(config.max_tokens, config.e_tokens), "choose a smaller --max-tokens")
+    initial = initial or Encoder.untrained(lm, seed=training.seed)
+    initial.check(lm.identity)
+    layout = arrangement_named(initial.config.arrangement).layout(initial.config.max_tokens, initial.config.e_tokens)
+    check_room(lm, layout, "choose a smaller --max-tokens")
     if save_every < 1:
         raise InputError(f"save_every is {save_every}; it must be at least 1")
+    processes = processes or running_processes()
     folder = make_folder(folder)
-    run = TrainingRun(lm, beginning, training, processes or Processes())
-    if (folder / FILE).exists() and not anew:
-        run.go_on(folder / FILE)
-    if run.progress.step < training.steps:
-        run.prepare(folder / TEXTS)
-        keeper = _Keeper(run, folder, viewer)
-        try:
-            _train(run, keeper, save_every, max_seconds, report, should_stop)
-        finally:
-            keeper.close()
-    return run.encoder()
+    with _locked(folder, processes):
+        trainer = Trainer(lm, initial, training, processes)
+        if (folder / FILE).exists() and not anew:
+            trainer.resume(folder / FILE)
+        if trainer.progress.step < training.steps:
+            trainer.prepare(folder / TEXTS)
+            _train(trainer, _TrainingFolder(trainer, folder), save_every, max_seconds, report, should_stop)
+        return trainer.encoder()
 
 
 def _train(
-    run: TrainingRun,
-    keeper: _Keeper,
+    trainer: Trainer,
+    files: _TrainingFolder,
     save_every: int,
     max_seconds: float,
     report: Callable[[StepReport], None] | None,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    began, first, steps = time.perf_counter(), run.progress.step, run.training.steps
-    if first == 0:
-        keeper.add(run.validate(advance=False))
+    run_start, first_step, steps = time.perf_counter(), trainer.progress.step, trainer.training.steps
+    if first_step == 0:
+        files.add_row(trainer.validate(advance=False))
     ends = False
     while not ends:
-        step_began = time.perf_counter()
-        seen = run.step()
-        step = run.progress.step
-        due = step % run.training.validate_every == 0
+        step_start = time.perf_counter()
+        numbers = trainer.step()
+        step = trainer.progress.step
+        due = step % trainer.training.validate_every == 0
         if due or step == steps:
-            keeper.add(run.validate(advance=due))
+            files.add_row(trainer.validate(advance=due))
         now = time.perf_counter()
-        run.progress.seconds += now - step_began
+        trainer.progress.seconds += now - step_start
+        seconds = now - run_start
         if report:
-            report(_report(run, seen, now - began, (now - began) / (step - first) * (steps - step)))
-        if step % _ROW_EVERY == 0:
-            keeper.add(run.row(seen))
-        ends = run.agreed(step == steps or now - began >= max_seconds or bool(should_stop and should_stop()))
+            report(_report(trainer, numbers, seconds, seconds / (step - first_step) * (steps - step)))
+        if step % _STEPS_BETWEEN_ROWS == 0:
+            files.add_row(trainer.row(numbers))
+        ends = trainer.any_process(step == steps or seconds >= max_seconds or bool(should_stop and should_stop()))
         if ends or step % save_every == 0:
-            keeper.save()
+            files.save()
 
 
-class _Keeper:
-    """What process 0 leaves in the folder; the others leave nothing there."""
+@contextmanager
+def _locked(folder: Path, processes: Processes) -> Iterator[None]:
+    """Keep other trainings out of the folder; process 0 holds the lock for all of them."""
+    from filelock import FileLock, Timeout
 
-    def __init__(self, run: TrainingRun, folder: Path, viewer: str) -> None:
-        self.run, self.folder = run, folder
-        self.curve = Curve(folder / CURVE, run.progress.step, viewer) if run.processes.rank == 0 else None
+    if processes.rank > 0:
+        yield
+        return
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process trains an encoder here; wait for it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
-    def add(self, row: dict[str, Any]) -> None:
+
+class _TrainingFolder:
+    """The files of a training. Process 0 writes them, the others write nothing.
+
+    A training that begins anew drops the checkpoint of the former one before its curve.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.trainer, self.folder = trainer, folder
+        self.curve: Curve | None = None
+        if trainer.processes.rank == 0:
+            if trainer.progress.step == 0:
+                (folder / FILE).unlink(missing_ok=True)
+                sync(folder)
+            self.curve = Curve(folder / CURVE, trainer.progress.step)
+
+    def add_row(self, row: dict[str, Any]) -> None:
         if self.curve:
             self.curve.add(row)
 
     def save(self) -> None:
         if self.curve:
-            run = self.run
-            save_checkpoint(self.folder / FILE, run.network, run.optimiser, run.progress, run.settings)
-            run.encoder().save_pretrained(self.folder)
-
-    def close(self) -> None:
-        if self.curve:
-            self.curve.close()
+            t = self.trainer
+            save_checkpoint(self.folder / FILE, t.network, t.optimiser, t.progress, t.settings)
+            t.encoder().save_pretrained(self.folder)
 
 
-def _report(run: TrainingRun, seen: dict[str, Tensor | float], seconds: float, left: float) -> StepReport:
+def _report(trainer: Trainer, numbers: dict[str, Tensor | float], seconds: float, seconds_left: float) -> StepReport:
     return StepReport(
-        step=run.progress.step,
-        steps=run.training.steps,
-        frontier=run.progress.frontier,
-        length=int(seen["length"]),
-        loss=float(seen["loss"]),
-        token_accuracy=float(seen["token_accuracy"]),
+        step=trainer.progress.step,
+        steps=trainer.training.steps,
+        frontier=trainer.progress.frontier,
+        length=int(numbers["length"]),
+        loss_nats=float(numbers["loss"]),
+        token_accuracy=float(numbers["token_accuracy"]),
         seconds=seconds,
-        seconds_left=left,
+        seconds_left=seconds_left,
     )

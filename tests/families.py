@@ -173,11 +173,11 @@ def counted(lm: FrozenLM) -> Iterator[Calls]:
     calls = Calls()
 
     def before(_: nn.Module, __: tuple, options: dict[str, Any]) -> None:
-        inputs_embeds = options["inputs_embeds"]
-        shape = tuple(inputs_embeds.shape[:2])
+        inputs = options.get("inputs_embeds", options.get("input_ids"))
+        shape = tuple(inputs.shape[:2])
         calls.forward.append(shape)
-        if inputs_embeds.requires_grad:
-            inputs_embeds.register_hook(lambda _: calls.backward.append(shape))
+        if inputs.requires_grad:
+            inputs.register_hook(lambda _: calls.backward.append(shape))
 
     handle = lm.model.register_forward_pre_hook(before, with_kwargs=True)
     try:

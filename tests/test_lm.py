@@ -243,9 +243,6 @@ def test_the_fingerprint_covers_every_weight_and_no_file_name(folder: Path, copy
     weights.write_bytes(data)
     (copy / "other.safetensors").unlink()
     assert models.find_source(str(copy)).fingerprint != whole
-    shards = [folder / "model.safetensors", weights]
-    assert models.fingerprint(shards) == models.fingerprint(shards[::-1])
-    assert models.fingerprint(shards) not in (whole, models.fingerprint([weights]))
 
 
 def test_the_fingerprint_in_memory_is_of_the_weights(llama: FrozenLM) -> None:
@@ -311,7 +308,7 @@ def test_a_broken_gguf_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     file = tmp_path / "model.gguf"
     file.write_bytes(b"GGUF is not what follows")
     assert f"{file}: cannot be read as a GGUF causal LM" in refusal(str(file))
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path for path in (tmp_path / "cache").iterdir() if path.suffix != ".lock"] == []
     monkeypatch.setattr(models.importlib.util, "find_spec", lambda _: None)
     assert refusal(str(file)) == "reading model.gguf needs gguf and accelerate: pip install 'prototokens[gguf]'"
 
@@ -351,7 +348,7 @@ def test_a_broken_folder_is_refused(copy: Path, damage) -> None:
 def test_truncated_weights_are_refused(copy: Path) -> None:
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert refusal(str(copy)).startswith(f"{copy}: cannot be loaded as a causal LM: ")
+    assert refusal(str(copy)) == f"{weights}: damaged, or not a safetensors file"
 
 
 def test_missing_weights_are_refused(copy: Path) -> None:

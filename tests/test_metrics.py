@@ -15,7 +15,7 @@ from prototokens import metrics
 from prototokens.errors import InputError
 
 ID_METRICS = [metrics.c_tokens, metrics.token_accuracy, metrics.exact_match, metrics.correct_prefix]
-LOGIT_METRICS = [metrics.h_lm_nats, metrics.h_lm_bits, metrics.logit_margins]
+LOGIT_METRICS = [metrics.h_lm_nats, metrics.logit_margins]
 ROUGES = ["rouge1", "rouge2", "rougeL"]
 VOCAB = 5
 
@@ -119,7 +119,6 @@ def test_h_lm_is_never_negative_and_ignores_the_last_position(batch):
 @pytest.mark.parametrize("length", [1, 2, 7])
 def test_h_lm_of_a_uniform_model_is_log_v_for_each_token_but_the_first(length):
     logits, target_ids = torch.zeros(length, 8), torch.arange(length)
-    assert metrics.h_lm_bits(logits, target_ids).item() == pytest.approx(3 * (length - 1))
     assert metrics.h_lm_nats(logits, target_ids).item() == pytest.approx((length - 1) * math.log(8))
 
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from .fitting.fit import FitResult, fit, fit_batch
     from .fitting.given import Given
     from .fitting.recipes import AdamW, FitConfig, Stop, preset
-    from .lm.frozen import FrozenLM, load_lm
+    from .lm.frozen import FrozenLM
+    from .lm.loading import load_lm
     from .proto_tokens import ProtoTokens, load, save
 
 __all__ = [
@@ -48,10 +49,8 @@ _HOME = {
         "Stop",
         "preset",
     ),
-    "lm.frozen": (
-        "FrozenLM",
-        "load_lm",
-    ),
+    "lm.frozen": ("FrozenLM",),
+    "lm.loading": ("load_lm",),
     "proto_tokens": (
         "ProtoTokens",
         "load",

@@ -15,6 +15,9 @@ from .errors import InputError
 E_TOKEN = "e"
 M_TOKEN = "m"
 
+MOST_TOKENS = 1 << 20
+"""Tokens of a text, and e-tokens, at most: beyond what one forward pass of any model takes."""
+
 
 @dataclass(frozen=True)
 class Arrangement:
@@ -64,20 +67,29 @@ class Arrangement:
         return tuple(dict.fromkeys(s for s in self.head + self.body if s not in (E_TOKEN, M_TOKEN)))
 
     def layout(self, length: int, e_tokens: int = 1) -> Layout:
-        """Spell the arrangement out for a text of `length` tokens and K = `e_tokens` e-tokens."""
+        """Spell the arrangement out for a text of `length` tokens and K = `e_tokens` e-tokens.
+
+        Raises:
+            InputError: one of them is below 1 or above `MOST_TOKENS`; nothing is allocated then.
+        """
+        for what, n_tokens in (("a text", length), ("an input", e_tokens)):
+            if not 1 <= n_tokens <= MOST_TOKENS:
+                kind = "tokens" if what == "a text" else "e-tokens"
+                raise InputError(f"{what} of {n_tokens} {kind}: it must have 1 to {MOST_TOKENS}")
         head = [slot for symbol in self.head for slot in self._slots(symbol, e_tokens)]
         first = len(head) - 1 if self.first_read == "head" else len(head)
-        count = first + length - len(head)
+        n_symbols = first + length - len(head)
         if self.tiling == "blocks":
-            share, rest = divmod(count, len(self.body))
+            share, rest = divmod(n_symbols, len(self.body))
             symbols = [s for i, s in enumerate(self.body) for _ in range(share + (i < rest))]
         else:
-            symbols = [self.body[i % len(self.body)] for i in range(count)]
-        turns, body = 0, []
+            symbols = [self.body[i % len(self.body)] for i in range(n_symbols)]
+        slots_of = {symbol: self._slots(symbol, e_tokens) for symbol in self.body}
+        n_e, body = 0, []  # how many e-tokens have been placed
         for symbol in symbols:
-            choices = self._slots(symbol, e_tokens)
-            body.append(choices[turns % len(choices)])
-            turns += symbol == E_TOKEN
+            slots = slots_of[symbol]
+            body.append(slots[n_e % len(slots)])
+            n_e += symbol == E_TOKEN
         return Layout(tuple(head + body), first, length)
 
     def _slots(self, symbol: str, e_tokens: int) -> list[int]:
@@ -119,7 +131,7 @@ class Layout:
     length: int
 
     def inputs_embeds(self, e: Tensor, m: Tensor, fixed: Tensor) -> Tensor:
-        """Set the vectors in their places: e (B, K, D), m (B, D), fixed (F, D) or (B, F, D) -> (B, L, D)."""
+        """Put the vectors in their places: e (B, K, D), m (B, D), fixed (F, D) or (B, F, D) -> (B, L, D)."""
         rows = fixed.to(e).expand(e.shape[0], -1, -1)  # (B, F, D)
         vectors = torch.cat([e, m.unsqueeze(1), rows], dim=1)  # (B, K+1+F, D)
         return vectors[:, _on_device(self.slots, e.device)]  # (B, L, D)

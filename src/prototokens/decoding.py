@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from .errors import InputError
 from .lm.frozen import FrozenLM
-from .lm.identity import Identity, hash_ids
+from .lm.identity import check_same_model, hash_ids
 from .metrics import logit_margins
 from .proto_tokens import ProtoTokens
 
@@ -51,8 +51,8 @@ def decode(
 ) -> Decoded | list[Decoded]:
     """Decode proto-tokens in one forward pass: t_i is the argmax of the output at the i-th position read.
 
-    Texts of different lengths can share the pass: the shorter are filled up on the right, where a causal model
-    does not look.
+    Texts of different lengths can share the pass: the shorter are padded on the right, where a causal model does not
+    look.
 
     Args:
         lm: the language model that the vectors were fitted to.
@@ -63,54 +63,61 @@ def decode(
         One result, or a list of them for a list.
 
     Raises:
-        InputError: the vectors belong to another model.
+        InputError: these are no proto-tokens, they belong to another model, or are longer than the model takes.
     """
-    batch = [tokens] if isinstance(tokens, ProtoTokens) else list(tokens)
+    batch = _as_batch(tokens)
     if not batch:
         return []
-    for one in batch:
-        check_model(lm, one)
-        needed = one.length  # every arrangement needs at least this many positions
-        if lm.max_positions is not None and needed > lm.max_positions:
-            raise InputError(
-                f"these proto-tokens hold {needed} tokens, and {lm.identity.name} has {lm.max_positions} positions"
-            )
+    for item in batch:
+        check_model(lm, item)
+        _check_length(lm, item)
     began = time.perf_counter()
-    inputs = [one.inputs_embeds() for one in batch]
+    inputs = [item.inputs_embeds() for item in batch]
     longest = max(x.shape[1] for x in inputs)
     inputs_embeds = torch.cat([pad(x, (0, 0, 0, longest - x.shape[1])) for x in inputs])  # (B, L, D)
-    reads = [one.arrangement.layout(one.length, one.e.shape[0]).read_positions() for one in batch]
+    reads = [item.arrangement.layout(item.length, item.e.shape[0]).read_positions() for item in batch]
     first, end = min(r.start for r in reads), max(r.stop for r in reads)
     logits = lm.logits(inputs_embeds, range(first, end))  # (B, end-first, V)
-    ids = logits.argmax(-1).cpu()
+    ids = logits.argmax(-1).cpu()  # (B, end-first)
     seconds = time.perf_counter() - began
     results = []
-    for row, (one, read) in enumerate(zip(batch, reads, strict=True)):
+    for row, (item, read) in enumerate(zip(batch, reads, strict=True)):
         window = slice(read.start - first, read.stop - first)
-        found = ids[row, window]
-        log_probs = margins = None
-        if scores:
-            own, chosen = logits[row, window], found.to(logits.device)
-            log_probs = own.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1).cpu()
-            margins = logit_margins(own, chosen).cpu()
-        exact = hash_ids(found) == one.provenance.target_hash
-        results.append(Decoded(lm.decode(found), found, exact, seconds, log_probs, margins))
+        decoded_ids = ids[row, window]  # (T,)
+        log_probs, margins = _scores(logits[row, window], decoded_ids) if scores else (None, None)
+        exact = hash_ids(decoded_ids) == item.provenance.target_hash
+        results.append(Decoded(lm.decode(decoded_ids), decoded_ids, exact, seconds, log_probs, margins))
     return results[0] if isinstance(tokens, ProtoTokens) else results
 
 
 def check_model(lm: FrozenLM, tokens: ProtoTokens) -> None:
     """Refuse proto-tokens of another model, and say which one they belong to."""
-    check_identity(lm, tokens.provenance.model)
+    check_same_model("these proto-tokens belong", tokens.provenance.model, lm.identity)
 
 
-def check_identity(lm: FrozenLM, wanted: Identity) -> None:
-    """Refuse vectors that belong to another model; see `check_model`."""
-    own = lm.identity
-    if wanted.fingerprint != own.fingerprint:
-        revision = f" at revision {wanted.revision}" if wanted.revision else ""
+def _as_batch(tokens: Any) -> list[ProtoTokens]:
+    batch = [tokens] if isinstance(tokens, ProtoTokens) or not isinstance(tokens, Iterable) else list(tokens)
+    for item in batch:
+        if isinstance(getattr(item, "tokens", None), ProtoTokens):
+            raise InputError(f"decode takes proto-tokens, not a {type(item).__name__}: give its .tokens")
+        if not isinstance(item, ProtoTokens):
+            raise InputError(
+                f"decode takes proto-tokens, not a {type(item).__name__}: load(path) reads them from a file"
+            )
+    return batch
+
+
+def _check_length(lm: FrozenLM, tokens: ProtoTokens) -> None:
+    """Refuse what is longer than the model, before memory is taken for it."""
+    needed = tokens.length  # every arrangement needs at least this many positions
+    if lm.max_positions is not None and needed > lm.max_positions:
         raise InputError(
-            f"these proto-tokens belong to {wanted.name}{revision} (weights {wanted.fingerprint[:12]}), "
-            f"not to {own.name} (weights {own.fingerprint[:12]})"
+            f"these proto-tokens hold {needed} tokens, and {lm.identity.name} has {lm.max_positions} positions"
         )
-    if wanted.tokenizer_hash != own.tokenizer_hash:
-        raise InputError(f"these proto-tokens belong to {wanted.name} with another tokenizer vocabulary")
+
+
+def _scores(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities in nats and margins of the decoded tokens, both (T,), from logits (T, V)."""
+    chosen = ids.to(logits.device)
+    log_probs = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
+    return log_probs.cpu(), logit_margins(logits, chosen).cpu()

@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""Errors that a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The command line prints the message on one line and exits with code 2.
     """
+
+
+class UnknownModelError(InputError):
+    """No model of that name is on this machine, and none can be fetched."""

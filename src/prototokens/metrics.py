@@ -7,7 +7,6 @@ Functions of strings take the decoded text first, then the original.
 from __future__ import annotations
 
 import importlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from .errors import InputError
 
 
 def c_tokens(ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Count the right tokens.
+    """Count the correct tokens.
 
     C_tokens = sum over i of [ids_i = t_i], where ids_i is the argmax of the output that is read as token i.
 
@@ -39,7 +38,7 @@ def c_tokens(ids: Tensor, target_ids: Tensor) -> Tensor:
 
 
 def token_accuracy(ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Share of right tokens, C_tokens / T.
+    """Share of correct tokens, C_tokens / T.
 
     Args:
         ids: decoded token ids, (T,) or (B, T), int64.
@@ -55,7 +54,7 @@ def token_accuracy(ids: Tensor, target_ids: Tensor) -> Tensor:
 
 
 def exact_match(ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Whether every token is right.
+    """Whether every token is correct.
 
     Args:
         ids: decoded token ids, (T,) or (B, T), int64.
@@ -71,7 +70,7 @@ def exact_match(ids: Tensor, target_ids: Tensor) -> Tensor:
 
 
 def correct_prefix(ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Count the right tokens before the first wrong one; T if none is wrong.
+    """Count the correct tokens before the first wrong one; T if none is wrong.
 
     Args:
         ids: decoded token ids, (T,) or (B, T), int64.
@@ -95,7 +94,7 @@ def first_wrong(ids: Tensor, target_ids: Tensor) -> int | None:
         target_ids: ids of the text, (T,), int64.
 
     Returns:
-        0 to T - 1, or None if every token is right.
+        0 to T - 1, or None if every token is correct.
 
     Raises:
         InputError: the shapes differ, T is 0, or a batch is given.
@@ -133,22 +132,6 @@ def h_lm_nats(logits: Tensor, target_ids: Tensor) -> Tensor:
     nexts = target_ids[..., 1:]  # (B, T - 1)
     nats = F.cross_entropy(predictions.float(), nexts.flatten(), reduction="none")
     return nats.view(nexts.shape).sum(-1)
-
-
-def h_lm_bits(logits: Tensor, target_ids: Tensor) -> Tensor:
-    """Information that a text holds for an autoregressive language model, in bits: `h_lm_nats` / ln 2.
-
-    Args:
-        logits: as for `h_lm_nats`, (T, V) or (B, T, V).
-        target_ids: ids of the text, (T,) or (B, T), int64.
-
-    Returns:
-        Bits per text, () or (B,), float32.
-
-    Raises:
-        InputError: the shapes do not fit or T is 0.
-    """
-    return h_lm_nats(logits, target_ids) / math.log(2)
 
 
 def logit_margins(logits: Tensor, target_ids: Tensor) -> Tensor:
@@ -223,7 +206,7 @@ def chrf(decoded: str, original: str) -> float:
         original: the text it should have written.
 
     Returns:
-        0 to 100; 0 if either text is empty. White space is not looked at.
+        0 to 100; 0 if either text is empty. White space is ignored.
 
     Raises:
         InputError: sacrebleu is not installed.
@@ -276,7 +259,7 @@ def text_quality(decoded: str, original: str) -> TextQuality:
 
 
 def _hits(ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Which tokens are right, (..., T), bool."""
+    """Which tokens are correct, (..., T), bool."""
     _check_tokens(target_ids)
     if ids.shape != target_ids.shape:
         raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .arrangements import Arrangement
+from .arrangements import MOST_TOKENS, Arrangement
 from .errors import InputError
 from .files.record import read_record, write_record
 from .lm.identity import Identity
@@ -19,19 +19,19 @@ _KIND = "proto-tokens"
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where vectors come from and what they were seen to do.
+    """Where vectors come from, and their scores.
 
     Attributes:
         model: the language model they belong to.
         target_hash: `hash_ids` of the text's ids.
-        token_accuracy: share of right tokens when they were scored, at batch 1.
+        token_accuracy: share of correct tokens when they were scored, at batch 1.
         min_margin: smallest logit margin over the tokens in that evaluation, in logits.
         loss: mean cross-entropy in that evaluation, in nats per token.
         dtype: the dtype that the model was loaded in, e.g. `"float32"`.
         preset: name of the recipe, or None.
         start: where the fit began: a kind of start, or the name of a learned one.
         seed: the seed of the fit.
-        versions: versions of the libraries at work.
+        versions: versions of the libraries that made them.
     """
 
     model: Identity
@@ -80,6 +80,8 @@ class ProtoTokens:
                 raise InputError(f"{name} holds values that are not finite; these vectors decode to nothing")
         if type(self.length) is not int or self.length < 1 or self.e.shape[0] < 1:
             raise InputError(f"length {self.length!r} with {self.e.shape[0]} e-tokens: both must be numbers from 1")
+        if self.length > MOST_TOKENS:
+            raise InputError(f"length {self.length} is above {MOST_TOKENS}, the most that one forward pass may decode")
 
     @property
     def _fixed_shape(self) -> tuple[int, int]:
@@ -99,7 +101,7 @@ def save(path: str | os.PathLike[str], tokens: ProtoTokens, *, overwrite: bool =
     Args:
         path: where to write.
         tokens: what to write.
-        overwrite: replace a file that is there.
+        overwrite: replace an existing file.
 
     Returns:
         The path.

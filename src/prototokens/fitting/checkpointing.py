@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
+from ..lm.checkpointing import recomputed
 from ..lm.frozen import FrozenLM
 
 
@@ -24,23 +22,8 @@ def checkpointed(lm: FrozenLM) -> Iterator[None]:
     Raises:
         InputError: the model has no layers in a `ModuleList`.
     """
-    layers = _layers(lm)
-    before = [layer.__dict__.get("forward") for layer in layers]  # accelerate's hooks stand there
-    for layer in layers:
-        layer.forward = partial(_computed_anew, layer.forward)
-    try:
+    with recomputed(_layers(lm)):
         yield
-    finally:
-        for layer, forward in zip(layers, before, strict=True):
-            if forward is None:
-                del layer.forward
-            else:
-                layer.forward = forward
-
-
-def _computed_anew(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-    # A frozen model in evaluation mode draws nothing at random, so that no random state has to be kept.
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
 
 
 def _layers(lm: FrozenLM) -> list[nn.Module]:

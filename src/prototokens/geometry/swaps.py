@@ -13,6 +13,7 @@ from ..arrangements import Layout
 from ..decoding import check_model
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
+from ..lm.identity import same_model
 from ..proto_tokens import ProtoTokens
 
 TEXTS_AT_ONCE = 8
@@ -27,8 +28,7 @@ def swapped(of_e: ProtoTokens, of_m: ProtoTokens) -> ProtoTokens:
     Raises:
         InputError: the two are not of one model and arrangement.
     """
-    models = (of_e.provenance.model.fingerprint, of_m.provenance.model.fingerprint)
-    if models[0] != models[1] or of_e.arrangement != of_m.arrangement:
+    if not same_model(of_e.provenance.model, of_m.provenance.model) or of_e.arrangement != of_m.arrangement:
         raise InputError(
             f"e of {of_e.provenance.model.name} in {of_e.arrangement.name!r} and m of {of_m.provenance.model.name} in "
             f"{of_m.arrangement.name!r}: a swap needs one model and one arrangement"

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import inspect
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .identity import Identity
-from .sources import find_source
+from .checkpointing import marked_layers, recomputed
+from .eager_attention import eager_attention
+from .fingerprints import fingerprint_model
+from .generation import generate
+from .identity import Identity, hash_vocabulary
+from .per_layer import per_layer_row
+from .positions import position_bound
+from .probe import check_causal
 
 _EMBEDDING_ROWS_AT_ONCE = 8192
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -41,38 +41,60 @@ class FrozenLM:
     """A frozen causal LM with its tokenizer: text to ids and back, and logits from input embeddings.
 
     Putting a model in here freezes it: evaluation mode, no gradients for weights. The weights are never written.
+    One tiny forward pass makes sure that outputs do not depend on later inputs.
 
     Args:
         model: a causal LM with the interface of Hugging Face's: `get_input_embeddings()`, and
             `forward(inputs_embeds=...)` whose result has `.logits` (B, L, V).
         tokenizer: its tokenizer, with Hugging Face's interface.
-        identity: name, revision, fingerprint. Made from the weights in memory if not given, and then different
-            for another dtype; `load_lm` gives one that isn't.
+        identity: name, revision, fingerprint. By default made from the weights in memory. Its fingerprint is that of
+            `load_lm` if the weights are in the dtype of their files.
+
+    Raises:
+        InputError: the model or the tokenizer is missing, or the model is no causal LM that takes input embeddings.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any, identity: Identity | None = None) -> None:
+        if not isinstance(model, nn.Module) or not hasattr(model, "get_input_embeddings"):
+            raise InputError(
+                f"FrozenLM takes a causal LM in memory, not {type(model).__name__}; load_lm(name) loads one by its name"
+            )
+        if not hasattr(tokenizer, "get_vocab"):
+            raise InputError(
+                f"FrozenLM takes the model's tokenizer, not {type(tokenizer).__name__}: "
+                "FrozenLM(model, AutoTokenizer.from_pretrained(name))"
+            )
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
-        self._keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self._modules = tuple(model.modules())
+        parameters = inspect.signature(type(model).forward).parameters
+        self._keeps_logits = "logits_to_keep" in parameters
+        self._takes_ids = "input_ids" in parameters
         self.identity = identity or Identity(
             name=str(getattr(model, "name_or_path", "") or type(model).__name__),
             revision=None,
-            fingerprint=_hash_state(model),
+            fingerprint=fingerprint_model(model),
             tokenizer_hash=hash_vocabulary(tokenizer),
         )
+        check_causal(self)
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         return next(self.model.parameters()).dtype
 
+    @property
+    def dtype_name(self) -> str:
+        """The dtype of the weights as `load_lm` takes it, e.g. `"float32"`."""
+        return str(self.dtype).removeprefix("torch.")
+
     @cached_property
     def device(self) -> torch.device:
         """Where inputs go and logits come out: the device of the input embeddings.
 
-        A model that accelerate spreads over devices brings its outputs back to where its inputs were; embeddings that
-        it offloads lie on no device, and run where their hook says.
+        A model that accelerate spreads over devices returns its outputs to the device of its inputs. Embeddings that
+        accelerate offloads lie on no device, and run where their hook says.
         """
         device = next(self.embedding.parameters()).device
         if device.type == "meta":
@@ -93,9 +115,7 @@ class FrozenLM:
     @cached_property
     def max_positions(self) -> int | None:
         """The number of input positions that the model was built for, or None where there is no bound."""
-        config: Any = getattr(self.model, "config", None)
-        text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(text_config, "max_position_embeddings", None)
+        return position_bound(self.model)
 
     @cached_property
     def embedding_statistics(self) -> EmbeddingStatistics:
@@ -131,13 +151,13 @@ class FrozenLM:
     @torch.no_grad()
     def embed(self, ids: Tensor) -> Tensor:
         """Outputs of the embedding module for ids (...), float32, (..., D), on `device`."""
-        return self.embedding(ids.to(self.device)).float()
+        return self.embedding(ids.to(self.device)).detach().float()  # a hook of gradient checkpointing marks them
 
     @cached_property
     def bos_id(self) -> int | None:
         """Id of the token that stands before a text, as the tokenizer or the model's config names it, or None."""
-        owners = (self.tokenizer, getattr(self.model, "config", None))
-        ids = (getattr(owner, "bos_token_id", None) for owner in owners)
+        sources = (self.tokenizer, getattr(self.model, "config", None))
+        ids = (getattr(source, "bos_token_id", None) for source in sources)
         return next((token for token in ids if isinstance(token, int)), None)
 
     def fixed_vector(self, name: str) -> Tensor:
@@ -170,19 +190,55 @@ class FrozenLM:
             (B, T, V), float32, on `device`.
 
         Raises:
-            InputError: the input is longer than the model's positions.
+            InputError: the input is longer than the model's positions, the model is in training mode, or autocast
+                is on.
         """
-        length = inputs_embeds.shape[1]
+        return self._logits(self.inputs_of_vectors(inputs_embeds), inputs_embeds.shape[1], read)
+
+    def inputs_of_vectors(self, inputs_embeds: Tensor) -> dict[str, Tensor]:
+        """What the model's `forward` is given for vectors (B, L, D)."""
+        inputs = {"inputs_embeds": inputs_embeds.to(self.device, self.dtype)}
+        if self.per_layer_row is not None:
+            inputs["per_layer_inputs"] = self.per_layer_row.expand(*inputs_embeds.shape[:2], -1, -1)
+        return inputs
+
+    @cached_property
+    def per_layer_row(self) -> Tensor | None:
+        """What a vector gives to each layer in a model with per-layer embeddings, (N, P), else None."""
+        with torch.inference_mode(False), torch.no_grad():
+            return per_layer_row(self.model)
+
+    def _inputs_of_ids(self, ids: Tensor) -> dict[str, Tensor]:
+        """What `forward` is given for token ids (B, T): the ids themselves, since some models look them up twice."""
+        return {"input_ids": ids.to(self.device)} if self._takes_ids else self.inputs_of_vectors(self.embed(ids))
+
+    def run(self, inputs: dict[str, Tensor], length: int, **options: Any) -> Any:
+        """Call the model on inputs of `length` positions: the one place where the network is touched.
+
+        Raises:
+            InputError: as in `logits`.
+        """
         if self.max_positions is not None and length > self.max_positions:
             raise InputError(
                 f"{length} input positions are asked for, and {self.identity.name} has {self.max_positions}"
             )
+        if any(module.training for module in self._modules):
+            raise InputError(
+                f"{self.identity.name} is in training mode, where dropout changes its outputs: call model.eval()"
+            )
+        if torch.is_autocast_enabled(self.device.type):
+            raise InputError(
+                "autocast is on, which changes the model's outputs: leave its block; load_lm(dtype=...) sets the dtype"
+            )
+        with recomputed(marked_layers(self._modules) if torch.is_grad_enabled() else []):
+            return self.model(**inputs, **options)
+
+    def _logits(self, inputs: dict[str, Tensor], length: int, read: range) -> Tensor:
         options = {"logits_to_keep": self._kept(read, length)} if self._keeps_logits and len(read) < length else {}
-        inputs = inputs_embeds.to(self.device, self.dtype)
-        logits = self.model(inputs_embeds=inputs, use_cache=False, **options).logits
+        logits = self.run(inputs, length, use_cache=False, **options).logits
         if logits.shape[1] != len(read):
             keeps_tail = self._keeps_logits and self._spread
-            tail = range(read.start - length, read.stop - length)  # counted from the end, whatever was left out before
+            tail = range(read.start - length, read.stop - length)  # from the end, whatever was left out before
             logits = logits[:, _index(tail if keeps_tail else read, logits.device)]
         return logits.to(self.device).float()  # (B, T, V)
 
@@ -194,16 +250,21 @@ class FrozenLM:
     def _kept(self, read: range, length: int) -> int | Tensor:
         """What tells the model which outputs to make logits of.
 
-        Positions by index leave the hidden states in one piece, which the head multiplies faster than a slice; but an
-        index on another device than they are is refused, so that a spread model makes those of all the last positions.
+        Positions by index leave the hidden states in one piece, which the head multiplies faster than a slice. An index
+        must lie on the device of the hidden states: a spread model is therefore told how many of the last to keep.
         """
         return length - read.start if self._spread else _index(read, self.device)
 
     @torch.no_grad()
     def next_token_logits(self, ids: Tensor) -> Tensor:
-        """Logits of the ordinary autoregressive model on ids (T,) or (B, T): (..., T, V); the last predict t_{T+1}."""
+        """Logits of the ordinary autoregressive model on ids (T,) or (B, T): (..., T, V); the last predict t_{T+1}.
+
+        Raises:
+            InputError: as in `logits`.
+        """
         batch = ids if ids.ndim == 2 else ids.unsqueeze(0)
-        logits = self.logits(self.embed(batch), range(batch.shape[1]))
+        length = batch.shape[1]
+        logits = self._logits(self._inputs_of_ids(batch), length, range(length))
         return logits if ids.ndim == 2 else logits[0]
 
     @torch.no_grad()
@@ -215,165 +276,53 @@ class FrozenLM:
             layer: 0: the input of the first layer; 1: its output; -1: the last of them.
 
         Raises:
-            InputError: the model has no such layer.
+            InputError: the model has no such layer; or as in `logits`.
         """
         options = {"logits_to_keep": 1} if self._keeps_logits else {}
-        inputs = self.embed(ids).to(self.dtype)
-        found = self.model(inputs_embeds=inputs, use_cache=False, output_hidden_states=True, **options).hidden_states
-        if not -len(found) <= layer < len(found):
-            raise InputError(f"hidden layer {layer} is not there: {self.identity.name} has 0 to {len(found) - 1}")
-        return found[layer].to(self.device).float()
+        inputs = self._inputs_of_ids(ids)
+        states = self.run(inputs, ids.shape[1], use_cache=False, output_hidden_states=True, **options).hidden_states
+        if not -len(states) <= layer < len(states):
+            raise InputError(f"hidden layer {layer} is not there: {self.identity.name} has 0 to {len(states) - 1}")
+        return states[layer].to(self.device).float()
 
     @torch.no_grad()
     def attentions(self, inputs_embeds: Tensor) -> list[Tensor]:
         """Attention weights of one forward pass, layer by layer, each float32, (B, H, L, L), on `device`.
 
-        Entry [b, h, i, j] is how much of head h's weight position i gives to position j; layers that have no attention
-        weights are left out. Fused kernels never make the weights, so that the pass runs the eager ones.
+        Entry [b, h, i, j] is how much of head h's weight position i gives to position j. Layers without attention
+        weights are left out. The pass runs the eager kernels, since fused ones never make the weights.
 
         Args:
             inputs_embeds: (B, L, D), any floating dtype; cast to the model's.
 
         Raises:
-            InputError: the model gives no attention weights.
+            InputError: the model gives no attention weights; or as in `logits`.
         """
-        found = None
+        outputs = None
         if getattr(self.model, "config", None) is not None:
             options = {"logits_to_keep": 1} if self._keeps_logits else {}
-            inputs = inputs_embeds.to(self.device, self.dtype)
-            with _eager_attention(self.model):
-                found = self.model(inputs_embeds=inputs, use_cache=False, output_attentions=True, **options)
-        layers = getattr(found, "attentions", None) or ()
+            inputs = self.inputs_of_vectors(inputs_embeds)
+            with eager_attention(self.model):
+                outputs = self.run(inputs, inputs_embeds.shape[1], use_cache=False, output_attentions=True, **options)
+        layers = getattr(outputs, "attentions", None) or ()
         weights = [layer.to(self.device).float() for layer in layers if isinstance(layer, Tensor) and layer.ndim == 4]
         if not weights:
             raise InputError(f"{self.identity.name} gives no attention weights: choose a model with softmax attention")
         return weights
 
-    @torch.no_grad()
-    def generate(self, inputs_embeds: Tensor, count: int, *, seed: int | None = None) -> Tensor:
-        """Generation with a KV cache after `inputs_embeds` (B, L, D): exactly `count` ids, (B, count).
+    def generate(self, inputs_embeds: Tensor, n_tokens: int, *, seed: int | None = None) -> Tensor:
+        """Generate exactly `n_tokens` ids, (B, n_tokens), with a KV cache after `inputs_embeds` (B, L, D).
 
         Args:
-            inputs_embeds: (B, L, D), any floating dtype; cast to the model's.
-            count: number of new tokens.
+            inputs_embeds: any floating dtype; cast to the model's.
+            n_tokens: number of new tokens.
             seed: greedy if None; otherwise multinomial sampling at temperature 1 from this seed. torch's random states
                 are left as they were.
+
+        Raises:
+            InputError: the model keeps no cache; or as in `logits`.
         """
-        from transformers import GenerationConfig
-
-        # A shallow copy shares the weights. Its blank settings keep the checkpoint's own (penalties, EOS ids) out.
-        model: Any = copy.copy(self.model)
-        model.generation_config = GenerationConfig()
-        inputs = inputs_embeds.to(self.device, self.dtype)
-        mask = torch.ones(inputs.shape[:2], dtype=torch.long, device=self.device)
-        how = {} if seed is None else {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        settings = GenerationConfig(
-            max_new_tokens=count, do_sample=seed is not None, use_cache=True, pad_token_id=0, **how
-        )
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else [], enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
-            return model.generate(inputs_embeds=inputs, attention_mask=mask, generation_config=settings)
-
-
-def load_lm(
-    name: str = "smollm2-135m",
-    *,
-    revision: str | None = None,
-    dtype: str | torch.dtype = "auto",
-    device: str | torch.device | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    trust_remote_code: bool = False,
-) -> FrozenLM:
-    """Load a causal LM and its tokenizer, frozen.
-
-    Args:
-        name: `smollm2-135m` (built in), a Hub id, a folder, or a `.gguf` file.
-        revision: branch, tag or commit on the Hub.
-        dtype: `"auto"` (that of the checkpoint), `"float32"`, `"bfloat16"`, `"float16"`, or a torch dtype.
-        device: one device for all, e.g. `"cuda"`; the CPU by default.
-        device_map: how accelerate spreads the model over devices, e.g. `"auto"`; instead of `device`.
-        trust_remote_code: run the model repository's own Python code. Only for repositories that you trust.
-
-    Raises:
-        InputError: the model cannot be found or loaded; the message says why and what can be.
-    """
-    if device is not None and device_map is not None:
-        raise InputError("give device or device_map, not both")
-    if isinstance(dtype, str) and dtype not in _DTYPES:
-        raise InputError(f"unknown dtype {dtype!r}; choose one of: {' '.join(_DTYPES)}")
-    source = find_source(name, revision)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    own_code = {"trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, **own_code)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            device_map=device_map,
-            use_safetensors=True,
-            output_loading_info=True,
-            **own_code,
-        )
-    except (ValueError, OSError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        if "trust_remote_code" in reason:
-            reason = "it needs its repository's own code; allow that with --trust-remote-code if you trust it"
-        raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
-    if not tokenizer.get_vocab():
-        raise InputError(f"{name}: holds no tokenizer; save it there too: tokenizer.save_pretrained(folder)")
-    model, loading = loaded
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"{name}: its files lack weights that the model needs: {missing}")
-    if device is not None:
-        try:
-            model = model.to(torch.device(device))
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(
-                f"device {str(device)!r} cannot be used here: {' '.join(str(error).split())[:200]}"
-            ) from None
-    identity = Identity(source.name, source.revision, source.fingerprint, hash_vocabulary(tokenizer))
-    return FrozenLM(model, tokenizer, identity)
-
-
-def quiet_libraries() -> None:
-    """Keep transformers' progress bars and advice off stderr, for programs that speak for themselves."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-
-
-def hash_vocabulary(tokenizer: Any) -> str:
-    """SHA-256 over a tokenizer's vocabulary, tokens with their ids."""
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
-
-
-def _hash_state(model: nn.Module) -> str:
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise InputError("weights that are offloaded cannot be hashed: give FrozenLM an identity, or use load_lm")
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-@contextmanager
-def _eager_attention(model: Any) -> Iterator[None]:
-    """Attention that tells its weights while the block runs; the model's own comes back afterwards."""
-    owners = {id(c): c for c in (getattr(part, "config", None) for part in model.modules()) if c is not None}
-    own = [(c, c._attn_implementation_internal) for c in owners.values() if hasattr(c, "_attn_implementation_internal")]
-    try:
-        if own:
-            model.set_attn_implementation("eager")
-        yield
-    finally:
-        for config, name in own:
-            config._attn_implementation_internal = name
+        return generate(self, inputs_embeds, n_tokens, seed)
 
 
 @lru_cache(maxsize=64)

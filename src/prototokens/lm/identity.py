@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..errors import InputError
+from .fingerprints import former_fingerprints
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,45 @@ class Identity:
     revision: str | None
     fingerprint: str
     tokenizer_hash: str
+
+
+def same_weights(recorded: str, current: str) -> bool:
+    """Whether a recorded fingerprint is that of a model that was loaded here, by today's scheme or the former one."""
+    return recorded == current or recorded in former_fingerprints(current)
+
+
+def same_model(one: Identity, other: Identity) -> bool:
+    """Whether two identities have the same weights and the same vocabulary; names and revisions may differ."""
+    weights = same_weights(one.fingerprint, other.fingerprint) or same_weights(other.fingerprint, one.fingerprint)
+    return weights and one.tokenizer_hash == other.tokenizer_hash
+
+
+def check_same_model(holder: str, recorded: Identity, current: Identity) -> None:
+    """Refuse what belongs to another model than the current one.
+
+    Args:
+        holder: what belongs to a model, with its verb, as the message begins: `"these proto-tokens belong"`.
+        recorded: the model that it belongs to.
+        current: the model that it is to be used with.
+
+    Raises:
+        InputError: the weights or the vocabulary differ; the message names both models.
+    """
+    if same_model(recorded, current):
+        return
+    if not same_weights(recorded.fingerprint, current.fingerprint):
+        revision = f" at revision {recorded.revision}" if recorded.revision else ""
+        raise InputError(
+            f"{holder} to {recorded.name}{revision} (weights {recorded.fingerprint[:12]}), "
+            f"not to {current.name} (weights {current.fingerprint[:12]})"
+        )
+    raise InputError(f"{holder} to {recorded.name} with another tokenizer vocabulary")
+
+
+def hash_vocabulary(tokenizer: Any) -> str:
+    """SHA-256 over a tokenizer's vocabulary, tokens with their ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
 def hash_ids(ids: Tensor) -> str:

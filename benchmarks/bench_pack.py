@@ -176,7 +176,8 @@ def main() -> None:
         "noise": noise(lm, low, packer.archive("float32"), threads) if options.noise else None,
     }
     print(
-        f"{result['share_from_vectors']:.1%} of {archive.n_tokens} tokens from the vectors of {len(archive)} chunks alone"
+        f"{result['share_from_vectors']:.1%} of {archive.n_tokens} tokens "
+        f"from the vectors of {len(archive)} chunks alone"
     )
     print(f"pack {pack_seconds:.0f} s, unpack {seconds['unpack']:.2f} s, greedy {seconds['greedy']:.2f} s; "
           f"decodes until packing pays off: {json.dumps(result['decodes_to_pay_off'])}")  # fmt: skip

@@ -95,7 +95,6 @@ def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Pat
         (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "x"), "it must be numbers of tokens such as"),
         (("encoder", "eval", "--encoder", "ENCODER", "--controls", "x"), "unknown control 'x'; choose one of: encoder"),
         (("encoder", "eval", "--encoder", "ENCODER", "--texts", 1), "--texts is 1; it must be at least 2"),
-        (("encoder", "train", "-o", "o", "--size", "huge"), "unknown size 'huge'; choose one of: tiny small large"),
         (("encoder", "train", "-o", "o", "--set", "x"), "must be NAME=VALUE"),
         (("encoder", "train", "-o", "o", "--set", "encoder.x=1"), "unknown setting 'x'; choose one of: arrangement"),
         (("encoder", "train", "-o", "o", "--set", "encoder.trunk=x", "--source", "PROSE"), "unknown trunk 'x'"),

@@ -91,14 +91,14 @@ def test_run_status_export_merge(run, folder, monkeypatch):
     assert Path("a.csv").read_bytes() == Path("b.csv").read_bytes()
 
 
-def test_failed_cells_exit_1_and_are_retried_when_asked(run, folder, monkeypatch):
+def test_failed_cells_exit_3_and_are_retried_when_asked(run, folder, monkeypatch):
     monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:])
     call = ("cost", "--scale", "smoke", "--model", folder, "--store", "store")
     with monkeypatch.context() as patch:
         patch.setattr(cost, "fit_batch", lambda *_: 1 // 0)
-        assert run(*call)[0] == 1
+        assert run(*call)[0] == 3
     code, out, _ = run(*call)
-    assert (code, out) == (1, f"cost on {folder}: 0 of 1 cells done, 1 failed\n")
+    assert (code, out) == (3, f"cost on {folder}: 0 of 1 cells done, 1 failed\n")
     assert rows(Path("store"))[0]["error"].startswith("ZeroDivisionError")
     assert run(*call, "--retry-failed")[0] == 0
 
@@ -107,7 +107,7 @@ def test_all_runs_every_study_on_every_model(run, folder, monkeypatch):
     seen: list[tuple[str, str]] = []
 
     def note(store: Store, runner: InProcess, study: str, scale: Any, **_: Any) -> Any:
-        seen.append((runner._load.name, study))
+        seen.append((runner._load.__self__.model, study))
         return cli_study_end
 
     from prototokens.study.running import StudyProgress

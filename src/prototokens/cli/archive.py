@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import InputError
-from ..files.atomic import file_bytes, utf8
-from .terminal import (
-    Device,
-    DeviceMap,
-    Dtype,
+from .exits import DONE
+from .file_model import load_file_model
+from .options import (
+    RECIPE_PANEL,
+    BatchTokens,
+    FileModelOptions,
+    Force,
     Json,
-    Model,
-    Revision,
-    TrustRemoteCode,
+    ModelOptions,
     encoder_for,
     load_encoder,
-    load_model,
-    load_needed,
-    print_json,
     start_named,
 )
+from .spread import add_command
+from .terminal import note, print_json, progress_line, read_document, say, say_bytes
 
 if TYPE_CHECKING:
     from ..archive.archive import Archive
@@ -36,94 +34,120 @@ if TYPE_CHECKING:
     from ..archive.unpack import Reader
     from ..lm.frozen import FrozenLM
 
+PANEL = "Documents and many texts"
 archive_app = typer.Typer()
 
 File = Annotated[Path, typer.Argument(help="A file that pack wrote.", metavar="ARCHIVE")]
-OtherModel = Annotated[
-    str | None, typer.Option("--model", help="Where the model lies, if not where the file says.", metavar="MODEL")
-]
-BatchTokens = Annotated[
-    int | None, typer.Option(help="Tokens worked on side by side; default: from the memory at hand.", metavar="N")
-]
 
 
-@archive_app.command("pack")
-def pack_command(
-    file: Annotated[Path, typer.Argument(help="A UTF-8 text file of any length; - reads stdin.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
-    force: Annotated[
-        bool, typer.Option("--force", help="Overwrite the archive, and drop unfinished work of another command.")
-    ] = False,
-    model: Model = "smollm2-135m",
+@dataclass(frozen=True)
+class PackOptions:
+    """How a document is packed."""
+
     effort: Annotated[
-        str, typer.Option(help="fast, balanced or thorough: what is tried before tokens are kept as they are.")
-    ] = "balanced",
+        str,
+        typer.Option(
+            help="fast, balanced or thorough: how long chunks are fitted before tokens are stored.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = "balanced"
     chunk_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of a chunk; default: the longest that comes out in a trial.", metavar="N")
-    ] = None,
+        int | None,
+        typer.Option(
+            help="Tokens of a chunk; default: the longest that succeeds in a trial.",
+            metavar="N",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
     store: Annotated[
-        str, typer.Option(help="Dtype of the vectors: int8, float16, float32, or auto: the smallest that does.")
-    ] = "auto",
+        str,
+        typer.Option(
+            help="Dtype of the vectors: int8, float16, float32, or auto: the smallest that suffices.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = "auto"
     margin: Annotated[
-        float | None, typer.Option(help="Fit until every token leads by this many logits; default: the effort's.")
-    ] = None,
-    batch_tokens: BatchTokens = None,
+        float | None,
+        typer.Option(
+            help="Fit until every token leads by so many logits; default: the effort's.", rich_help_panel=RECIPE_PANEL
+        ),
+    ] = None
     start: Annotated[
-        str, typer.Option(help="auto, normal, vocabulary, text-e, text-m, or a file of a learned start.")
-    ] = "auto",
+        str,
+        typer.Option(
+            help="auto, normal, vocabulary, text-e, text-m, or a file of a learned start.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = "auto"
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped.", metavar="PATH"
+            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped.",
+            metavar="PATH",
+            rich_help_panel=RECIPE_PANEL,
         ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="What random draws are made from.")] = 0,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0
+
+    def config(self, batch_tokens: int | None) -> PackConfig:
+        """The settings, without the encoder, which needs the model.
+
+        Raises:
+            InputError: one of them is out of bounds, or unknown.
+        """
+        from ..archive.pack import PackConfig
+        from ..fitting.recipes import preset
+
+        if self.encoder is not None and self.start != "auto":
+            raise InputError("give --start or --encoder, not both")
+        return PackConfig(
+            effort=self.effort,
+            chunk_tokens=self.chunk_tokens,
+            store=self.store,
+            batch_tokens=batch_tokens,
+            recipe=preset(start=start_named(self.start), seed=self.seed),
+            margin=self.margin,
+        )
+
+
+@add_command(archive_app, "pack", PANEL)
+def pack_command(
+    file: Annotated[Path, typer.Argument(help="A UTF-8 text file of any length; - reads stdin.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The archive to write.")],
+    model: ModelOptions,
+    how: PackOptions,
+    batch_tokens: BatchTokens = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the archive, and drop unfinished work of another command.")
+    ] = False,
     as_json: Json = False,
 ) -> int:
-    """Pack a document of any length, lossless. The same command goes on where it was stopped.
+    """Pack a document of any length without loss.
 
-    Tokens that the vectors do not give are kept beside them, so that an archive that was written is always exact.
+    Tokens that the vectors do not reproduce are stored beside them, so that every archive is exact.
+    The same command resumes after an interruption.
 
     Example: prototokens pack book.txt -o book.proto
     """
-    from ..archive.pack import PackConfig
     from ..files.atomic import check_new_file
-    from ..fitting.recipes import preset
 
     began = time.perf_counter()
     if str(output) == "-":
         raise InputError("an archive cannot be written to stdout; name a file (a file called - is ./-)")
-    text = _read(file)
+    text = read_document(file)
     check_new_file(output, overwrite=force)
-    if encoder is not None and start != "auto":
-        raise InputError("give --start or --encoder, not both")
-    named = load_encoder(None if encoder == "shipped" else encoder)
-    config = PackConfig(
-        effort=effort,
-        chunk_tokens=chunk_tokens,
-        store=store,
-        batch_tokens=batch_tokens,
-        recipe=preset(start=start_named(start), seed=seed),
-        margin=margin,
-    )
-    lm = load_model(model, revision, dtype, device, device_map, trust_remote_code)
-    if encoder is not None:
-        config = replace(config, encoder=encoder_for(lm, named))
+    config = how.config(batch_tokens)
+    encoder = load_encoder(None if how.encoder == "shipped" else how.encoder)
+    lm = model.load()
+    if how.encoder is not None:
+        config = replace(config, encoder=encoder_for(lm, encoder))
     archive = _pack(lm, text, config, output, force)
-    record = _record(archive, output) | {
-        "effort": effort,
-        "seconds": time.perf_counter() - began,
-    }
+    record = _record(archive, output) | {"effort": how.effort, "seconds": time.perf_counter() - began}
     if as_json:
         print_json(record)
     else:
         _print_packed(record)
-    return 0
+    return DONE
 
 
 def _pack(lm: FrozenLM, text: str, config: PackConfig, output: Path, force: bool) -> Archive:
@@ -131,31 +155,28 @@ def _pack(lm: FrozenLM, text: str, config: PackConfig, output: Path, force: bool
     from ..archive.pack import pack
 
     try:
-        with _show_packing() as show:
+        with _pack_progress() as show:
             return pack(lm, text, config, output=output, overwrite=force, progress=show)
     except KeyboardInterrupt:
         if output.with_name(f"{output.name}.partial").exists():
-            print("what is finished is kept: the same command goes on with it", file=sys.stderr)
+            note("finished parts are kept: the same command resumes")
         raise
 
 
-@archive_app.command("unpack")
+@add_command(archive_app, "unpack", PANEL)
 def unpack_command(
     file: File,
+    model: FileModelOptions,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write the text; default: stdout.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the output file.")] = False,
-    model: OtherModel = None,
     batch_tokens: BatchTokens = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
+    force: Force = False,
     as_json: Json = False,
 ) -> int:
-    """Write the text that was packed, byte for byte, or fail and write nothing.
+    """Write the text of an archive, byte for byte.
+
+    If anything is damaged, nothing is written.
 
     Example: prototokens unpack book.proto -o book.txt
     """
@@ -166,12 +187,11 @@ def unpack_command(
         raise InputError("--json takes stdout for itself: name a file for the text (-o)")
     if output is not None:
         check_new_file(output, overwrite=force)
-    reader = _reader(file, model, batch_tokens, revision, dtype, device, device_map, trust_remote_code)
+    reader = _reader(file, model, batch_tokens)
     raw = reader.text().encode()
     if output is None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(raw)
-        return 0
+        say_bytes(raw)
+        return DONE
     with new_file(output, overwrite=force) as temporary:
         try:
             Path(temporary).write_bytes(raw)
@@ -182,71 +202,42 @@ def unpack_command(
         print_json(
             {"file": str(output), "bytes": len(raw), **asdict(reader.decoding), "model": reader.lm.identity.name}
         )
-    return 0
+    return DONE
 
 
-@archive_app.command("verify")
-def verify_command(
-    file: File,
-    model: OtherModel = None,
-    batch_tokens: BatchTokens = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
-    as_json: Json = False,
-) -> int:
-    """Decode a whole archive and check every chunk and the text, writing nothing.
+@add_command(archive_app, "verify", PANEL)
+def verify_command(file: File, model: FileModelOptions, batch_tokens: BatchTokens = None, as_json: Json = False) -> int:
+    """Decode an archive and check every chunk. Writes nothing.
 
     Example: prototokens verify book.proto
     """
-    reader = _reader(file, model, batch_tokens, revision, dtype, device, device_map, trust_remote_code)
+    reader = _reader(file, model, batch_tokens)
     for _ in reader.texts():
         pass
     record = _record(reader.archive, file) | asdict(reader.decoding)
     if as_json:
         print_json(record)
-        return 0
-    print(f"{file}: {record['chunks']} chunks, {record['tokens']} tokens, all as they were packed")
+        return DONE
+    say(f"{file}: {record['chunks']} chunks, {record['tokens']} tokens, all as they were packed")
     _tell_retries(reader)
-    return 0
+    return DONE
 
 
 def _tell_retries(reader: Reader) -> None:
-    alone, anew = reader.decoding.alone, reader.decoding.anew
-    if alone or anew:
-        print(
-            f"note: {alone} chunks came right only alone in their batch, {anew} only with the weights loaded anew",
-            file=sys.stderr,
-        )
+    n_alone, n_anew = reader.decoding.alone, reader.decoding.anew
+    if n_alone or n_anew:
+        note(f"note: {n_alone} chunks were exact only when decoded alone, {n_anew} only with the model loaded again")
 
 
-def _read(file: Path) -> str:
-    """The text of a file or of stdin, exactly as its bytes have it."""
-    if str(file) == "-":
-        return utf8(sys.stdin.buffer.read(), "stdin")
-    return utf8(file_bytes(file), str(file))
-
-
-def _reader(
-    file: Path,
-    model: str | None,
-    batch_tokens: int | None,
-    revision: str | None,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    trust: bool,
-) -> Reader:
+def _reader(file: Path, model: FileModelOptions, batch_tokens: int | None) -> Reader:
     from ..archive.archive import read_archive
     from ..archive.unpack import Reader
 
     archive = read_archive(file)
-    lm, name, revision = load_needed(archive.model, file, model, revision, dtype, device, device_map, trust)
+    lm, options = load_file_model(model, archive.model, file)
 
     def anew(dtype: str) -> FrozenLM:
-        return load_model(name, revision, dtype, device, device_map, trust)
+        return replace(options, loading=replace(options.loading, dtype=dtype)).load()
 
     return Reader(lm, archive, batch_tokens=batch_tokens, anew=anew)
 
@@ -256,7 +247,7 @@ def _record(archive: Archive, file: Path) -> dict[str, Any]:
         "file": str(file),
         "bytes_in": archive.text_bytes,
         "bytes_out": file.stat().st_size,
-        "tokens": archive.tokens,
+        "tokens": archive.n_tokens,
         "literal_bytes": len(archive.literals),
         "chunks": len(archive),
         "chunk_tokens": archive.packing.get("chunk_tokens"),
@@ -269,36 +260,26 @@ def _record(archive: Archive, file: Path) -> dict[str, Any]:
 
 
 def _print_packed(record: dict[str, Any]) -> None:
-    held = record["tokens"] - record["residual_tokens"]
+    n_held = record["tokens"] - record["residual_tokens"]
     times = record["bytes_out"] / max(1, record["bytes_in"])
     sizes = f"{record['bytes_out']} bytes for {record['bytes_in']} bytes of text ({times:.1f} times as many)"
-    print(f"saved: {record['file']}, {sizes}")
+    say(f"saved: {record['file']}, {sizes}")
     if record["bytes_in"]:
-        print(
-            f"{held} of {record['tokens']} tokens come from the vectors of {record['chunks']} chunks alone; "
+        say(
+            f"{n_held} of {record['tokens']} tokens come from the vectors of {record['chunks']} chunks alone; "
             f"{record['residual_tokens']} tokens and {record['literal_bytes']} bytes are kept as they are "
             f"(share from the vectors: {record['share_from_vectors']:.1%})"
         )
 
 
 @contextmanager
-def _show_packing() -> Iterator[Callable[[PackProgress], None]]:
-    """A line on stderr: chunks done, speed and time left; renewed in a terminal, else every ten seconds."""
-    live, shown = sys.stderr.isatty(), time.monotonic()
+def _pack_progress() -> Iterator[Callable[[PackProgress], None]]:
+    """The progress of a packing: chunks, speed, and the time that is left."""
+    with progress_line() as line:
 
-    def show(p: PackProgress) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if now - shown < (0.2 if live else 10.0):
-            return
-        shown = now
-        left = f"{p.seconds_left:.0f} s left" if p.seconds_left < float("inf") else "time left not known yet"
-        batch = f"  batch: {p.fit.texts_done} of {p.fit.texts}, step {p.fit.step}" if p.fit else ""
-        line = f"{p.chunks_done} of {p.chunks} chunks  {p.tokens_per_second:.1f} tokens/s  {left}{batch}"
-        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+        def show(p: PackProgress) -> None:
+            left = f"{p.seconds_left:.0f} s left" if p.seconds_left < float("inf") else "time left not known yet"
+            batch = f"  batch: {p.fit.texts_done} of {p.fit.texts}, step {p.fit.step}" if p.fit else ""
+            line(f"{p.chunks_done} of {p.chunks} chunks  {p.tokens_per_second:.1f} tokens/s  {left}{batch}")
 
-    try:
         yield show
-    finally:
-        if live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from ..fitting.fit import FitResult, fit_batch
 from ..fitting.recipes import preset
 from ..lm.frozen import FrozenLM
 from ..proto_tokens import save
+from .terminal import say
 
 SENTENCES = (
     "The old lighthouse keeper counted the ships and wrote their names in a small book.",
@@ -71,17 +72,15 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
 
 
 def print_demo(record: dict[str, Any]) -> None:
-    """Print what `run_demo` found."""
+    """Print what `run_demo` measured."""
     length, fast, slow = record["length"], record["decode_seconds"], record["generate_seconds"]
-    print(f"... {len(record['sentences'])} sentences of {length} tokens in {record['fit_seconds']:.0f} s\n")
+    say(f"... {len(record['sentences'])} sentences of {length} tokens in {record['fit_seconds']:.0f} s\n")
     for sentence in record["sentences"]:
-        print(sentence["marked"])
-        print(
-            f"  {sentence['right']} of {length} tokens right, {sentence['steps']} steps, saved in {sentence['file']}\n"
-        )
-    print(f"{length} tokens          forward passes   seconds (median of {_REPEATS})")
-    print(f"one-step decoding   {1:14}   {fast:.3f}")
-    print(f"greedy, KV cache    {length:14}   {slow:.3f}   ({slow / fast:.1f} times as long)")
+        say(sentence["marked"])
+        say(f"  {sentence['right']} of {length} tokens right, {sentence['steps']} steps, saved in {sentence['file']}\n")
+    say(f"{length} tokens          forward passes   seconds (median of {_REPEATS})")
+    say(f"one-step decoding   {1:14}   {fast:.3f}")
+    say(f"greedy, KV cache    {length:14}   {slow:.3f}   ({slow / fast:.1f} times as long)")
 
 
 def _sentence(lm: FrozenLM, target_ids: Tensor, result: FitResult) -> dict[str, Any]:

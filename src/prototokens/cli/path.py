@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import InputError
-from .terminal import Device, DeviceMap, Dtype, Json, Revision, TrustRemoteCode, load_needed, print_json, show_progress
+from .exits import DONE
+from .file_model import load_file_model
+from .options import FileModelOptions, Json
+from .spread import add_command
+from .terminal import fit_progress, print_json, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from ..lm.frozen import FrozenLM
     from ..proto_tokens import ProtoTokens
 
+CURVE_PANEL = "A fitted curve"
 path_app = typer.Typer()
 
 _ENDS = ("first", "last")
@@ -27,34 +32,37 @@ _COST = ("steps", "token_positions", "backward_positions", "seconds", "stop_reas
 """Fields of a fitted curve; null for a segment."""
 
 
-@path_app.command("path")
+@add_command(path_app, "path", "One text")
 def path_command(
     first: Annotated[Path, typer.Argument(help="A file that fit wrote: the vectors at tau = 0.")],
     last: Annotated[Path, typer.Argument(help="Another one: the vectors at tau = 1.")],
-    points: Annotated[int, typer.Option(help="How many places are decoded, evenly spaced.", metavar="N")] = 11,
-    begin: Annotated[float, typer.Option("--from", help="The first place; below 0 is before FIRST.")] = 0.0,
-    end: Annotated[float, typer.Option("--to", help="The last place; above 1 is beyond LAST.")] = 1.0,
+    model: FileModelOptions,
+    points: Annotated[int, typer.Option(help="Decode so many points, evenly spaced.", metavar="N")] = 11,
+    begin: Annotated[float, typer.Option("--from", help="The first point; below 0 is before FIRST.")] = 0.0,
+    end: Annotated[float, typer.Option("--to", help="The last point; above 1 is beyond LAST.")] = 1.0,
     vectors: Annotated[str, typer.Option(help="What moves: both, e or m; the other stays that of FIRST.")] = "both",
     fit: Annotated[
-        bool, typer.Option("--fit", help="Fit a curve that keeps to the text, for two solutions of one text.")
+        bool,
+        typer.Option(
+            "--fit",
+            help="Fit a curve that decodes to one text all along; FIRST and LAST are two solutions of it.",
+            rich_help_panel=CURVE_PANEL,
+        ),
     ] = False,
-    kind: Annotated[str, typer.Option(help="With --fit: bezier, or chain of straight pieces.")] = "bezier",
-    inner: Annotated[int, typer.Option(help="With --fit: control points between the ends.", metavar="N")] = 1,
-    max_steps: Annotated[int, typer.Option(help="With --fit: step budget.")] = 500,
-    seed: Annotated[int, typer.Option(help="With --fit: what random draws are made from.")] = 0,
-    model: Annotated[
-        str | None, typer.Option(help="Where the model lies, if not where the file says.", metavar="MODEL")
-    ] = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
+    kind: Annotated[
+        str, typer.Option(help="bezier, or chain: straight pieces.", rich_help_panel=CURVE_PANEL)
+    ] = "bezier",
+    inner: Annotated[
+        int, typer.Option(help="Control points between the ends.", metavar="N", rich_help_panel=CURVE_PANEL)
+    ] = 1,
+    max_steps: Annotated[int, typer.Option(help="At most so many steps.", rich_help_panel=CURVE_PANEL)] = 500,
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=CURVE_PANEL)] = 0,
     as_json: Json = False,
 ) -> int:
-    """Decode vectors on the way from those of one text to those of another: FIRST + tau (LAST - FIRST).
+    """Decode points on a path between the vectors of two texts.
 
-    At each place: tau, the shares of tokens that are those FIRST and LAST decode to, and what is decoded.
+    The path is FIRST + tau (LAST - FIRST), or with --fit a curve. Each point is printed with tau, the shares of its
+    tokens that agree with what FIRST and LAST decode to, and its text.
 
     Example: prototokens path friend.safetensors another.safetensors --from -0.5 --to 1.5 --points 9
     """
@@ -75,8 +83,7 @@ def path_command(
     straight = segment(*ends, vectors)  # type: ignore[arg-type]
     if fit and not _of_one_text(ends):
         raise InputError("--fit needs two solutions of one text, and these files hold two texts: leave it out")
-    needed = ends[0].provenance.model
-    lm, _, _ = load_needed(needed, first, model, revision, dtype, device, device_map, trust_remote_code)
+    lm, _ = load_file_model(model, ends[0].provenance.model, first)
     connection = None if config is None else _connect(lm, ends, config)
     curve = straight if connection is None else connection.path
     record = _record(lm, ends, curve, even_taus(points, begin, end), vectors == "both") | {
@@ -91,7 +98,7 @@ def path_command(
         print_json(record)
     else:
         _print(record)
-    return 0
+    return DONE
 
 
 def _config(kind: str, inner: int, max_steps: int, seed: int, vectors: str) -> ConnectConfig:
@@ -107,7 +114,7 @@ def _config(kind: str, inner: int, max_steps: int, seed: int, vectors: str) -> C
 def _connect(lm: FrozenLM, ends: tuple[ProtoTokens, ProtoTokens], config: ConnectConfig) -> Connection:
     from ..geometry.connecting import connect_pairs
 
-    with show_progress() as show:
+    with fit_progress() as show:
         return connect_pairs(lm, [ends], config, progress=show)[0]
 
 
@@ -118,7 +125,7 @@ def _of_one_text(ends: tuple[ProtoTokens, ProtoTokens]) -> bool:
 def _record(
     lm: FrozenLM, ends: tuple[ProtoTokens, ProtoTokens], curve: Curve, taus: Tensor, moves_both: bool
 ) -> dict[str, Any]:
-    """What is decoded along the way; from one solution of a text to another, also how much of it is lost."""
+    """What is decoded along the path; between two solutions of one text, also how much of the text is lost."""
     from ..decoding import decode
     from ..geometry.profiles import profile
 
@@ -136,9 +143,9 @@ def _record(
             strict=True,
         )
     ]
-    right = next((score for score, text in zip(scores, texts, strict=True) if text.exact), None)
+    exact = next((score for score, text in zip(scores, texts, strict=True) if text.exact), None)
     joins_solutions = moves_both and _of_one_text(ends) and taus[[0, -1]].tolist() == [0, 1]
-    whole = right if joins_solutions else None
+    whole = exact if joins_solutions else None
     return {
         "points": points,
         "same_text": _of_one_text(ends),
@@ -148,14 +155,14 @@ def _record(
 
 
 def _print(record: dict[str, Any]) -> None:
-    """The same for people: a line for each place, and what came of it."""
-    print("    tau  as first  as last  text")
+    """The same for people: a line for each point, and a summary."""
+    say("    tau  as first  as last  text")
     for point in record["points"]:
         shares = f"{point['token_accuracy_first']:8.3f} {point['token_accuracy_last']:8.3f}"
-        print(f"{point['tau']:7.3f}  {shares}  {json.dumps(point['text'], ensure_ascii=False)}")
+        say(f"{point['tau']:7.3f}  {shares}  {json.dumps(point['text'], ensure_ascii=False)}")
     ratio = f"{record['ratio']:.3f} times that of the segment"
-    print(f"{record['kind']}: length {record['length']:.2f}, {ratio if record['length'] else 'its ends are the same'}")
+    say(f"{record['kind']}: length {record['length']:.2f}, {ratio if record['length'] else 'its ends are the same'}")
     if record["barrier"] is not None:
-        print(f"lowest accuracy {record['lowest_accuracy']:.3f}, barrier {record['barrier']:.3f} nats per token")
+        say(f"lowest accuracy {record['lowest_accuracy']:.3f}, barrier {record['barrier']:.3f} nats per token")
     if record["steps"] is not None:
-        print(f"fitted in {record['steps']} steps, {record['seconds']:.1f} s; ended by: {record['stop_reason']}")
+        say(f"fitted in {record['steps']} steps, {record['seconds']:.1f} s; ended by: {record['stop_reason']}")

@@ -8,11 +8,14 @@ from typing import Annotated
 import typer
 
 from ..files.atomic import check_new_file
+from .exits import DONE
+from .spread import add_command
+from .terminal import say
 
 report_app = typer.Typer()
 
 
-@report_app.command("report")
+@add_command(report_app, "report", "Measuring")
 def report_command(
     store: Annotated[Path, typer.Argument(help="The SQLite file that study wrote.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
@@ -24,9 +27,10 @@ def report_command(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files.")] = False,
 ) -> int:
-    """Write the paper's tables and figures from a store's rows, beside the published numbers. Loads no model.
+    """Write a study's results as one HTML page of tables and figures.
 
-    One page with nothing to fetch; what has not been measured is said on it. A store that is still written to will do.
+    The published numbers stand beside them, and the page says what has not been measured. It loads nothing from the
+    network. No model is loaded, and a store in use can be read.
 
     Example: prototokens report study.sqlite -o report.html
     """
@@ -38,7 +42,7 @@ def report_command(
         rows, counts = opened.rows(), opened.counts()
     report = build_report(rows, counts)
     for path in write_report(report, output, figures=figures, tables=tables, overwrite=force):
-        print(f"saved: {path}")
+        say(f"saved: {path}")
     for sentence in report.missing:
-        print(f"missing: {sentence}")
-    return 0
+        say(f"missing: {sentence}")
+    return DONE

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,10 @@ import typer
 
 from ..errors import InputError
 from ..study import STUDIES
-from .runner_options import Gpus, Ray, Threads, Workers, check_runner, make_runner
-from .terminal import Device, DeviceMap, Dtype, Revision, TrustRemoteCode
+from .exits import DONE, SOME_FAILED
+from .options import MODEL_PANEL, LoadOptions, ModelOptions, RunnerOptions
+from .spread import add_command
+from .terminal import note, progress_line, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,28 +23,33 @@ if TYPE_CHECKING:
     from ..study.running import StudyProgress
     from ..study.scales import Scale
 
-study_app = typer.Typer(
-    name="study", help="The paper's tables and figures on any model, resumable.", no_args_is_help=False
-)
+STUDIES_PANEL, STORE_PANEL = "Studies", "Results"
+study_app = typer.Typer(name="study", help="Measure the paper's tables and figures on any model.")
 
-_RESUMES = "The same command goes on where it was stopped."
-_EXIT_CODES = "Exit code 0: every cell has a result, solved or not. 1: some failed; the export tells why."
+_RESUMES = "The same command resumes after an interruption."
+_EXIT_CODES = (
+    "Exit code 0: every cell has a result, solved or not. 3: some failed (the export says why), or a model was passed "
+    "over."
+)
 
 StoreFile = Annotated[Path, typer.Option("--store", help="The SQLite file of results; vectors go beside it.")]
 
 
 def run_command(
     context: typer.Context,
+    loading: LoadOptions,
+    runs: RunnerOptions,
     store: Annotated[
-        Path | None, typer.Option(help="The SQLite file of results, made if it is not there; vectors go beside it.")
+        Path | None, typer.Option(help="The SQLite file of results, made if it is missing; vectors go beside it.")
     ] = None,
     scale: Annotated[str, typer.Option(help="smoke, laptop or paper.")] = "laptop",
     model: Annotated[
         list[str] | None,
         typer.Option(
             help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file; may be given several times. "
-            "Default: the built-in one, at the paper's scale the paper's six.",
+            "Default: the built-in one, or the paper's six at its scale.",
             metavar="MODEL",
+            rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     dry_run: Annotated[
@@ -54,65 +62,68 @@ def run_command(
     recent: Annotated[
         str | None, typer.Option(help="Where recent prose comes from: recent, fanfics or a file; default: the scale's.")
     ] = None,
-    ray: Ray = None,
-    workers: Workers = None,
-    gpus: Gpus = 0,
-    threads: Threads = None,
-    revision: Revision = None,
-    dtype: Dtype = "auto",
-    device: Device = None,
-    device_map: DeviceMap = None,
-    trust_remote_code: TrustRemoteCode = False,
 ) -> int:
-    """Run one study, or all; the text below stands in their help."""
+    """Run one study, or all; `STUDIES` has their help."""
     from ..study.scales import scale_named
 
     assert context.info_name is not None
     names = list(STUDIES) if context.info_name == "all" else [context.info_name]
     size = scale_named(scale).with_corpora(old=old, recent=recent)
     models = model or list(size.models)
-    check_runner(ray, workers, gpus, threads)
+    runs.check()
     if dry_run:
-        return _dry_run(names, size, models, revision)
+        return _dry_run(names, size, models, loading.revision)
     if store is None:
         raise InputError("say where to keep results: --store FILE")
-    options = (revision, dtype, device, device_map, trust_remote_code)
     from ..lm.sources import find_source
-    from ..study.running import run_study
+    from ..study.running import ModelUnavailable, run_study
     from ..study.store import Store
 
-    if ray is None and workers is None:  # elsewhere models may lie where this process cannot see them
-        find_source(models[0], revision)
-    failed = 0
+    if len(models) == 1 and runs.ray is None:  # workers may see models that this process does not
+        find_source(models[0], loading.revision)
+    n_failed, passed_over = 0, []
     with Store.open(store, write=True) as opened:
         for name in models:
-            with closing(make_runner(name, options, ray, workers, gpus, threads)) as runner:
-                for study in names:
-                    show = _progress(f"{study} on {name}")
-                    end = run_study(opened, runner, study, size, retry_failed=retry_failed, progress=show)
-                    print(f"{study} on {name}: {end.done} of {end.cells} cells done, {end.failed} failed", flush=True)
-                    failed += end.failed
-    return 1 if failed else 0
+            with closing(runs.runner(ModelOptions(name, loading))) as runner:
+                try:
+                    for study in names:
+                        with _progress(f"{study} on {name}") as show:
+                            end = run_study(opened, runner, study, size, retry_failed=retry_failed, progress=show)
+                        say(f"{study} on {name}: {end.done} of {end.cells} cells done, {end.failed} failed", flush=True)
+                        n_failed += end.failed
+                except ModelUnavailable as error:
+                    if len(models) == 1:
+                        raise
+                    note(f"{name} is passed over: {error}")
+                    passed_over.append(name)
+    return _exit_code(models, passed_over, n_failed)
+
+
+def _exit_code(models: list[str], passed_over: list[str], n_failed: int) -> int:
+    if len(passed_over) == len(models):
+        raise InputError(f"none of the models can be used: {', '.join(models)}")
+    return SOME_FAILED if n_failed or passed_over else DONE
 
 
 for _name, _line in {**STUDIES, "all": "All studies, one after another."}.items():
-    study_app.command(_name, help=f"{_line}\n\n{_RESUMES}\n\n{_EXIT_CODES}")(run_command)
+    add_command(study_app, _name, STUDIES_PANEL, text=f"{_line}\n\n{_RESUMES}\n\n{_EXIT_CODES}")(run_command)
 
 
-@study_app.command("status")
+@add_command(study_app, "status", STORE_PANEL)
 def status_command(store: StoreFile) -> int:
-    """Show how many cells of each study are done, failed, and left. Loads no model."""
+    """Count the cells of each study: done, failed, left."""
     from ..study.store import Store
 
     with Store.open(store) as opened:
         counts = opened.counts()
-    print(f"{'study':14}{'model':28}{'scale':10}{'done':>6}{'failed':>8}{'left':>6}")
-    for c in counts:
-        print(f"{c['study']:14}{c['model']:28}{c['scale']:10}{c['done']:>6}{c['failed']:>8}{c['planned']:>6}")
-    return 0
+    say(f"{'study':14}{'model':28}{'scale':10}{'done':>6}{'failed':>8}{'left':>6}")
+    for row in counts:
+        numbers = f"{row['done']:>6}{row['failed']:>8}{row['planned']:>6}"
+        say(f"{row['study']:14}{row['model']:28}{row['scale']:10}{numbers}")
+    return DONE
 
 
-@study_app.command("export")
+@add_command(study_app, "export", STORE_PANEL)
 def export_command(
     store: StoreFile,
     csv: Annotated[Path | None, typer.Option(help="Write a CSV file.")] = None,
@@ -120,7 +131,10 @@ def export_command(
     study: Annotated[str | None, typer.Option(help="One study only.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> int:
-    """Write the rows of finished and failed cells to a table, the key first. Loads no model."""
+    """Write all rows to a CSV or Parquet file.
+
+    Rows are finished and failed cells, and their first column is the key. Loads no model.
+    """
     from ..study.export import write_csv, write_parquet
     from ..study.store import Store
 
@@ -134,55 +148,63 @@ def export_command(
         write_csv(csv, rows, overwrite=force)
     if parquet is not None:
         write_parquet(parquet, rows, overwrite=force)
-    print(f"{len(rows)} rows")
-    return 0
+    say(f"{len(rows)} rows")
+    return DONE
 
 
-@study_app.command("merge")
+@add_command(study_app, "merge", STORE_PANEL)
 def merge_command(
-    others: Annotated[list[Path], typer.Argument(help="Stores to take over from; they stay as they are.")],
+    sources: Annotated[list[Path], typer.Argument(help="Stores to copy from; they stay as they are.")],
     store: StoreFile,
 ) -> int:
-    """Take what other stores have finished into one. Loads no model."""
+    """Copy finished cells of other stores into one."""
     from ..study.store import Store
 
-    for path in others:  # refused before anything is made
+    for path in sources:  # refused before anything is made
         Store.open(path).close()
     with Store.open(store, write=True) as opened:
-        for path in others:
+        for path in sources:
             if path.exists() and store.exists() and path.samefile(store):
                 raise InputError(f"{path}: a store cannot be merged into itself")
-            with Store.open(path) as other:
-                print(f"{opened.merge(other)} cells from {path}")
-    return 0
+            with Store.open(path) as source:
+                say(f"{opened.merge(source)} cells from {path}")
+    return DONE
 
 
 def _dry_run(names: list[str], scale: Scale, models: list[str], revision: str | None) -> int:
     from ..study import study_module
     from ..study.estimates import duration, size_of, table
 
+    passed_over = []
     for model in models:
-        size = size_of(model, revision)
+        try:
+            size = size_of(model, revision)
+        except InputError as error:
+            if len(models) == 1:
+                raise
+            note(f"{model} is passed over: {error}")
+            passed_over.append(model)
+            continue
         for name in names:
             lines, total = table(study_module(name).lay_out(scale.name), size, scale.name)
-            print("\n".join(lines))
-            print(f"{name} on {model}: at most {duration(total.seconds)}, {total.gigabytes:.1f} GB\n")
-    return 0
+            say("\n".join(lines))
+            say(f"{name} on {model}: at most {duration(total.seconds)}, {total.gigabytes:.1f} GB\n")
+    return _exit_code(models, passed_over, 0)
 
 
-def _progress(label: str) -> Callable[[StudyProgress], None]:
-    """A line on stderr whenever a batch is written."""
-    import time
-
+@contextmanager
+def _progress(label: str) -> Iterator[Callable[[StudyProgress], None]]:
+    """The progress of a study: one line for every batch that is written."""
     began, first = time.monotonic(), -1
+    with progress_line(seconds=0) as line:
 
-    def show(p: StudyProgress) -> None:
-        nonlocal first
-        ended = p.done + p.failed
-        if first < 0:
-            first = ended
-        took = time.monotonic() - began
-        left = f", about {took / (ended - first) * (p.cells - ended):.0f} s left" if ended > first else ""
-        print(f"{label}: {ended} of {p.cells} cells{left}  {p.label}".rstrip(), file=sys.stderr, flush=True)
+        def show(p: StudyProgress) -> None:
+            nonlocal first
+            n_ended = p.done + p.failed
+            if first < 0:
+                first = n_ended
+            seconds = time.monotonic() - began
+            left = f", about {seconds / (n_ended - first) * (p.cells - n_ended):.0f} s left" if n_ended > first else ""
+            line(f"{label}: {n_ended} of {p.cells} cells{left}  {p.label}".rstrip())
 
-    return show
+        yield show

@@ -1,4 +1,4 @@
-"""What commands share at the terminal: model options, reading text, progress, Ctrl-C, JSON."""
+"""What commands read from and write to the terminal: texts, lines, JSON, progress, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..errors import InputError
 from ..files.atomic import file_bytes, utf8
@@ -21,100 +19,102 @@ from ..files.atomic import file_bytes, utf8
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..encoder.encoding import Encoder
     from ..fitting.descent import FitProgress
-    from ..fitting.starter import Starter
     from ..lm.frozen import FrozenLM
-    from ..lm.identity import Identity
 
-Model = Annotated[
-    str, typer.Option(help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.", metavar="MODEL")
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit, for a Hub id.")]
-Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.")]
-Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1, mps ...")]
-DeviceMap = Annotated[str | None, typer.Option(help="Spread a large model over devices: auto, balanced ...")]
-TrustRemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run the model repository's own code, if you trust it.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+_SECONDS_BETWEEN_LINES = 10.0
 
 
-def load_model(
-    name: str, revision: str | None, dtype: str, device: str | None, device_map: str | None, trust: bool
-) -> FrozenLM:
-    """Load a model for a command, with a line on stderr, since it can take a while."""
-    from ..lm.frozen import load_lm, quiet_libraries
-
-    quiet_libraries()
-    if sys.stderr.isatty():
-        print(f"loading {name}", file=sys.stderr)
-    return load_lm(name, revision=revision, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust)
-
-
-def load_needed(
-    needed: Identity,
-    file: Path,
-    model: str | None,
-    revision: str | None,
-    dtype: str,
-    device: str | None,
-    device_map: str | None,
-    trust: bool,
-) -> tuple[FrozenLM, str, str | None]:
-    """Load the model that a file needs, or the one that the user names instead; with the name and revision taken."""
-    name, revision = (needed.name, revision or needed.revision) if model is None else (model, revision)
-    try:
-        return load_model(name, revision, dtype, device, device_map, trust), name, revision
-    except InputError as error:
-        missing = model is None and str(error).startswith("unknown model")
-        remedy = f"; {file} needs {needed.name}: say with --model where it lies now" if missing else ""
-        raise InputError(f"{error}{remedy}") from None
-
-
-def start_named(start: str) -> str | Starter:
-    """A start by its name, or the learned start in a file.
+def say(text: str = "", end: str = "\n", *, flush: bool = False) -> None:
+    """Write to stdout.
 
     Raises:
-        InputError: it is neither.
+        InputError: stdout cannot be written. That its reader has gone, as `head` does, is no error.
     """
-    from ..fitting.recipes import NAMED_STARTS
-    from ..fitting.starter import load_starter
-
-    if start in NAMED_STARTS:
-        return start
-    if not Path(start).exists():
-        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(NAMED_STARTS)}")
-    return load_starter(start)
+    _write(lambda: print(text, end=end, flush=flush))
 
 
-def load_encoder(name: str | None) -> Encoder | None:
-    """The encoder in a folder or on the Hub, or None where none is named."""
-    from ..encoder.encoding import Encoder
+def say_bytes(raw: bytes) -> None:
+    """Write bytes to stdout, as they are."""
+    flush_output()
+    _write(lambda: sys.stdout.buffer.write(raw))
 
-    return None if name is None else Encoder.from_pretrained(name)
+
+def flush_output() -> None:
+    """Write what is still buffered for stdout."""
+    _write(sys.stdout.flush)
 
 
-def encoder_for(lm: FrozenLM, encoder: Encoder | None) -> Encoder:
-    """The encoder that was named, or the shipped one; refused before work if it is another model's."""
-    from ..encoder.encoding import shipped_encoder
+def print_json(record: dict[str, Any]) -> None:
+    """One JSON object on stdout; a number that is not finite becomes null."""
+    say(json.dumps(_finite(record), ensure_ascii=False))
 
-    encoder = encoder or shipped_encoder(lm.identity)
-    encoder.check(lm.identity)
-    return encoder
+
+def note(line: str) -> None:
+    """Write a line to stderr. The work goes on where nobody can read it."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _write(write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        raise InputError(f"stdout cannot be written ({error.strerror})") from None
+
+
+def _silence(stream: TextIO) -> None:
+    """Send what a stream still holds to /dev/null: the interpreter flushes it once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def stdin_bytes() -> bytes:
+    """All of stdin.
+
+    Raises:
+        InputError: it is closed, or cannot be read.
+    """
+    if sys.stdin is None:
+        raise InputError("stdin is closed: there is nothing to read")
+    try:
+        return sys.stdin.buffer.read()
+    except OSError as error:
+        raise InputError(f"stdin cannot be read ({error.strerror or error})") from None
+
+
+def read_document(file: Path) -> str:
+    """The text of a file, or of stdin for -, exactly as its bytes have it."""
+    return utf8(stdin_bytes(), "stdin") if str(file) == "-" else utf8(file_bytes(file), str(file))
 
 
 def read_text(text: str | None, file: Path | None) -> str:
-    """The text that the user gave in one of three ways: as an argument, in a file, on stdin."""
+    """The text that the user gave in one of three ways: as an argument, in a file, on stdin.
+
+    Raises:
+        InputError: there is none, or more than one; it is empty, or not UTF-8.
+    """
     if (text is None) == (file is None):
         raise InputError("give one text: as an argument, with --file, or - for stdin")
-    if file is None and text != "-":
+    if file is not None:
+        raw, where = file_bytes(file), str(file)
+    elif text == "-":
+        raw, where = stdin_bytes(), "stdin"
+    else:
         assert text is not None
         raw, where = os.fsencode(text), "the argument"
-    elif file is None:
-        raw, where = b"" if sys.stdin is None else sys.stdin.buffer.read(), "stdin"
-    else:
-        raw, where = file_bytes(file), str(file)
     if not raw:
         raise InputError(f"{where} is empty: there is no text to fit")
     return utf8(raw, where)
@@ -124,64 +124,78 @@ def encoded(lm: FrozenLM, text: str) -> Tensor:
     """The ids of a text, (T,), with a note on stderr if the tokenizer does not keep all of it."""
     ids = lm.encode(text)
     if lm.decode(ids) != text:
-        print(f"note: the tokenizer of {lm.identity.name} does not keep this text as it is", file=sys.stderr)
+        note(f"note: the tokenizer of {lm.identity.name} does not keep this text as it is")
     return ids
 
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """Note the first Ctrl-C in the list that this yields; a second one ends the program at once.
+    """Note the first Ctrl-C or SIGTERM in the list that this yields; a second one ends the program at once.
 
-    A loop that asks for it between steps hears every Ctrl-C; an exception in place of it gets lost where it meets a
-    callback or a destructor.
+    A loop that checks the list between steps notices every signal. An exception would be lost where it is raised
+    inside a callback or a destructor.
     """
-    asked: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
+    received: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(number: int, frame: Any) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, before)
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
-    signal.signal(signal.SIGINT, note)
+    def receive(number: int, frame: Any) -> None:
+        received.append(number)
+        restore()
+
+    for number in before:
+        signal.signal(number, receive)
     try:
-        yield asked
+        yield received
     finally:
-        signal.signal(signal.SIGINT, before)
+        restore()
 
 
 @contextmanager
-def show_progress() -> Iterator[Any]:
-    """A line on stderr with loss, accuracy, speed and time left: renewed in a terminal, else every ten seconds."""
-    live, shown = sys.stderr.isatty(), 0.0
+def progress_line(seconds: float = _SECONDS_BETWEEN_LINES) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that says how far the work has come.
 
-    def show(p: FitProgress) -> None:
-        nonlocal shown
+    In a terminal the line is renewed in place. Elsewhere a new one is written every so many seconds.
+    """
+    if not sys.stderr.isatty():
+        yield _spaced(seconds)
+        return
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    # stdout stays as it is: only the result of a command goes there.
+    console = Console(stderr=True)
+    with Live(console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as live:
+        yield lambda line: live.update(Text(line, no_wrap=True, overflow="ellipsis"))
+
+
+def _spaced(seconds: float) -> Callable[[str], None]:
+    last = -math.inf
+
+    def show(line: str) -> None:
+        nonlocal last
         now = time.monotonic()
-        if now - shown < (0.2 if live else 10.0):
-            return
-        shown = now
-        left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
-        line = (
-            f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
-            f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
-        )
-        print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=sys.stderr, flush=True)
+        if now - last >= seconds:
+            last = now
+            note(line)
 
-    try:
+    return show
+
+
+@contextmanager
+def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
+    """The progress of a fit: loss, accuracy, speed, and the most time that is left."""
+    with progress_line() as line:
+
+        def show(p: FitProgress) -> None:
+            left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
+            line(
+                f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
+                f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
+            )
+
         yield show
-    finally:
-        if live and shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-
-def print_json(record: dict[str, Any]) -> None:
-    """One JSON object on stdout; a number that is not finite becomes null."""
-    print(json.dumps(_finite(record), ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

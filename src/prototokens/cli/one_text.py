@@ -1,0 +1,239 @@
+"""The commands for one text: fit, encode, decode, inspect."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import InputError
+from .exits import DONE, INTERRUPTED, NOT_EXACT
+from .file_model import load_file_model
+from .options import (
+    RECIPE_PANEL,
+    FileModelOptions,
+    Force,
+    Json,
+    ModelOptions,
+    Preset,
+    RecipeOptions,
+    TextOptions,
+    encoder_for,
+    load_encoder,
+)
+from .spread import add_command
+from .terminal import encoded, fit_progress, interrupts, note, print_json, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..fitting.fit import FitResult
+    from ..fitting.recipes import FitConfig
+    from ..lm.frozen import FrozenLM
+
+PANEL = "One text"
+one_text_app = typer.Typer()
+
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Where to save; default: proto-HASH.safetensors here.")
+]
+VectorFile = Annotated[Path, typer.Argument(help="A file that fit or encode wrote.")]
+
+
+@add_command(one_text_app, "fit", PANEL)
+def fit_command(
+    source: TextOptions,
+    model: ModelOptions,
+    recipe: RecipeOptions,
+    output: Output = None,
+    force: Force = False,
+    keep: Annotated[bool, typer.Option("--keep", help="On Ctrl-C, save the best vectors so far.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Fit the proto-tokens of a text and save them.
+
+    Exit code 0: the text is reproduced exactly. 1: it is not; the best vectors are saved all the same.
+
+    Example: prototokens fit "The only way to have a friend is to be one." -o friend.safetensors
+    """
+    from ..fitting.fit import fit
+
+    content = source.read()
+    _check_output(output, force)
+    config = recipe.config()
+    lm = model.load()
+    ids, output = _target(lm, content, source.tokens, output, force)
+    with fit_progress() as show, interrupts() as signals:
+        result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(signals))
+    if signals and not keep:
+        raise KeyboardInterrupt
+    code = _save(lm, ids, result, config, output, force, as_json)
+    return INTERRUPTED if signals else code
+
+
+@add_command(one_text_app, "encode", PANEL)
+def encode_command(
+    source: TextOptions,
+    model: ModelOptions,
+    encoder: Annotated[
+        str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
+    ] = None,
+    refine: Annotated[
+        int, typer.Option(help="At most so many fit steps after the encoder's pass.", rich_help_panel=RECIPE_PANEL)
+    ] = 0,
+    preset: Preset = "fast",
+    output: Output = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> int:
+    """Write the proto-tokens of a text in one pass of an encoder.
+
+    Exit code 0: the text is reproduced exactly. 1: it is not; the vectors are saved all the same.
+
+    Example: prototokens encode "A friend." --encoder ./my-encoder --refine 20 -o friend.safetensors
+    """
+    from ..encoder.encoding import encode, refinement
+    from ..fitting.recipes import preset as preset_named
+
+    content = source.read()
+    if refine < 0:
+        raise InputError(f"--refine is {refine}; it must be at least 0 fit steps")
+    _check_output(output, force)
+    recipe = preset_named(preset)
+    named = load_encoder(encoder)
+    lm = model.load()
+    encoder_of_lm = encoder_for(lm, named)
+    ids, output = _target(lm, content, source.tokens, output, force)
+    result = encode(lm, encoder_of_lm, ids.unsqueeze(0), refine=refine, recipe=recipe)[0]
+    return _save(lm, ids, result, refinement(encoder_of_lm, refine, recipe), output, force, as_json)
+
+
+@add_command(one_text_app, "decode", PANEL)
+def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = False) -> int:
+    """Turn proto-tokens back into their text, in one forward pass.
+
+    A model that is not on this machine is fetched only with --model, or after a yes in the terminal.
+
+    Example: prototokens decode friend.safetensors
+    """
+    from ..decoding import decode
+    from ..proto_tokens import load
+
+    tokens = load(file)
+    lm, _ = load_file_model(model, tokens.provenance.model, file)
+    decoded = decode(lm, tokens)
+    if as_json:
+        print_json(
+            {
+                "text": decoded.text,
+                "ids": decoded.ids.tolist(),
+                "exact": decoded.exact,
+                "forward_passes": 1,
+                "seconds": decoded.seconds,
+                "model": lm.identity.name,
+            }
+        )
+        return DONE
+    say(decoded.text, end="\n" if sys.stdout.isatty() else "")
+    if not decoded.exact:
+        fitted_in, decoded_in = tokens.provenance.dtype, str(lm.dtype).removeprefix("torch.")
+        remedy = f"it was fitted in {fitted_in} and decoded in {decoded_in}: try --dtype {fitted_in}"
+        remedy = remedy if fitted_in != decoded_in else f"see: prototokens inspect {file}"
+        note(f"note: not the text that was fitted, token for token ({remedy})")
+    return DONE
+
+
+@add_command(one_text_app, "inspect", PANEL)
+def inspect_command(file: VectorFile, as_json: Json = False) -> int:
+    """Show what a file of proto-tokens holds. Loads no model.
+
+    Among it: the model that it needs, and how well it decoded when it was saved.
+    """
+    from ..proto_tokens import load
+
+    tokens = load(file)
+    record: dict[str, Any] = {
+        "file": str(file),
+        "length": tokens.length,
+        "exact": tokens.provenance.token_accuracy == 1,
+        "arrangement": tokens.arrangement.name,
+        "e_tokens": tokens.e.shape[0],
+        "width": tokens.m.shape[0],
+        "e_norm": tokens.e.norm(dim=-1).tolist(),
+        "m_norm": tokens.m.norm().item(),
+        **asdict(tokens.provenance),
+    }
+    if as_json:
+        print_json(record)
+        return DONE
+    for name, value in record.items():
+        entries = value.items() if isinstance(value, dict) else [("", value)]
+        for key, entry in entries:
+            say(f"{f'{name}.{key}'.rstrip('.'):26}{entry}")
+    return DONE
+
+
+def _check_output(output: Path | None, force: bool) -> None:
+    from ..files.atomic import check_new_file
+
+    if output is not None:
+        check_new_file(output, overwrite=force)
+
+
+def _target(lm: FrozenLM, content: str, n_tokens: int | None, output: Path | None, force: bool) -> tuple[Tensor, Path]:
+    """The ids that the text is cut to, (T,), and where their vectors are saved: by default a name made of the ids."""
+    from ..lm.identity import hash_ids
+
+    ids = encoded(lm, content)[:n_tokens]
+    if output is None:
+        output = Path(f"proto-{hash_ids(ids)[:8]}.safetensors")
+        _check_output(output, force)
+    return ids, output
+
+
+def _save(
+    lm: FrozenLM, ids: Tensor, result: FitResult, config: FitConfig, output: Path, force: bool, as_json: bool
+) -> int:
+    """Save the vectors, print what was reached, and give the exit code."""
+    from ..proto_tokens import save
+
+    save(output, result.tokens, overwrite=force)
+    record = _fit_record(result, lm.decode(ids), config) | {"file": str(output), "model": lm.identity.name}
+    if as_json:
+        print_json(record)
+    else:
+        _print_fit(record)
+    return DONE if result.exact else NOT_EXACT
+
+
+def _fit_record(result: FitResult, text: str, config: FitConfig) -> dict[str, Any]:
+    """The fields of `--json`, but for the file and the model."""
+    return {
+        "text": text,
+        "length": result.tokens.length,
+        "exact": result.exact,
+        "token_accuracy": result.token_accuracy,
+        "min_margin": result.min_margin,
+        "loss": result.loss,
+        "steps": result.steps,
+        "steps_to_exact": result.steps_to_exact,
+        "token_positions": result.token_positions,
+        "backward_positions": result.backward_positions,
+        "seconds": result.seconds,
+        "stop_reason": result.stop_reason,
+        "preset": config.preset,
+        "arrangement": result.tokens.arrangement.name,
+        "restarts": config.restarts,
+        "seed": config.seed,
+    }
+
+
+def _print_fit(record: dict[str, Any]) -> None:
+    n_right = round(record["token_accuracy"] * record["length"])
+    word = "exact" if record["exact"] else "NOT exact"
+    say(f"{word}: {n_right} of {record['length']} tokens come back in one forward pass")
+    say(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
+    say(f"saved: {record['file']}")

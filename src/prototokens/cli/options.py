@@ -1,0 +1,283 @@
+"""Groups of options that several commands share: a model, a text, a recipe, a runner."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import InputError
+from .terminal import note, read_text
+
+if TYPE_CHECKING:
+    from ..encoder.encoding import Encoder
+    from ..fitting.recipes import FitConfig
+    from ..fitting.starter import Starter
+    from ..lm.frozen import FrozenLM
+    from ..runners.work import Runner
+
+MODEL_PANEL, RECIPE_PANEL, RUNNER_PANEL = "Model", "Recipe", "Where it runs"
+BUILT_IN = "smollm2-135m"
+
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
+Preset = Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.", rich_help_panel=RECIPE_PANEL)]
+BatchTokens = Annotated[
+    int | None, typer.Option(help="Tokens in one batch; default: what the memory allows.", metavar="N")
+]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a model is loaded, whichever it is."""
+
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit, for a Hub id.", rich_help_panel=MODEL_PANEL)
+    ] = None
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto (the checkpoint's), float32, bfloat16 or float16.", rich_help_panel=MODEL_PANEL),
+    ] = "auto"
+    device: Annotated[
+        str | None, typer.Option(help="Device of the model: cpu, cuda, cuda:1, mps ...", rich_help_panel=MODEL_PANEL)
+    ] = None
+    device_map: Annotated[
+        str | None,
+        typer.Option(help="Spread a large model over devices: auto, balanced ...", rich_help_panel=MODEL_PANEL),
+    ] = None
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-remote-code",
+            help="Run the Python code in the model's repository. Only for repositories that you trust.",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = False
+
+    def load(self, name: str) -> FrozenLM:
+        """Load a model, with a line on stderr in a terminal, since it can take a while."""
+        from ..lm.loading import load_lm, quiet_libraries
+
+        quiet_libraries()
+        if sys.stderr.isatty():
+            note(f"loading {name}")
+        return load_lm(
+            name,
+            revision=self.revision,
+            dtype=self.dtype,
+            device=self.device,
+            device_map=self.device_map,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model a command works with."""
+
+    model: Annotated[
+        str,
+        typer.Option(
+            help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file.",
+            metavar="MODEL",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = BUILT_IN
+    loading: LoadOptions = LoadOptions()
+
+    def load(self) -> FrozenLM:
+        """Load the model."""
+        return self.loading.load(self.model)
+
+
+@dataclass(frozen=True)
+class FileModelOptions:
+    """The model that a file belongs to, or the place that the user names instead."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Another place of the model, if it is not where the file says.",
+            metavar="MODEL",
+            rich_help_panel=MODEL_PANEL,
+        ),
+    ] = None
+    loading: LoadOptions = LoadOptions()
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """One text: an argument, a file or stdin."""
+
+    text: Annotated[str | None, typer.Argument(help="The text; - reads it from stdin.")] = None
+    file: Annotated[Path | None, typer.Option(help="Read the text from this UTF-8 file.")] = None
+    tokens: Annotated[int | None, typer.Option(help="Keep only the text's first N tokens.", metavar="N")] = None
+
+    def read(self) -> str:
+        """The text, not yet cut to its first tokens.
+
+        Raises:
+            InputError: there is no text, or it cannot be read, or `tokens` is out of bounds.
+        """
+        content = read_text(self.text, self.file)
+        check_tokens(self.tokens)
+        return content
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How one text is fitted."""
+
+    preset: Preset = "fast"
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, normal, vocabulary, text-e, text-m, or a file of a learned start; default: the preset's.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
+    arrangement: Annotated[
+        str | None,
+        typer.Option(
+            help="How e and m fill the input: e*n  e*n/2,m*n/2  (e,m)*n/2  e,m*n  e,m*(n-1)  m,e,m*(n-1)  "
+            "bos,e,m*(n-1)  bos,e,m*n; default: the preset's.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
+    e_tokens: Annotated[int, typer.Option(help="The number of e-tokens.", rich_help_panel=RECIPE_PANEL)] = 1
+    restarts: Annotated[
+        int, typer.Option(help="Fit from so many starts at once; the best is kept.", rich_help_panel=RECIPE_PANEL)
+    ] = 1
+    max_steps: Annotated[
+        int | None, typer.Option(help="At most so many steps; default: the preset's.", rich_help_panel=RECIPE_PANEL)
+    ] = None
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Fit until every token leads by so many logits; default: the preset's.", rich_help_panel=RECIPE_PANEL
+        ),
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0
+
+    def config(self) -> FitConfig:
+        """The recipe that these options make of the preset.
+
+        Raises:
+            InputError: one of them is out of bounds, or unknown.
+        """
+        from ..fitting.recipes import preset
+
+        config = preset(self.preset, e_tokens=self.e_tokens, restarts=self.restarts, seed=self.seed)
+        if self.start is not None:
+            config = replace(config, start=start_named(self.start))
+        stop = config.stop
+        stop = stop if self.max_steps is None else replace(stop, max_steps=self.max_steps)
+        stop = stop if self.margin is None else replace(stop, margin=self.margin)
+        return replace(config, stop=stop, arrangement=self.arrangement or config.arrangement)
+
+
+@dataclass(frozen=True)
+class RunnerOptions:
+    """Where the work runs: in this process, or on Ray."""
+
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on Ray: local, or a cluster's address.", metavar="local|ADDRESS", rich_help_panel=RUNNER_PANEL
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Ray workers, each with a model; default: all that fit.", rich_help_panel=RUNNER_PANEL),
+    ] = None
+    gpus: Annotated[float, typer.Option(help="GPUs of each Ray worker.", rich_help_panel=RUNNER_PANEL)] = 0
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads; default: torch's, or 1 for a Ray worker.", rich_help_panel=RUNNER_PANEL),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse options that make no runner, before anything is written.
+
+        Raises:
+            InputError: one is out of bounds, or for Ray alone.
+        """
+        for option, value in (("--workers", self.workers), ("--threads", self.threads)):
+            if value is not None and value < 1:
+                raise InputError(f"{option} is {value}; it must be at least 1")
+        if not 0 <= self.gpus < float("inf"):
+            raise InputError(f"--gpus is {self.gpus:g}; it must be at least 0")
+        if self.ray is None and (self.workers is not None or self.gpus):
+            raise InputError("--workers and --gpus are for Ray: give --ray local or --ray ADDRESS")
+
+    def runner(self, model: ModelOptions) -> Runner:
+        """A runner of work on the model; workers with GPUs put it there unless told otherwise."""
+        loading = model.loading
+        if self.gpus and loading.device is None and loading.device_map is None:
+            model = replace(model, loading=replace(loading, device="cuda"))
+        if self.ray is None:
+            import torch
+
+            from ..runners.in_process import InProcess
+
+            if self.threads is not None:
+                torch.set_num_threads(self.threads)
+            return InProcess(model.load)
+        from ..runners.on_ray import RayRunner
+
+        address = None if self.ray == "local" else self.ray
+        return RayRunner(model.load, address=address, workers=self.workers, gpus=self.gpus, threads=self.threads or 1)
+
+
+def check_tokens(tokens: int | None) -> None:
+    """Refuse a number of tokens to keep that is below one."""
+    if tokens is not None and tokens < 1:
+        raise InputError(f"--tokens is {tokens}; it must be at least 1")
+
+
+def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    """The numbers of tokens in a list with commas.
+
+    Raises:
+        InputError: it is no such list.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; it must be numbers of tokens such as {example}") from None
+
+
+def start_named(start: str) -> str | Starter:
+    """A start by its name, or the learned start in a file.
+
+    Raises:
+        InputError: it is neither.
+    """
+    from ..fitting.recipes import NAMED_STARTS
+    from ..fitting.starter import load_starter
+
+    if start in NAMED_STARTS:
+        return start
+    if not Path(start).exists():
+        raise InputError(f"unknown start {start!r}: no such file, and none of: {' '.join(NAMED_STARTS)}")
+    return load_starter(start)
+
+
+def load_encoder(name: str | None) -> Encoder | None:
+    """The encoder in a folder or on the Hub, or None where none is named."""
+    from ..encoder.encoding import Encoder
+
+    return None if name is None else Encoder.from_pretrained(name)
+
+
+def encoder_for(lm: FrozenLM, encoder: Encoder | None) -> Encoder:
+    """The encoder that was named, or the shipped one; refused before work if it belongs to another model."""
+    from ..encoder.encoding import shipped_encoder
+
+    encoder = encoder or shipped_encoder(lm.identity)
+    encoder.check(lm.identity)
+    return encoder

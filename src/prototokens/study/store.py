@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timezone, UTC
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ class Store:
     ) -> None:
         columns = None if result is None else finite(result)
         seconds = None if columns is None else columns.get("seconds")
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        now = datetime.now(UTC).isoformat(timespec="seconds")
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE cells SET status = ?, result = ?, error = ?, provenance = ?, finished = ?, seconds = ? "

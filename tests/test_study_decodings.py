@@ -11,6 +11,7 @@ from torch import Tensor
 
 from families import analytic, counted, family
 from prototokens import FrozenLM
+from prototokens.report.reconstruction import comparisons
 from prototokens.study.reconstruction import quality, throughput
 from study_batches import (
     Row,
@@ -23,6 +24,8 @@ from study_batches import (
     scores,
     without_h_lm,
 )
+from study_rows import row as study_row
+from study_rows import value
 
 
 def test_throughput_counts_exact_texts_and_compares_a_batch_with_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,3 +167,34 @@ def test_one_step_rows_of_quality_are_decoded_not_taken_on_trust(monkeypatch: py
     for row, _ in measure(quality, 0):
         assert row["token_accuracy"] == pytest.approx((fitted_ids(row) == ids).float().mean().item())
         assert row["exact"] == 0
+
+
+def test_only_verified_output_has_a_throughput() -> None:
+    lm, length = family("llama"), 2
+    cells = [cell | {"tokens": length, "max_steps": 200} for cell in throughput.lay_out("smoke")[0].cells]
+    ids = torch.stack([torch.tensor([[5, 6], [7, 8]])[cell["text"]] for cell in cells])
+    found = throughput.run(lm, cells, ids)
+    assert sum(one.columns["exact"] for one in found[:2]) > 0, "the tiny model solves two tokens"
+    hopeless = throughput.run(lm, [cell | {"max_steps": 0} for cell in cells], ids)
+    assert any(one.columns["tokens_per_second"] is None for one in hopeless)
+    for one in (*found, *hopeless):
+        exact, rate = one.columns["exact_texts"], one.columns["tokens_per_second"]
+        assert (rate is None) == (exact == 0)
+        if rate is not None:
+            assert rate == pytest.approx(exact * length / one.columns["seconds"])
+
+
+def test_the_report_compares_a_batch_with_a_batch() -> None:
+    speeds = {"one-step": 90.0, "autoregressive": 10.0, "one-step-batched": 200.0, "autoregressive-batched": 40.0}
+    rows = [
+        study_row("throughput", method=method, batch=4 if "batched" in method else 1, tokens=16,
+                  tokens_per_second=speed, exact=1, exact_texts=4 if "batched" in method else 1)
+        for method, speed in speeds.items()
+    ]  # fmt: skip
+    rows[-2] |= {"exact": 0, "exact_texts": 3}
+    found = comparisons.throughput(rows)
+    assert value(found, "one-step", comparisons.GAIN, "N = 16").value == 9
+    assert value(found, "one-step-batched, 4 texts", comparisons.GAIN, "N = 16").value == 5
+    assert value(found, "one-step-batched, 4 texts", comparisons.VERIFIED, "N = 16").value == 0.75
+    without = comparisons.throughput(rows[:-1])
+    assert value(without, "one-step-batched, 4 texts", comparisons.GAIN, "N = 16") is None, "nothing to compare with"

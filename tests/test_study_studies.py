@@ -6,6 +6,7 @@ import re
 import shutil
 import sqlite3
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from prototokens.runners.in_process import InProcess
 from prototokens.study import STUDIES, fits, study_module
 from prototokens.study.estimates import ModelSize, estimate
 from prototokens.study.prefix_search import prefix_h_lm_nats
-from prototokens.study.reconstruction import capacity, information, quality, throughput
+from prototokens.study.reconstruction import capacity, quality, throughput
 from prototokens.study.running import run_study
 from prototokens.study.scales import SCALES
 from prototokens.study.store import Store
+from study_batches import batch_of
 
 TIMED = {"seconds", "finished", "tokens_per_second"}
 FIT = {"token_accuracy", "exact", "steps", "stop_reason", "min_margin", "loss_nats", "token_positions",
@@ -35,7 +37,7 @@ DISTANCES = {f"{measure}_{part}" for measure in ("cosine", "euclidean") for part
 WAY = {"start", "fit_seed", "other_seed", "taus", "inner", "curve_steps", "both_exact", "missing", "accuracies",
        "losses_nats", "lowest_accuracy", "highest_loss_nats", "barrier_nats", "length", "length_ratio", "steps",
        "stop_reason", "token_positions", "backward_positions", "seconds"}  # fmt: skip
-SEARCH = {"capacity_tokens", "work", "steps", "stop_reason", "seconds"}
+SEARCH = {"capacity_tokens", "bound_tokens", "trials", "work", "m_work", "steps", "stop_reason", "seconds"}
 OWN: dict[str, dict[Any, set[str]]] = {
     "arrangements": {None: FIT | {"arrangement"}},
     "sharing": {None: FIT | {"shared", "group_size", "group"}},
@@ -43,12 +45,14 @@ OWN: dict[str, dict[Any, set[str]]] = {
         "grid": FIT | {"m_shared"},
         "growth": SEARCH | {"m_shared", "capacity_h_lm_nats"},
         "bisection": SEARCH | {"m_shared", "capacity_h_lm_nats"},
+        "shared-m": FIT | {"m_shared", "m_texts", "work", "search", "serves"},
     },
     "information": {
         "one-step": SEARCH | {"vectors", "h_lm_nats"},
         "autoregressive": SEARCH | {"vectors", "h_lm_nats"},
+        "shared-m": FIT | {"vectors", "m_texts", "work", "serves"},
     },
-    "throughput": {m: {"batch", "repeats", "exact", "tokens_per_second"} for m in throughput.METHODS},
+    "throughput": {m: {"batch", "repeats", "exact", "exact_texts", "tokens_per_second"} for m in throughput.METHODS},
     "cost": {None: FIT | {"work"}},
     "quality": {
         method: FIT | {"correct_prefix", "bleu", "rouge_l", "chrf", "passes", "work"} | extra
@@ -187,7 +191,7 @@ def test_a_laptop_study_ends_within_ninety_minutes_and_smoke_within_ten_in_all()
 
 
 def test_the_method_page_counts_the_cells_as_the_grids_do():
-    page = (Path(__file__).parent.parent / "docs" / "method.md").read_text()
+    page = (Path(__file__).parent.parent / "docs" / "method" / "studies.md").read_text()
     told = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", page, re.MULTILINE)
     assert told == [
         (study, *(str(sum(len(b.cells) for b in study_module(study).lay_out(scale))) for scale in SCALES))
@@ -211,8 +215,8 @@ def test_the_paper_s_cells_are_its_own():
     assert {s["recipe"] for s in grid + sharing + table} == {"paper"}
     for study in ("sharing", "capacity"):
         for batch in study_module(study).lay_out("paper"):
-            groups = [(s.get("group_size"), s.get("group")) for s in batch.cells]
-            assert all(size is None or groups.count((size, g)) == size for size, g in groups), "groups are whole"
+            groups = [(s["source"], s.get("group_size"), s.get("group")) for s in batch.cells]
+            assert all(g[1] is None or groups.count(g) == g[1] for g in groups), "groups are whole"
 
 
 def test_vectors_of_a_row_score_what_it_says(done):
@@ -229,7 +233,7 @@ def test_vectors_of_a_row_score_what_it_says(done):
                         if row["method"] == "autoregressive":
                             ids = reconstruct(lm, memory.unsqueeze(0), row["tokens"])[0]
                             assert row["exact"] == int(fits_text(ids, row))
-                elif row.get("method") != "one-step-batched":
+                elif not str(row.get("method")).endswith("-batched"):
                     assert decode(lm, load(file)).exact == bool(row["exact"])
 
 
@@ -254,91 +258,22 @@ def test_a_group_shares_its_vector_and_a_group_of_one_has_its_own(done):
                 assert not torch.equal(getattr(held[0], own), getattr(held[1], own))
 
 
-def test_tables_of_texts_that_any_model_holds_are_full(tmp_path):
+def test_tables_of_texts_that_any_model_holds_are_full():
     """On the analytic model, whose output at a place is its input there, e alone holds texts of one repeated token."""
     lm = analytic()
-    cells = [s | {"tokens": 5} for s in capacity_cells("grid")]
-    same = torch.full((len(cells), 5), 7)
-    for measurement in capacity.run(lm, [s | {"max_steps": 60} for s in cells], same):
-        assert measurement.columns["exact"] == 1
-    for method in ("growth", "bisection"):
-        for m_shared in (0, 1):
-            cells = [s | {"m_shared": m_shared, "max_steps": 60, "work_limit": 10**6} for s in capacity_cells(method)]
-            for measurement in capacity.run(lm, cells, torch.full((len(cells), 9), 7)):
-                expected = 9 if method == "growth" else 8  # of the paper's lengths
-                assert measurement.columns["capacity_tokens"] == expected
-                assert measurement.columns["capacity_h_lm_nats"] == pytest.approx(
-                    prefix_h_lm_nats(lm, torch.full((9,), 7), expected)
-                )
-
-
-def test_a_shared_m_is_shared_by_the_texts_of_a_kind():
-    lm = family("llama")
-    base = capacity_cells("grid")[0] | {"tokens": 3, "max_steps": 2}
-    cells = [base | {"source": kind, "text": n} for kind in ("random", "old") for n in range(2)]
-    ids = torch.arange(12).view(4, 3)
-    for m_shared in (0, 1):
-        found = capacity.run(lm, [cell | {"m_shared": m_shared} for cell in cells], ids)
-        m = [measurement.vectors.m for measurement in found]
-        assert torch.equal(m[0], m[1]) == torch.equal(m[2], m[3]) == bool(m_shared)
-        assert not torch.equal(m[0], m[2])
-    held = capacity.common_m(lm, ids, fits.recipe(base), 2)
-    again = capacity.common_m(lm, ids[:, :2], fits.recipe(base), 2)
-    assert torch.equal(held, again), "it is found on the texts' beginnings alone"
-
-
-@pytest.mark.parametrize(("method", "vectors"), [(m, k) for m in ("one-step", "autoregressive") for k in (1, 2)])
-def test_what_is_fitted_for_the_information_of_vectors(method, vectors, monkeypatch):
-    lm, seen = family("llama"), []
-    for name in ("one_step", "autoregressive"):
-        original = getattr(information, name)
-
-        def note(lm: Any, config: Any, given: Any = None, *, name: str = name, original: Any = original) -> Any:
-            seen.append((name, config.e_tokens, None if given is None else given.m.shape))
-            return original(lm, config, *([] if given is None else [given]))
-
-        monkeypatch.setattr(information, name, note)
-    batch = next(
-        b for b in information.lay_out("smoke") if (b.cells[0]["method"], b.cells[0]["vectors"]) == (method, vectors)
-    )
-    information.run(lm, [cell | {"tokens": 4} for cell in batch.cells], torch.arange(4).view(1, 4))
-    expected = {
-        ("one-step", 1): ("one_step", 1, (lm.width,)),
-        ("one-step", 2): ("one_step", 1, None),
-        ("autoregressive", 1): ("autoregressive", 1, None),
-        ("autoregressive", 2): ("autoregressive", 2, None),
-    }
-    assert seen == [expected[method, vectors]]
-
-
-def capacity_cells(method: str) -> list[dict[str, Any]]:
-    batches = capacity.lay_out("smoke")
-    return list(next(b for b in batches if b.cells[0]["method"] == method).cells)
-
-
-def test_only_verified_output_has_a_throughput(done):
-    lm, length = family("llama"), 2
-    ids = torch.tensor([[5, 6], [7, 8]])
-    cells = [
-        s | {"tokens": length, "max_steps": steps} for steps in (200,) for s in throughput.lay_out("smoke")[0].cells
-    ]
-    measured = throughput.run(lm, cells, ids.repeat(3, 1))
-    by_method = {m: measured[2 * i : 2 * i + 2] for i, m in enumerate(throughput.METHODS)}
-    for found in by_method.values():
-        for measurement in found:
-            rate = measurement.columns["tokens_per_second"]
-            assert (rate is not None) == bool(measurement.columns["exact"])
-    for one in by_method["one-step"]:
-        if one.columns["exact"]:
-            assert one.columns["tokens_per_second"] == pytest.approx(length / one.columns["seconds"])
-    batched = by_method["one-step-batched"]
-    right = sum(m.columns["exact"] for m in batched)
-    assert right, "the tiny model solves two tokens"
-    for one in batched:
-        if one.columns["exact"]:
-            assert one.columns["tokens_per_second"] == pytest.approx(right * length / one.columns["seconds"])
-    hopeless = throughput.run(lm, [s | {"max_steps": 0} for s in cells], ids.repeat(3, 1))
-    assert any(m.columns["tokens_per_second"] is None for m in hopeless)
+    for method, m_shared in product(("grid", "growth", "bisection"), (0, 1)):
+        batch = capacity.lay_out("smoke")[batch_of(capacity, method=method, m_shared=m_shared)]
+        cells = [cell | {"max_steps": 60, "work_limit": 10**6} for cell in batch.cells]
+        same = torch.full((len(cells), 5 if method == "grid" else 9), 7)
+        for cell, measurement in zip(cells, capacity.run(lm, cells, same), strict=True):
+            if cell["method"] in ("grid", "shared-m"):
+                assert measurement.columns["exact"] == 1
+                continue
+            expected = 9 if method == "growth" else 8  # of the paper's lengths
+            assert measurement.columns["capacity_tokens"] == expected
+            assert measurement.columns["capacity_h_lm_nats"] == pytest.approx(
+                prefix_h_lm_nats(lm, torch.full((9,), 7), expected)
+            )
 
 
 def test_jacobi_of_a_row_reads_the_vector_that_generation_reads(done):

@@ -62,7 +62,7 @@ def test_text_is_likelier_than_random_tokens(lm: FrozenLM) -> None:
 
 def test_the_learned_start_is_what_fits_begin_from(lm: FrozenLM) -> None:
     ids = torch.stack([lm.encode(SENTENCE)[:8], lm.encode(SENTENCE)[-8:]])
-    results = fit_batch(lm, ids, preset(stop=Stop(max_steps=60, margin=0.01)))
+    results = fit_batch(lm, ids, preset(stop=Stop(max_steps=400, margin=0.01)))
     assert all(r.exact and r.tokens.provenance.start.startswith("learned-") for r in results)
     for r, target_ids in zip(results, ids, strict=True):
         assert token_accuracy(decode(lm, r.tokens).ids, target_ids) == 1

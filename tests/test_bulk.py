@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from archives import odd
 from families import ONE, build, family, tokenizer
-from prototokens import FrozenLM, InputError, Stop, decode, load, read_archive, unpack
-from prototokens.archive.efforts import Attempt, Effort
+from prototokens import FrozenLM, InputError, Stop, decode, load, read_archive, save, unpack
+from prototokens.archive.efforts import Effort, FitRound, effort_named
 from prototokens.archive.pack import PackConfig
 from prototokens.runners.bulk import Outcome, fit_texts, pack_folder
 from prototokens.runners.in_process import InProcess
+from prototokens.runners.work import one
+from prototokens.texts.tables import Row
 
-QUICK = PackConfig(effort=Effort((3,), (Attempt(False, 12),), spare=1.0, floor_tokens=3, margin=0.0))
+QUICK = PackConfig(effort=Effort((3,), (FitRound(False, 12),), tolerated_share=1.0, floor_tokens=3, margin=0.0))
 RECIPE = replace(ONE, stop=Stop(max_steps=60, margin=0.01))
 DOCUMENTS = {"a.txt": b"first", "deep/b.md": "two \u00e9\r\n".encode(), "empty.txt": b""}
 TEXTS = ["ab", "cde", "fg", "hij"]
@@ -131,7 +137,7 @@ def test_a_list_never_overwrites_another_text(runner: InProcess, tmp_path: Path)
     with pytest.raises(InputError, match="holds another text than the list"):
         fit_texts(runner, ["xy"], tmp_path / "fitted", RECIPE)
     assert fit_texts(runner, ["xy"], tmp_path / "fitted", RECIPE, overwrite=True)[0].made
-    cut = fit_texts(runner, ["abcdef"], tmp_path / "cut", RECIPE, tokens=2)[0]
+    cut = fit_texts(runner, ["abcdef"], tmp_path / "cut", RECIPE, max_tokens=2)[0]
     assert cut.record is not None
     assert cut.record["length"] == 2
 
@@ -157,6 +163,87 @@ def test_files_of_another_model_or_recipe_are_not_taken_for_done(
         fit_texts(runner, ["ab"], tmp_path / "file", RECIPE)
 
 
+def test_a_fit_in_another_way_is_not_taken_for_done(llama: FrozenLM, runner: InProcess, tmp_path: Path) -> None:
+    fit_texts(runner, ["ab"], tmp_path, RECIPE)
+    low = FrozenLM(copy.deepcopy(llama.model).to(torch.bfloat16), tokenizer(), llama.identity)
+    for fitter, config, said in (
+        (runner, replace(RECIPE, restarts=2), "restarts 1, not 2;"),
+        (runner, replace(RECIPE, perturbation=0.2), r"perturbation 0\.1, not 0\.2;"),
+        (runner, replace(RECIPE, start="vocabulary"), "start text-e, not vocabulary;"),
+        (runner, replace(RECIPE, stop=Stop(max_steps=9)), "stop .*, not .*;"),
+        (InProcess(lambda: low), RECIPE, "dtype float32, not bfloat16;"),
+    ):
+        with pytest.raises(InputError, match=f"was fitted by None with seed 0: {said}"):
+            fit_texts(fitter, ["ab"], tmp_path, config)
+    assert not fit_texts(runner, ["ab"], tmp_path, RECIPE)[0].made
+    alone = load(tmp_path / "00001.safetensors")
+    save(tmp_path / "00001.safetensors", replace(alone, provenance=replace(alone.provenance, recipe=None)),
+         overwrite=True)  # fmt: skip
+    with pytest.raises(InputError, match="does not say by which recipe it was fitted; choose another folder"):
+        fit_texts(runner, ["ab"], tmp_path, RECIPE)
+
+
+def test_an_archive_packed_in_another_way_is_not_taken_for_done(
+    llama: FrozenLM, runner: InProcess, folder: Path, tmp_path: Path
+) -> None:
+    packed = tmp_path / "packed"
+    pack_folder(runner, folder, packed, QUICK)
+    before = contents(packed)
+    low = FrozenLM(copy.deepcopy(llama.model).to(torch.bfloat16), tokenizer(), llama.identity)
+    rounds = (FitRound(False, 13),)
+    for packer, config, said in (
+        (runner, replace(QUICK, effort=replace(effort_named(QUICK.effort), rounds=rounds)), "effort"),
+        (runner, replace(QUICK, store="float32"), "store"),
+        (runner, replace(QUICK, chunk_tokens=2), "chunk_tokens"),
+        (runner, replace(QUICK, recipe=replace(QUICK.recipe, perturbation=0.2)), "recipe"),
+        (runner, replace(QUICK, margin=0.5), "margin"),
+        (InProcess(lambda: low), QUICK, "dtype"),
+    ):
+        errors = [outcome.error or "" for outcome in pack_folder(packer, folder, packed, config)]
+        assert all(f"was packed with another {said}; pack it anew (--force)" in error for error in errors)
+    assert contents(packed) == before
+    assert not any(outcome.error for outcome in pack_folder(runner, folder, packed, QUICK))
+
+
+def test_rows_keep_their_numbers_and_a_bad_one_does_not_end_the_run(llama: FrozenLM, tmp_path: Path) -> None:
+    lossy = FrozenLM(llama.model, odd("drops white space").tokenizer, llama.identity)
+    rows = [Row(1, "ab"), Row(2, None), Row(3, None, "list.txt, line 3: bad"), Row(4, "\u00a0"), Row(5, "c d")]
+    seen: list[Outcome] = []
+    outcomes = fit_texts(InProcess(lambda: lossy), rows, tmp_path, RECIPE, report=seen.append)
+    assert [outcome.file.name for outcome in outcomes] == [f"0000{n}.safetensors" for n in (1, 3, 4, 5)]
+    assert [outcome.error is None for outcome in outcomes] == [True, False, False, True]
+    assert outcomes[1].error == "list.txt, line 3: bad"
+    assert (outcomes[2].error or "").startswith("text 4: ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00001.safetensors", "00005.safetensors"]
+    assert (outcomes[0].note, "does not keep this text as it is" in (outcomes[3].note or "")) == (None, True)
+    assert sorted(outcome.file for outcome in seen) == [outcome.file for outcome in outcomes]
+
+
+def test_why_work_failed_is_data() -> None:
+    def fails(lm: FrozenLM, job: Exception) -> None:
+        raise job
+
+    runner = InProcess(lambda: family("llama"))
+    errors = [InputError("InputError: a\nb"), ValueError("x"), KeyError(), InputError()]
+    done = list(runner.run(fails, errors))
+    assert [d.error for d in done] == ["InputError: a b", "ValueError: x", "KeyError", "InputError"]
+    assert [d.mendable for d in done] == [True, False, False, True]
+    with pytest.raises(InputError, match=r"^InputError: a b$"):
+        one(runner, fails, errors[0])
+    with pytest.raises(RuntimeError, match=r"^ValueError: x$"):
+        one(runner, fails, errors[1])
+
+
+def test_documents_whose_names_are_no_utf_8_are_packed(runner: InProcess, folder: Path, tmp_path: Path) -> None:
+    try:
+        (folder / "a.txt").rename(folder / os.fsdecode(b"caf\xe9.txt"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    for made in (True, False):
+        outcomes = pack_folder(runner, folder, tmp_path / "packed", QUICK)
+        assert [(o.error, o.made) for o in outcomes] == [(None, made)] * 3
+
+
 def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tuple[int, str, str]:
     from prototokens.cli import app as cli
 
@@ -178,7 +265,7 @@ def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (folder / "bad.txt").write_bytes(b"\xff")
     code, out, err = command(monkeypatch, capsys, *pack, "--json")
     record = json.loads(out)
-    assert (code, record["made"], len(record["files"]), len(record["failed"])) == (1, 0, 3, 1)
+    assert (code, record["made"], len(record["files"]), len(record["failed"])) == (3, 0, 3, 1)
     assert "bad.txt.proto: failed:" in err
 
     (tmp_path / "list.txt").write_text("ab\n\ncd\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from prototokens import InputError
+from prototokens.cli.terminal import read_text
 from prototokens.texts.corpora import documents
 from prototokens.texts.lists import read_list
 from prototokens.texts.tables import FORMATS
@@ -25,6 +27,15 @@ def test_a_list_is_cut_at_line_ends_only(tmp_path: Path) -> None:
     assert documents(path)[0].text == "\r\n".join([*lines, ""])
     path.write_text(json.dumps({"text": "one\u2028"}, ensure_ascii=False) + "\n" + json.dumps({"text": "two"}))
     assert [row.text for row in read_list(path.rename(tmp_path / "list.jsonl"))] == ["one\u2028", "two"]
+
+
+def test_a_byte_order_mark_is_no_text_in_a_list_or_alone(tmp_path: Path) -> None:
+    path = tmp_path / "one.txt"
+    path.write_bytes(codecs.BOM_UTF8 + "\ufeffa".encode())
+    assert read_text(None, path) == read_list(path)[0].text == documents(path)[0].text == "\ufeffa"
+    path.write_bytes(codecs.BOM_UTF8)
+    with pytest.raises(InputError, match=r"one\.txt is empty"):
+        read_text(None, path)
 
 
 LISTS: dict[str, bytes] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Provenance:
         start: where the fit began: a kind of start, or the name of a learned one.
         seed: the seed of the fit.
         versions: versions of the libraries that made them.
+        recipe: the recipe's settings as JSON values, where files of one list are compared by them; else None.
     """
 
     model: Identity
@@ -44,6 +46,7 @@ class Provenance:
     start: str
     seed: int
     versions: dict[str, str]
+    recipe: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +85,11 @@ class ProtoTokens:
             raise InputError(f"length {self.length!r} with {self.e.shape[0]} e-tokens: both must be numbers from 1")
         if self.length > MOST_TOKENS:
             raise InputError(f"length {self.length} is above {MOST_TOKENS}, the most that one forward pass may decode")
+        needed = self.arrangement.n_e_tokens(self.length, self.e.shape[0])
+        if self.e.shape[0] != needed:
+            raise InputError(
+                f"{self.e.shape[0]} e-tokens for {self.length} tokens in {self.arrangement.name!r}: it takes {needed}"
+            )
 
     @property
     def _fixed_shape(self) -> tuple[int, int]:

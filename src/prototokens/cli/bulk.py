@@ -79,16 +79,17 @@ def fit_all_command(
     """
     from ..fitting import recipes
     from ..runners.bulk import fit_texts
-    from ..texts.corpora import documents
+    from ..texts.lists import read_list
 
     runs.check()
     check_tokens(tokens)
     config, began = recipes.preset(preset, restarts=restarts, seed=seed), time.perf_counter()
-    texts = [document.text for document in documents(file, column=column)]
-    if file.suffix.lower() == ".txt":
-        texts = [line for line in texts[0].splitlines() if line.strip()]
+    rows = read_list(file, column)
+    for row in rows:
+        if row.text is None and row.problem is None:
+            note(f"{file}, row {row.number}: is blank and left out")
     with closing(runs.runner(model)) as runner:
-        outcomes = fit_texts(runner, texts, output, config, tokens=tokens, overwrite=force, report=_show)
+        outcomes = fit_texts(runner, rows, output, config, max_tokens=tokens, overwrite=force, report=_show)
     return _end(outcomes, time.perf_counter() - began, as_json)
 
 
@@ -96,7 +97,7 @@ def _show(outcome: Outcome) -> None:
     if outcome.error is not None:
         note(f"{outcome.file}: failed: {outcome.error}")
     elif outcome.made:
-        note(f"{outcome.file}: done")
+        note(f"{outcome.file}: done{'; note: ' + outcome.note if outcome.note else ''}")
 
 
 def _end(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -103,6 +104,8 @@ def read_document(file: Path) -> str:
 def read_text(text: str | None, file: Path | None) -> str:
     """The text that the user gave in one of three ways: as an argument, in a file, on stdin.
 
+    A byte order mark at the beginning of a file or of stdin is no text, as in a list of texts.
+
     Raises:
         InputError: there is none, or more than one; it is empty, or not UTF-8.
     """
@@ -115,6 +118,8 @@ def read_text(text: str | None, file: Path | None) -> str:
     else:
         assert text is not None
         raw, where = os.fsencode(text), "the argument"
+    if where != "the argument":
+        raw = raw.removeprefix(codecs.BOM_UTF8)
     if not raw:
         raise InputError(f"{where} is empty: there is no text to fit")
     return utf8(raw, where)

@@ -1,10 +1,11 @@
-"""Many texts and documents at once, on any runner: each leaves a file, and what is there is not made again."""
+"""Many texts and documents, on any runner: each gets a file, and what is finished is not made again."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import torch
 from ..archive.archive import read_archive
 from ..archive.chunks import in_batches
 from ..archive.pack import PackConfig, pack
+from ..archive.settings import packed_otherwise
 from ..errors import InputError
 from ..files.atomic import check_new_file, file_bytes, make_folder, utf8
 from ..fitting.fit import fit_batch
 from ..fitting.recipes import FitConfig
+from ..fitting.starts import start_name
 from ..lm.frozen import FrozenLM
-from ..lm.identity import hash_ids
-from ..proto_tokens import load, save
+from ..lm.identity import Identity, hash_ids, same_model
+from ..proto_tokens import Provenance, load, save
+from ..texts.tables import Row
 from .work import Runner, one
 
 ARCHIVE_SUFFIX = ".proto"
@@ -27,19 +31,37 @@ ARCHIVE_SUFFIX = ".proto"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one text or document.
+    """The result for one text or document.
 
     Attributes:
         file: the file that was written, or was to be.
-        record: what to tell about it, or None if it failed.
+        record: its description as JSON values, or None if it failed.
         error: why it failed, on one line, or None.
-        made: whether it was made now; else it was there.
+        made: whether it was made now; otherwise it existed.
+        note: what the user should know all the same, on one line, or None.
     """
 
     file: Path
     record: dict[str, Any] | None
     error: str | None = None
     made: bool = True
+    note: str | None = None
+
+
+Report = Callable[[Outcome], None]
+
+
+class _Outcomes(dict[int, Outcome]):
+    """Outcomes by number, each reported when it is known."""
+
+    def __init__(self, report: Report | None) -> None:
+        super().__init__()
+        self._report = report
+
+    def __setitem__(self, number: int, outcome: Outcome) -> None:
+        super().__setitem__(number, outcome)
+        if self._report:
+            self._report(outcome)
 
 
 def pack_folder(
@@ -49,20 +71,20 @@ def pack_folder(
     config: PackConfig | None = None,
     *,
     overwrite: bool = False,
-    report: Callable[[Outcome], None] | None = None,
+    report: Report | None = None,
 ) -> list[Outcome]:
     """Pack every file of a folder, and of the folders in it, into an archive of the same name in another.
 
-    A document whose archive is there already, of the same text and model, is passed over; one that cannot be packed is
-    told of and does not stop the others.
+    A document is skipped if its archive exists, holds the same text, and was packed for the same model in the same way.
+    A document that cannot be packed is reported and does not stop the rest.
 
     Args:
         runner: has the model.
         folder: UTF-8 texts, one document a file. Files whose names begin with a dot are left out.
-        output: the folder of archives, made if it is not there: `a/b.txt` gives `a/b.txt.proto`.
+        output: the folder of archives, made if it does not exist: `a/b.txt` gives `a/b.txt.proto`.
         config: how to pack.
-        overwrite: pack anew what is there.
-        report: called with every outcome as it comes.
+        overwrite: pack existing ones again.
+        report: called with every outcome when it is known.
 
     Returns:
         One outcome for each document, in the order of their names.
@@ -70,92 +92,36 @@ def pack_folder(
     Raises:
         InputError: there is no such folder, it holds no file, or the output lies in it.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; one file is packed with: prototokens pack FILE -o ARCHIVE")
-    if output.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{output}: lies in the folder that is packed; choose another")
-    found = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()]
-    names = [name for name in found if not any(part.startswith(".") for part in name.parts)]
-    if not names:
-        raise InputError(f"{folder}: holds no file to pack")
+    names = _documents_in(folder, output)
     targets = [output / f"{name}{ARCHIVE_SUFFIX}" for name in names]
-    outcomes: dict[int, Outcome] = {}
-    make_folder(output)
-    model = one(runner, _fingerprint, None) if any(t.exists() for t in targets) and not overwrite else ""
-    for number, (name, target) in enumerate(zip(names, targets, strict=True)):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not overwrite:
-            outcomes[number] = _packed_before(folder / name, target, model)
-            if report:
-                report(outcomes[number])
-    left = [number for number in range(len(names)) if number not in outcomes]
     config = config or PackConfig()
+    outcomes = _Outcomes(report)
+    for target in targets:
+        make_folder(target.parent)
+    existing = [n for n, target in enumerate(targets) if target.exists() and not overwrite]
+    if existing:
+        pairs = [(folder / names[n], targets[n]) for n in existing]
+        for number, outcome in zip(existing, _existing_archives(runner, pairs, config), strict=True):
+            outcomes[number] = outcome
+    left = [number for number in range(len(names)) if number not in outcomes]
     jobs = [{"file": str(folder / names[n]), "output": str(targets[n]), "config": config, "overwrite": overwrite}
             for n in left]  # fmt: skip
     for done in runner.run(_pack_document, jobs):
         number = left[done.number]
-        outcomes[number] = Outcome(targets[number], done.value, _told(done.error))
-        if report:
-            report(outcomes[number])
+        outcomes[number] = Outcome(targets[number], done.value, done.error)
     return [outcomes[number] for number in range(len(names))]
 
 
-def fit_texts(
-    runner: Runner,
-    texts: Sequence[str],
-    output: Path,
-    config: FitConfig,
-    *,
-    tokens: int | None = None,
-    batch_tokens: int = 256,
-    overwrite: bool = False,
-    report: Callable[[Outcome], None] | None = None,
-) -> list[Outcome]:
-    """Fit every text of a list; those of one length in tokens side by side.
-
-    Which texts share a batch follows from the list alone. A batch is passed over if all of its files are there, each of
-    its text; else all of it is fitted.
-
-    Args:
-        runner: has the model.
-        texts: the texts.
-        output: folder for the proto-tokens, made if it is not there; files are numbered in the list's order, from 1.
-        config: the recipe.
-        tokens: keep only the first so many tokens of each.
-        batch_tokens: tokens of a batch at most; at least one text.
-        overwrite: fit anew what is there.
-        report: called with every outcome as it comes.
-
-    Returns:
-        One outcome for each text, in order; `record` has `length`, `exact`, `token_accuracy`, `steps` and `seconds`.
-
-    Raises:
-        InputError: a text is empty, or a file is there that holds another text, or was fitted on another model or by
-            another recipe or seed.
-    """
-    make_folder(output)
-    every, model = one(runner, _encode, {"texts": list(texts), "tokens": tokens})
-    width = max(5, len(str(len(texts))))
-    files = [output / f"{number:0{width}d}.safetensors" for number in range(1, len(texts) + 1)]
-    outcomes: dict[int, Outcome] = {}
-    batches: list[list[int]] = []
-    for batch in in_batches([len(ids) for ids in every], batch_tokens):
-        there = [None if overwrite else _fitted_before(files[n], every[n], model, config) for n in batch]
-        if all(there):
-            outcomes |= {n: outcome for n, outcome in zip(batch, there, strict=True) if outcome}
-        else:
-            batches.append(batch)
-    if report:
-        for outcome in outcomes.values():
-            report(outcome)
-    jobs = [{"ids": [every[n] for n in batch], "files": [str(files[n]) for n in batch], "config": config}
-            for batch in batches]  # fmt: skip
-    for done in runner.run(_fit_batch, jobs):
-        for place, number in enumerate(batches[done.number]):
-            outcomes[number] = Outcome(files[number], done.value[place] if done.value else None, _told(done.error))
-            if report:
-                report(outcomes[number])
-    return [outcomes[number] for number in range(len(texts))]
+def _documents_in(folder: Path, output: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; one file is packed with: prototokens pack FILE -o ARCHIVE")
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{output}: lies in the folder that is packed; choose another")
+    files = [p.relative_to(folder) for p in sorted(folder.rglob("*")) if p.is_file()]
+    names = [name for name in files if not any(part.startswith(".") for part in name.parts)]
+    if not names:
+        raise InputError(f"{folder}: holds no file to pack")
+    return names
 
 
 def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
@@ -163,40 +129,167 @@ def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     output = Path(job["output"])
     text = utf8(file_bytes(Path(job["file"])), job["file"])
     archive = pack(lm, text, job["config"], output=output, overwrite=job["overwrite"])
-    return _pack_record(archive.text_bytes, output, archive.tokens, archive.share_from_vectors)
+    return _pack_record(archive.text_bytes, output, archive.n_tokens, archive.share_from_vectors)
 
 
-def _packed_before(file: Path, target: Path, model: str) -> Outcome:
-    try:
-        archive = read_archive(target)
-        if archive.text_hash != hashlib.sha256(file_bytes(file)).hexdigest():
-            raise InputError(f"{target}: holds another text than {file}; pack it anew (--force)")
-        if archive.model.fingerprint != model:
-            raise InputError(f"{target}: was packed for {archive.model.name}, another model; pack it anew (--force)")
-    except InputError as error:
-        return Outcome(target, None, str(error), made=False)
-    record = _pack_record(archive.text_bytes, target, archive.tokens, archive.share_from_vectors)
-    return Outcome(target, record, made=False)
+def _existing_archives(runner: Runner, pairs: Sequence[tuple[Path, Path]], config: PackConfig) -> list[Outcome]:
+    """What existing archives of these documents are worth: the same work, or an error that says how they differ."""
+    results: list[dict[str, Any] | str] = []
+    made_by: list[tuple[Identity, dict[str, Any]] | None] = []
+    for file, target in pairs:
+        try:
+            archive = read_archive(target)
+            if archive.text_hash != hashlib.sha256(file_bytes(file)).hexdigest():
+                raise InputError(f"{target}: holds another text than {file}; pack it anew (--force)")
+        except InputError as error:
+            results.append(str(error))
+            made_by.append(None)
+            continue
+        results.append(_pack_record(archive.text_bytes, target, archive.n_tokens, archive.share_from_vectors))
+        made_by.append((archive.model, dict(archive.packing)))
+    differences = one(runner, _packing_differences, {"config": config, "made_by": made_by})
+    outcomes = []
+    for (_, target), result, difference in zip(pairs, results, differences, strict=True):
+        if isinstance(result, str):
+            outcomes.append(Outcome(target, None, result, made=False))
+        elif difference:
+            problem = f"{target}: was packed {difference}; pack it anew (--force)"
+            outcomes.append(Outcome(target, None, problem, made=False))
+        else:
+            outcomes.append(Outcome(target, result, made=False))
+    return outcomes
 
 
-def _pack_record(bytes_in: int, output: Path, tokens: int, share: float) -> dict[str, Any]:
+def _packing_differences(lm: FrozenLM, job: dict[str, Any]) -> list[str | None]:
+    """Work: how archives differ from what would be packed now, if they do."""
+    differences: list[str | None] = []
+    for made_by in job["made_by"]:
+        difference = None
+        if made_by is not None:
+            model, packing = made_by
+            names = packed_otherwise(lm, job["config"], packing)
+            if not same_model(model, lm.identity):
+                difference = f"for {model.name}, another model"
+            elif names:
+                difference = f"with another {', '.join(names)}"
+        differences.append(difference)
+    return differences
+
+
+def _pack_record(bytes_in: int, output: Path, n_tokens: int, share: float) -> dict[str, Any]:
     return {
         "file": str(output),
         "bytes_in": bytes_in,
         "bytes_out": output.stat().st_size,
-        "tokens": tokens,
+        "tokens": n_tokens,
         "share_from_vectors": share,
     }
 
 
-def _encode(lm: FrozenLM, job: dict[str, Any]) -> tuple[list[list[int]], str]:
-    """Work: the ids of texts, and the model's fingerprint."""
-    return [lm.encode(text)[: job["tokens"]].tolist() for text in job["texts"]], lm.identity.fingerprint
+def fit_texts(
+    runner: Runner,
+    texts: Sequence[str | Row],
+    output: Path,
+    config: FitConfig,
+    *,
+    max_tokens: int | None = None,
+    batch_tokens: int = 256,
+    overwrite: bool = False,
+    report: Report | None = None,
+) -> list[Outcome]:
+    """Fit every text of a list; texts of the same length in tokens are fitted side by side.
+
+    Which texts share a batch follows from the list alone. A batch is skipped if all of its files exist, each of its
+    text and fitted in the same way; otherwise all of it is fitted. A text that cannot be fitted is reported and does
+    not stop the rest.
+
+    Args:
+        runner: has the model.
+        texts: the texts, or the rows of a list (see `read_list`). Blank rows are left out.
+        output: folder for the proto-tokens, made if it does not exist. Files are numbered by the list's rows, from 1.
+        config: the recipe.
+        max_tokens: keep only the first so many tokens of each.
+        batch_tokens: tokens of a batch at most; at least one text.
+        overwrite: fit existing ones again.
+        report: called with every outcome when it is known.
+
+    Returns:
+        One outcome for each text and each row that could not be read, in order. `record` has `length`, `exact`,
+        `token_accuracy`, `steps` and `seconds`.
+
+    Raises:
+        InputError: an existing file cannot be read, holds another text, or was fitted on another model or in another
+            way.
+    """
+    make_folder(output)
+    rows = [text if isinstance(text, Row) else Row(n, text) for n, text in enumerate(texts, 1)]
+    width = max(5, len(str(rows[-1].number))) if rows else 5
+    file_of = {row.number: output / f"{row.number:0{width}d}.safetensors" for row in rows}
+    outcomes = _Outcomes(report)
+    for row in rows:
+        if row.problem:
+            outcomes[row.number] = Outcome(file_of[row.number], None, row.problem)
+    readable = {row.number: row.text for row in rows if row.text is not None}
+    files = [] if overwrite else [file_of[number] for number in readable if file_of[number].exists()]
+    made_by = {file: load(file).provenance for file in files}
+    job = {"texts": list(readable.values()), "max_tokens": max_tokens, "config": config,
+           "models": [provenance.model for provenance in made_by.values()]}  # fmt: skip
+    encoded = one(runner, _encode, job)
+    texts_of = dict(zip(readable, encoded["texts"], strict=True))
+    for number, (_, error, _) in texts_of.items():
+        if error is not None:
+            outcomes[number] = Outcome(file_of[number], None, f"text {number}: {error}")
+    ids_of = {number: ids for number, (ids, error, _) in texts_of.items() if error is None}
+    existing = dict(zip(made_by, zip(made_by.values(), encoded["same_models"], strict=True), strict=True))
+    batches = []
+    for batch in _batches(ids_of, batch_tokens):
+        finished = [_finished(file_of[n], ids_of[n], *existing[file_of[n]], encoded["settings"])
+                    for n in batch if file_of[n] in existing]  # fmt: skip
+        if len(finished) == len(batch):
+            for number, outcome in zip(batch, finished, strict=True):
+                outcomes[number] = outcome
+        else:
+            batches.append(batch)
+    jobs = [{"ids": [ids_of[n] for n in batch], "files": [str(file_of[n]) for n in batch], "config": config}
+            for batch in batches]  # fmt: skip
+    for done in runner.run(_fit_batch, jobs):
+        for place, number in enumerate(batches[done.number]):
+            record = done.value[place] if done.value else None
+            outcomes[number] = Outcome(file_of[number], record, done.error, note=texts_of[number][2])
+    return [outcomes[row.number] for row in rows if row.number in outcomes]
 
 
-def _fingerprint(lm: FrozenLM, job: None) -> str:
-    """Work: the model's fingerprint."""
-    return lm.identity.fingerprint
+def _batches(ids_of: dict[int, list[int]], batch_tokens: int) -> list[list[int]]:
+    """Numbers of the texts that are fitted side by side."""
+    numbers = list(ids_of)
+    return [[numbers[n] for n in batch] for batch in in_batches([len(ids) for ids in ids_of.values()], batch_tokens)]
+
+
+def _encode(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
+    """Work: for each text its ids, or why there are none, and a note; and what existing files must agree with."""
+    return {
+        "texts": [_encoded(lm, text, job["max_tokens"]) for text in job["texts"]],
+        "settings": _settings(lm, job["config"]),
+        "same_models": [same_model(model, lm.identity) for model in job["models"]],
+    }
+
+
+def _encoded(lm: FrozenLM, text: str, max_tokens: int | None) -> tuple[list[int], str | None, str | None]:
+    try:
+        ids = lm.encode(text)
+    except InputError as error:
+        return [], str(error), None
+    is_kept = lm.decode(ids) == text
+    note = None if is_kept else f"the tokenizer of {lm.identity.name} does not keep this text as it is"
+    return ids[:max_tokens].tolist(), None, note
+
+
+def _settings(lm: FrozenLM, config: FitConfig) -> dict[str, Any]:
+    """What fits of one list have in common beside the model; JSON values."""
+    recipe = asdict(replace(config, start="auto"))
+    recipe |= {"start": start_name(lm, config), "dtype": str(lm.dtype).removeprefix("torch.")}
+    settings: dict[str, Any] = json.loads(json.dumps(recipe))  # as it comes back from a file
+    return settings
 
 
 def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
@@ -204,8 +297,10 @@ def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
     for file in job["files"]:
         check_new_file(file, overwrite=True)
     results = fit_batch(lm, torch.tensor(job["ids"]), job["config"])
+    settings = _settings(lm, job["config"])
     for file, result in zip(job["files"], results, strict=True):
-        save(file, result.tokens, overwrite=True)
+        provenance = replace(result.tokens.provenance, recipe=settings)
+        save(file, replace(result.tokens, provenance=provenance), overwrite=True)
     return [
         {
             "file": file,
@@ -219,27 +314,31 @@ def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _fitted_before(file: Path, ids: list[int], model: str, config: FitConfig) -> Outcome | None:
-    """What a file of an earlier run holds, or None if there is none.
+def _finished(
+    file: Path, ids: list[int], made_by: Provenance, is_same_model: bool, settings: dict[str, Any]
+) -> Outcome:
+    """The outcome of an earlier call that made this file.
 
     Raises:
-        InputError: it holds another text, or was fitted on another model or by another recipe or seed.
+        InputError: it holds another text, or was fitted on another model or in another way.
     """
-    if not file.exists():
-        return None
-    tokens = load(file)
-    made = tokens.provenance
     remedy = "choose another folder, or fit anew (--force)"
-    if made.target_hash != hash_ids(torch.tensor(ids)):
+    if made_by.target_hash != hash_ids(torch.tensor(ids)):
         raise InputError(f"{file}: holds another text than the list; {remedy}")
-    if made.model.fingerprint != model:
-        raise InputError(f"{file}: was fitted on {made.model.name}, another model; {remedy}")
-    if (made.preset, made.seed) != (config.preset, config.seed):
-        raise InputError(f"{file}: was fitted by {made.preset} with seed {made.seed}; {remedy}")
-    accuracy = tokens.provenance.token_accuracy
-    record = {"file": str(file), "length": tokens.length, "exact": accuracy == 1, "token_accuracy": accuracy}
+    if not is_same_model:
+        raise InputError(f"{file}: was fitted on {made_by.model.name}, another model; {remedy}")
+    if not isinstance(made_by.recipe, dict):
+        raise InputError(f"{file}: does not say by which recipe it was fitted; {remedy}")
+    recorded = made_by.recipe
+    others = [name for name, value in settings.items() if recorded.get(name, value) != value]
+    if others:
+        told = ", ".join(f"{name} {_short(recorded[name])}, not {_short(settings[name])}" for name in others)
+        raise InputError(f"{file}: was fitted by {made_by.preset} with seed {made_by.seed}: {told}; {remedy}")
+    accuracy = made_by.token_accuracy
+    record = {"file": str(file), "length": len(ids), "exact": accuracy == 1, "token_accuracy": accuracy}
     return Outcome(file, record | {"steps": None, "seconds": None}, made=False)
 
 
-def _told(error: str | None) -> str | None:
-    return None if error is None else error.removeprefix("InputError: ")
+def _short(value: Any) -> str:
+    said = str(value)
+    return said if len(said) <= 40 else f"{said[:37]}..."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .work import Done, Work, attempt
+from .work import Done, Work, run_unit
 
 if TYPE_CHECKING:
     from ..lm.frozen import FrozenLM
@@ -31,8 +31,8 @@ class InProcess:
         for number, job in enumerate(jobs):
             if self._lm is None:
                 self._lm = self._load()
-            yield attempt(work, self._lm, number, job)
+            yield run_unit(work, self._lm, number, job)
 
     def close(self) -> None:
-        """Let go of the model."""
+        """Release the model."""
         self._lm = None

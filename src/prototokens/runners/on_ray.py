@@ -1,22 +1,23 @@
-"""The runner on Ray: one model per worker process, on this machine or a cluster; this process alone writes."""
+"""The runner on Ray: one model per worker process, on this machine or a cluster. Results come back to this process."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .work import Done, Work, attempt, one_line
+from .work import Done, Work, run_unit
 
 if TYPE_CHECKING:
     from ..lm.frozen import FrozenLM
 
 
 class Worker:
-    """What runs in a worker process: a model, loaded with the first unit of work.
+    """A worker process: it loads the model with the first unit of work.
 
     Args:
         load: loads the model.
@@ -24,9 +25,9 @@ class Worker:
     """
 
     def __init__(self, load: Callable[[], FrozenLM], threads: int) -> None:
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # torch reads them when the model brings it in
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # torch reads them when it is imported
             os.environ[name] = str(threads)
-        self._load = load
+        self._load, self._threads = load, threads
         self._lm: FrozenLM | None = None
 
     def do(self, work: Work, number: int, job: Any) -> Done:
@@ -34,16 +35,18 @@ class Worker:
         try:
             if self._lm is None:
                 self._lm = self._load()
-        except Exception as error:  # told to the one who writes, as any failure of the work itself
-            return Done(number, error=one_line(error))
-        return attempt(work, self._lm, number, job)
+                if "torch" in sys.modules:  # unpickling `load` may have imported it before the variables were set
+                    sys.modules["torch"].set_num_threads(self._threads)
+        except Exception as error:  # a model that cannot be loaded fails every unit
+            return Done.failed(number, error)
+        return run_unit(work, self._lm, number, job)
 
 
 class RayRunner:
     """Runs work on Ray actors. Results come as they are ready.
 
-    Where Ray runs already it is used as it is, else it is started, and stopped by `close`. A unit whose worker was lost
-    goes to another one.
+    If Ray runs already, it is used as it is. Otherwise it is started here, and stopped by `close`. If a worker is lost,
+    another one gets its unit.
 
     Args:
         load: loads the model in a worker; it is pickled.
@@ -51,7 +54,7 @@ class RayRunner:
         workers: how many, each with a model of its own; None: all that the cluster has room for.
         gpus: GPUs of each worker.
         threads: CPU threads of each worker.
-        retries: how often a unit is tried again after the loss of its worker.
+        retries: how often a unit is tried again after its worker was lost.
 
     Raises:
         InputError: Ray is not installed, the cluster cannot be reached, or it has no room for a worker.
@@ -99,7 +102,9 @@ class RayRunner:
                     if losses[number] <= self._retries:
                         waiting.appendleft(number)
                         continue
-                    done = Done(number, error=f"its worker was lost {losses[number]} times: {one_line(error)}"[:1000])
+                    said = " ".join(str(error).split())
+                    line = f"its worker was lost {losses[number]} times (out of memory?): {said}"
+                    done = Done(number, error=line[:1000], mendable=True)
                 else:
                     idle.append(actor)
                 yield done
@@ -128,7 +133,7 @@ class RayRunner:
 
 
 def _import_ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anyone unasked
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray sends statistics by default
     try:
         return importlib.import_module("ray")
     except ImportError:
@@ -136,7 +141,7 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None, cpus: int) -> None:
-    # A machine's cores are no bound on threads: who asks for more workers than cores shall have them.
+    # There may be more workers than cores: Ray counts threads that were asked for, not cores.
     local = {"num_cpus": max(cpus, os.cpu_count() or 1), "include_dashboard": False} if address is None else {}
     try:
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, **local)

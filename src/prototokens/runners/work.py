@@ -1,4 +1,4 @@
-"""Work: what a runner has done with a loaded model. Every unit takes JSON values and can run in any process."""
+"""Work: a function that a runner calls with a loaded model. It takes JSON values and can run in any process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ..lm.frozen import FrozenLM
 
 Work = Callable[["FrozenLM", Any], Any]
-"""A function of a loaded model and JSON values; of a module's top level, so that another process finds it."""
+"""A function of a loaded model and JSON values, defined at a module's top level so that other processes find it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,25 +20,36 @@ class Done:
     """A unit of work that has ended.
 
     Attributes:
-        number: its place among the jobs.
+        number: its place among the jobs, from 0.
         value: what the work returned, or None.
         error: why it failed, on one line, or None.
+        mendable: whether the user can mend the failure, as with an `InputError`; else the line names the exception.
     """
 
     number: int
     value: Any = None
     error: str | None = None
+    mendable: bool = False
+
+    @classmethod
+    def failed(cls, number: int, error: BaseException) -> Done:
+        """A unit that an exception has ended."""
+        mendable = isinstance(error, InputError)
+        said = " ".join(str(error).split())
+        name = type(error).__name__
+        line = said if mendable and said else f"{name}: {said}" if said else name
+        return cls(number, error=line[:1000], mendable=mendable)
 
 
 class Runner(Protocol):
     """Runs one kind of work on many inputs, wherever its models are."""
 
     def run(self, work: Work, jobs: Sequence[Any]) -> Iterator[Done]:
-        """Run the work on each input; results come as they are ready, and a failing one does not stop the others."""
+        """Run the work on each input. Results come as they are ready; a failure does not stop the rest."""
         ...
 
     def close(self) -> None:
-        """Let go of models and processes."""
+        """Release models and processes."""
         ...
 
 
@@ -46,22 +57,18 @@ def one(runner: Runner, work: Work, job: Any) -> Any:
     """The value of a single unit of work.
 
     Raises:
-        InputError: it failed.
+        InputError: it failed, and the user can mend it.
+        RuntimeError: it failed otherwise.
     """
     (done,) = runner.run(work, [job])
     if done.error is not None:
-        raise InputError(done.error.removeprefix("InputError: "))
+        raise (InputError if done.mendable else RuntimeError)(done.error)
     return done.value
 
 
-def attempt(work: Work, lm: FrozenLM, number: int, job: Any) -> Done:
-    """Run one unit; what it raises becomes its result."""
+def run_unit(work: Work, lm: FrozenLM, number: int, job: Any) -> Done:
+    """Run one unit; an exception becomes its result."""
     try:
         return Done(number, work(lm, job))
-    except Exception as error:  # any of its own faults: the next unit may do better
-        return Done(number, error=one_line(error))
-
-
-def one_line(error: BaseException) -> str:
-    """An exception in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000].removesuffix(": ")
+    except Exception as error:  # the next unit may succeed
+        return Done.failed(number, error)

@@ -93,8 +93,9 @@ def row_of(number: int, cells: dict[str, Any], name: str, column: str) -> Row:
     text = cells[column]
     if not isinstance(text, str | None):
         kind = type(text).__name__
-        problem = f"column {column!r} of {name} holds {kind}, not text: choose another column (row {number})"
-        return Row(number, None, problem)
+        return Row(
+            number, None, f"column {column!r} of {name} holds {kind}, not text: choose another column (row {number})"
+        )
     if not text or not text.strip():
         return Row(number, None)
     problem = _not_utf8(text, f"row {number} of {name}")

@@ -27,23 +27,23 @@ CRAMMING = FitConfig(
     stop=Stop(max_steps=5000, margin=0.01),
     preset="cramming",
 )
-"""The default recipe. As in the default preset nothing that is trained stands at position 0, where later positions look
-whatever is there; here it is the BOS row. `preset("paper")` is the published one (section 3: no row before [mem],
-N(0, 1), AdamW 0.01, 5,000 steps)."""
+"""The default recipe. Position 0 is an attention sink, so that a fixed BOS row stands there and no trained vector. The
+learning rate is tuned on texts of the train split (`benchmarks/bench_ablation.py --table cramming`).
+`preset("paper")` is the published recipe (section 3: no row before [mem], N(0, 1), AdamW 0.01, 5,000 steps)."""
 
 
 @dataclass(frozen=True, eq=False)
 class CrammingResult:
-    """What cramming found, and what it cost.
+    """The [mem] vectors of one text, their scores and their cost.
 
-    All scores but the histories belong to `memory`: they were taken once more after the fit, alone in their batch.
+    The scores of `memory` were measured once more after the fit, with the text alone in its batch.
 
     Attributes:
         memory: the [mem] vectors of the best evaluation, float32, (K, D), on the CPU.
-        prompt: what generation begins with: the recipe's F fixed vectors, then `memory`, float32, (F + K, D).
-        teacher_forced_accuracy: share of tokens whose argmax is the target when the true tokens stand before it.
-        greedy_accuracy: share of tokens that greedy generation from `memory` gets right, place by place; the first
-            token counts like every other.
+        prompt: input of the generation: the recipe's F fixed vectors, then `memory`, float32, (F + K, D).
+        teacher_forced_accuracy: share of tokens that are the argmax after the true tokens before them.
+        greedy_accuracy: share of tokens that greedy generation from `prompt` gets right, position by position; the
+            first token counts like every other.
         greedy_prefix: right tokens of the generation before its first wrong one.
         greedy_ids: the generated ids, int64, (T,).
         exact: whether the generation is the text.
@@ -52,11 +52,11 @@ class CrammingResult:
         steps: optimiser steps taken by the longest restart.
         loss_history: loss of the kept restart at each evaluation, in nats per token.
         accuracy_history: its teacher-forced accuracy at each evaluation.
-        token_positions: input positions passed forward, restarts and the last teacher-forced scoring included; not
-            those of the generation.
+        token_positions: input positions passed forward, with restarts and the last teacher-forced scoring, without
+            the generation.
         backward_positions: input positions passed backward, restarts included.
-        seconds: wall time until this text was done, the generation left out.
-        stop_reason: as in `FitResult`; `"accuracy"` speaks of teacher forcing.
+        seconds: wall time until this text was done, without the generation.
+        stop_reason: as in `FitResult`; `"accuracy"` means that under teacher forcing.
     """
 
     memory: Tensor
@@ -106,17 +106,16 @@ def cram_batch(
     """Find [mem] vectors from which the frozen model generates texts of equal length.
 
     Minimises over mem the sum over i of -log P(t_i | mem_1 ... mem_K, t_1 ... t_(i-1)); t_1 is predicted at the last
-    [mem] vector and counts. Fixed vectors that stand before e in the recipe's arrangement, such as BOS, stand before
-    [mem]; the rest of the arrangement is not read. The engine is that of `fit_batch`: the same loop, restarts,
-    best-so-far and stopping rule.
+    [mem] vector and counts. Fixed vectors before e in the recipe's arrangement, such as BOS, stand before [mem]; the
+    rest of the arrangement is ignored. Loop, restarts, best-so-far and stopping rule are those of `fit_batch`.
 
     Args:
         lm: the frozen model.
         target_ids: int64, (B, T).
         config: the recipe, `CRAMMING` if None; `e_tokens` is K. Of the starts, `"auto"` means `"text-e"`.
-        memory_start: where the descent begins instead of at the recipe's start, (B, K, D); nothing is added to it.
-        progress: called whenever rows are looked at (`Stop.check_every`).
-        should_stop: asked at every step; when it says yes, the best so far is returned as `"interrupted"`.
+        memory_start: start of the descent instead of the recipe's, (B, K, D); it is not perturbed.
+        progress: called at every check of the stopping rule (`Stop.check_every`).
+        should_stop: asked at every step; if it returns True, the best so far is returned as `"interrupted"`.
 
     Returns:
         One result per text, in order.
@@ -132,7 +131,7 @@ def cram_batch(
         raise InputError("a learned start is for proto-tokens, not for cramming; choose text-e or normal")
     if config.start == "auto":
         config = replace(config, start="text-e")
-    texts, length = target_ids.shape if target_ids.ndim == 2 else (0, 0)
+    n_texts, length = target_ids.shape if target_ids.ndim == 2 else (0, 0)
     before = _before(lm, config)  # (F, D)
     layout = _layout(length, config.e_tokens, len(before))
     check_texts(lm, target_ids, layout)
@@ -140,7 +139,7 @@ def cram_batch(
     row_of = torch.arange(len(rows), device=lm.device)
     memory = Bank(_starts(lm, target_ids, config, memory_start), row_of, trained=True)
     unused = Bank(torch.zeros(1, 1, lm.width, device=lm.device), torch.zeros_like(row_of), trained=False)
-    descent = Descent(lm, layout, _fixed(lm, before, rows), rows, memory, unused, torch.arange(texts), config)
+    descent = Descent(lm, layout, _fixed(lm, before, rows), rows, memory, unused, torch.arange(n_texts), config)
     outcomes = descent.run(progress, should_stop)
     return [_result(lm, layout, before, ids, o) for ids, o in zip(target_ids, outcomes, strict=True)]
 
@@ -158,7 +157,7 @@ def _before(lm: FrozenLM, config: FitConfig) -> Tensor:
 
 
 def _fixed(lm: FrozenLM, before: Tensor, target_ids: Tensor) -> Tensor:
-    """All that is not trained: what stands before [mem], and the embeddings of texts (R, T) but for the last tokens."""
+    """The inputs that are not trained: the vectors before [mem] and the embeddings of texts (R, T) without the last."""
     return torch.cat([before.expand(len(target_ids), -1, -1), lm.embed(target_ids[:, :-1])], dim=1)  # (R, F+T-1, D)
 
 
@@ -173,11 +172,11 @@ def _starts(lm: FrozenLM, target_ids: Tensor, config: FitConfig, given: Tensor |
     return given.to(lm.device, torch.float32).repeat_interleave(config.restarts, 0)
 
 
-def _layout(length: int, memories: int, before: int) -> Layout:
-    """F fixed vectors, K [mem] vectors, then the true tokens but the last; the slot of m, number K, stands nowhere."""
-    fixed = range(memories + 1, memories + before + length)
-    slots = (*fixed[:before], *range(memories), *fixed[before:])
-    return Layout(slots, before + memories - 1, length)
+def _layout(length: int, n_memory: int, n_before: int) -> Layout:
+    """F fixed vectors, K [mem] vectors, then the true tokens without the last; slot K, that of m, is not used."""
+    fixed = range(n_memory + 1, n_memory + n_before + length)
+    slots = (*fixed[:n_before], *range(n_memory), *fixed[n_before:])
+    return Layout(slots, n_before + n_memory - 1, length)
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..fitting.starter import Starter
     from ..lm.frozen import FrozenLM
 
-encoder_app = typer.Typer(name="encoder", help="Train and score encoders, which replace the fit by one pass.")
+_ABOUT = "Train and score encoders, which replace the fit by one pass."
+encoder_app = typer.Typer(name="encoder", help=_ABOUT, short_help=_ABOUT)
 TRAINING_PANEL = "Training"
 
 

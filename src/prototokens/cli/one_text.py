@@ -139,7 +139,7 @@ def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = Fa
         return DONE
     say(decoded.text, end="\n" if sys.stdout.isatty() else "")
     if not decoded.exact:
-        fitted_in, decoded_in = tokens.provenance.dtype, str(lm.dtype).removeprefix("torch.")
+        fitted_in, decoded_in = tokens.provenance.dtype, lm.dtype_name
         remedy = f"it was fitted in {fitted_in} and decoded in {decoded_in}: try --dtype {fitted_in}"
         remedy = remedy if fitted_in != decoded_in else f"see: prototokens inspect {file}"
         note(f"note: not the text that was fitted, token for token ({remedy})")

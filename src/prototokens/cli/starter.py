@@ -15,7 +15,8 @@ from .terminal import print_json, progress_line, say
 if TYPE_CHECKING:
     from ..fitting.train_starter import StarterProgress, StarterTraining
 
-starter_app = typer.Typer(name="starter", help="Learned starts, from which fits need fewer steps.")
+_ABOUT = "Learned starts, from which fits need fewer steps."
+starter_app = typer.Typer(name="starter", help=_ABOUT, short_help=_ABOUT)
 
 
 @add_command(starter_app, "train")

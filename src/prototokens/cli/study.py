@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from ..study.scales import Scale
 
 STUDIES_PANEL, STORE_PANEL = "Studies", "Results"
-study_app = typer.Typer(name="study", help="Measure the paper's tables and figures on any model.")
+_ABOUT = "Measure the paper's tables and figures on any model."
+study_app = typer.Typer(name="study", help=_ABOUT, short_help=_ABOUT)
 
 _RESUMES = "The same command resumes after an interruption."
 _EXIT_CODES = (

@@ -1,4 +1,4 @@
-"""Storage: vectors kept as float32, float16 or int8, each in its own dtype."""
+"""Quantised vectors: each is stored in float32, float16 or int8."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ _MOST = {"int8": 127, "int4": 7}
 
 
 def rounded(vectors: Tensor, store: str) -> Tensor:
-    """What comes back of vectors (..., D) that are stored in a dtype of `STORES`, or in int4; float32.
+    """Vectors (..., D) as they are read again after storage in a dtype of `STORES`, or in int4; float32.
 
-    int8 keeps q = round(v / s) and the scale s = max |v| / 127, float32, one for every vector; v comes back as q s.
-    int4, which no archive stores, does the same with 7. float16 holds no values above 65,504: a vector that has some
-    comes back with infinities.
+    int8 stores q = round(v / s) and one scale for every vector, s = max |v| / 127, float32; q s is read again.
+    int4 does the same with 7; no archive uses it. float16 has no values above 65,504: larger ones become infinite.
     """
     if store in _MOST:
         q, scale = _integers(vectors, _MOST[store])
@@ -39,7 +38,7 @@ class StoredVectors:
     """P vectors, each in the dtype that it is stored in.
 
     Attributes:
-        store: number in `STORES` of each vector's dtype, int64, (P,).
+        store: the dtype of each vector, as its index in `STORES`, int64, (P,).
         int8: the vectors stored in int8, in order, (P_8, D).
         scale: their scales, float32, (P_8,).
         float16: the vectors stored in float16, in order, (P_16, D).
@@ -57,10 +56,10 @@ class StoredVectors:
         known = self.store.ndim == 1 and not ((self.store < 0) | (self.store >= len(STORES))).any()
         counts = torch.bincount(self.store, minlength=len(STORES)).tolist() if known else [-1] * len(STORES)
         for name, count in zip(STORES, counts, strict=True):
-            held: Tensor = getattr(self, name)
-            if tuple(held.shape) != (count, width) or held.dtype != getattr(torch, name):
-                raise InputError(f"vectors stored in {name} are {tuple(held.shape)} {held.dtype}")
-            if not held.float().isfinite().all():
+            stored: Tensor = getattr(self, name)
+            if tuple(stored.shape) != (count, width) or stored.dtype != getattr(torch, name):
+                raise InputError(f"vectors stored in {name} are {tuple(stored.shape)} {stored.dtype}")
+            if not stored.float().isfinite().all():
                 raise InputError(f"vectors stored in {name} hold values that are not finite")
         if tuple(self.scale.shape) != (counts[0],) or not self.scale.isfinite().all():
             raise InputError(f"there are {tuple(self.scale.shape)} finite scales for {counts[0]} vectors in int8")
@@ -82,15 +81,15 @@ class StoredVectors:
         return {name: len(getattr(self, name)) for name in STORES}
 
     def take(self, indices: Tensor) -> Tensor:
-        """The vectors of these numbers, int64, (n,), as float32, (n, D)."""
-        wanted = self.store[indices]
-        found = torch.empty(len(indices), self.float32.shape[-1])
+        """The vectors at these indices, int64, (n,), as float32, (n, D)."""
+        store = self.store[indices]
+        vectors = torch.empty(len(indices), self.float32.shape[-1])
         for number, name in enumerate(STORES):
-            mine = wanted == number
-            among = (self.store == number).cumsum(0)[indices[mine]] - 1  # position among the vectors of that dtype
-            rows: Tensor = getattr(self, name)[among].float()
-            found[mine] = rows * self.scale[among].unsqueeze(-1) if name == "int8" else rows
-        return found
+            has_dtype = store == number
+            rank = (self.store == number).cumsum(0)[indices[has_dtype]] - 1  # among the vectors of that dtype
+            rows: Tensor = getattr(self, name)[rank].float()
+            vectors[has_dtype] = rows * self.scale[rank].unsqueeze(-1) if name == "int8" else rows
+        return vectors
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors to write; `from_tensors` is the way back."""

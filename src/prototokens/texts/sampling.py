@@ -1,10 +1,8 @@
 """Texts: seeded samples of exactly T tokens from the sources of `documents`.
 
-Text is read here and leaves as ids; nothing else in the library needs to know where a text came from.
-
-Every draw uses `random.Random(seed).random()`, whose sequence Python promises to keep, so a seed names the
-same texts on every machine that has the same packages and tokenizer. Only `generated` also depends on the
-device, through the model's logits and torch's generator.
+Every draw uses `random.Random(seed).random()`, whose sequence Python promises to keep. Thus a seed gives the same texts
+on every machine that has the same packages and tokenizer. Only `generated` also depends on the device, through the
+model's logits and torch's generator.
 
 References:
     G. Mezentsev and I. Oseledets (2025), Exploring the Latent Capacity of LLMs for One-Step Text Generation,
@@ -13,7 +11,6 @@ References:
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import random
@@ -59,14 +56,12 @@ def sample(
 ) -> Tensor:
     """Draw `count` texts of exactly `tokens` tokens.
 
-    The rule for sources with documents: documents come in a random order, longer ones earlier in proportion
-    to their length in characters (weighted sampling without replacement), and give one chunk each; then in a
-    new order one more chunk each, and so on. Chunks do not overlap while any document can still give one that
-    does not; after that they may, but no start is used twice. Documents of fewer than `tokens` tokens are
-    passed over. The first rows do not depend on `count`.
+    Sources with documents follow this rule. Documents are put in a random order, weighted by their length in characters
+    (sampling without replacement), and each gives one chunk. Then a new order is drawn, each gives one more, and so on.
+    Chunks do not overlap as long as any document has one that does not. After that they may overlap, but no start is
+    used twice. Documents of fewer than `tokens` tokens are left out. The first rows do not depend on `count`.
 
-    Lengths do change which text is drawn. For one text at many lengths, draw the longest and take its
-    prefixes.
+    Another length draws other texts. For one text at many lengths, draw the longest and take its prefixes.
 
     Args:
         source: a name from `SOURCES`, or the path of a .txt, .jsonl, .csv or .parquet file.
@@ -76,10 +71,9 @@ def sample(
         seed: the same seed gives the same ids.
         split: `train`, `test` or `all`; see `documents` for the rule. Random words of two splits are drawn
             apart.
-        start: where a chunk begins: `anywhere` (a uniformly drawn token of the document's ids), `sentence` (a
-            uniformly drawn sentence or paragraph, tokenized as a text of its own; sentences are found by
-            their punctuation), or `document` (its first character). `random` ignores it; `generated` applies
-            it to contexts.
+        start: where a chunk begins: `anywhere` (a token of the document's ids, drawn uniformly), `sentence` (a sentence
+            or paragraph, drawn uniformly and tokenized as a text of its own; punctuation tells where sentences begin),
+            or `document` (its first character). `random` ignores it; `generated` applies it to contexts.
         column: the column that holds the text in a .jsonl, .csv or .parquet file.
         context_tokens: the length in tokens of the old prose that `generated` continues, at least 1.
         per_context: how many texts of `generated` after one another continue the same prose, at least 1.
@@ -89,8 +83,8 @@ def sample(
         decoding and encoding again may give other ids.
 
     Raises:
-        InputError: if an argument is out of bounds or unknown, the source cannot be read (see `documents`),
-            its texts are shorter than T, or it holds fewer than `count` different chunks.
+        InputError: an argument is out of bounds or unknown, the source cannot be read (see `documents`), its texts are
+            shorter than T, or it holds fewer than `count` different chunks.
     """
     counts = {"tokens": tokens, "count": count, "context_tokens": context_tokens, "per_context": per_context}
     for name, value in counts.items():
@@ -107,11 +101,11 @@ def sample(
     if source == "generated":
         contexts = sample("old", lm, context_tokens, -(-count // per_context), seed=seed, split=split, start=start)
         return continuations(lm, contexts.repeat_interleave(per_context, 0)[:count], tokens, seed=seed)
-    found = documents(source, split, column)
+    texts = documents(source, split, column)
     rng = random.Random(f"{split}/{seed}")
-    chunks = list(itertools.islice(_chunks(found, lm, tokens, start, rng), count))
+    chunks = list(itertools.islice(_chunks(texts, lm, tokens, start, rng), count))
     if not chunks:
-        longest = max(len(_encode(lm, d.text)) for d in found)
+        longest = max(len(_encode(lm, d.text)) for d in texts)
         raise InputError(
             f"source {str(source)!r} has no text of {tokens} tokens, its longest has {longest}: "
             f"ask for at most {longest} tokens, or give a longer text"
@@ -133,13 +127,12 @@ def sentence_starts(text: str) -> list[int]:
 def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0) -> Tensor:
     """Texts sampled from the model itself, as continuations of given ids.
 
-    Multinomial sampling from the model's own distribution: temperature 1, no top-k, no top-p, whatever
-    defaults the model ships with. Special tokens and ids beyond the tokenizer's are no text, so they have
-    probability 0 and the rest is renormalised; thus no continuation ends early. Repeat a row of `contexts`
-    for several continuations of it.
+    Multinomial sampling from the model's own distribution: temperature 1, no top-k, no top-p, whatever defaults the
+    model comes with. Special tokens and ids beyond the tokenizer's are no text. They get probability 0 and the rest is
+    renormalised, so that no continuation ends early. Repeat a row of `contexts` for several continuations of it.
 
     Args:
-        lm: the model that generates; it is left as it was, and so are torch's random states (CPU and CUDA).
+        lm: the model that generates; it stays unchanged, and so do torch's random states (CPU and CUDA).
         contexts: ids `(B, C)`, int64, C at least 1.
         tokens: T, the number of new tokens, at least 1.
         seed: the same seed, device and batch give the same ids.
@@ -148,7 +141,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
         The new ids alone, `(B, T)`, int64, on the CPU.
 
     Raises:
-        InputError: if `tokens` is less than 1, or C + T more than the model's positions.
+        InputError: `tokens` is less than 1, or C + T is more than the model's positions.
     """
     if tokens < 1:
         raise InputError(f"tokens is {tokens}: it must be at least 1")
@@ -160,9 +153,9 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
         )
     from transformers import GenerationConfig
 
-    # A shallow copy shares the weights. Its blank settings keep the model's own sampling defaults out.
-    model: Any = copy.copy(lm.model)
-    model.generation_config = GenerationConfig()
+    from ..lm.generation import without_own_settings
+
+    model = without_own_settings(lm.model)
     no_text = [i for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special]
     no_text += range(len(lm.tokenizer), model.config.get_text_config().vocab_size)
     sampling = GenerationConfig(
@@ -196,9 +189,9 @@ def _random_words(lm: FrozenLM, tokens: int, seed: str) -> Tensor:
     return ids[:tokens]
 
 
-def _chunks(found: list[Document], lm: FrozenLM, tokens: int, start: str, rng: random.Random) -> Iterator[Tensor]:
+def _chunks(texts: list[Document], lm: FrozenLM, tokens: int, start: str, rng: random.Random) -> Iterator[Tensor]:
     """Different chunks `(T,)` of the documents until there are no more; `sample` states the rule."""
-    cutters = [_Cutter(document.text, lm, tokens, start) for document in found]
+    cutters = [_Cutter(document.text, lm, tokens, start) for document in texts]
     for overlap in (False, True):
         pool = cutters
         while pool:

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement
+from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from .bank import Bank
@@ -90,7 +90,8 @@ def banks(
         values, of = values.reshape(len(values), -1, lm.width), shared_of if is_shared else number
         return Bank(values, of, trained=True, axes=axes[which], moments=sums[which])
 
-    e_shape, m_shape = (config.e_tokens, lm.width), (lm.width,)
+    n_e_tokens = arrangement_named(config.arrangement).n_e_tokens(target_ids.shape[-1], config.e_tokens)
+    e_shape, m_shape = (n_e_tokens, lm.width), (lm.width,)
     return (
         trained(0, "e", given.e_start, e_shape) if given.e is None else held("e", given.e, e_shape),
         trained(1, "m", given.m_start, m_shape) if given.m is None else held("m", given.m, m_shape),

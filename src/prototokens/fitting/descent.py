@@ -190,21 +190,23 @@ class Descent:
     def _step(self, loss: Tensor, gradients: GradientSum, staying: Tensor, step: int) -> None:
         # The mean over a text's tokens; the factor stands here, where it costs a pass over vectors, not over logits.
         share = 1 / self.layout.length
-        rates = self._rates(loss, step)
         sums = gradients.settle()
         for bank, gradient, auxiliary in zip(self._trained, sums, self._auxiliary_gradients(), strict=True):
             mean = gradient * share
+            rates = self._rates(loss, step, by_block=bank is self.e)
             bank.step(mean if auxiliary is None else mean + auxiliary, self.config.optimiser, rates)
         self._backward += self._positions[-1]
         for text in set(self.text_of[staying].tolist()):
             self._steps[text] += 1
 
-    def _rates(self, loss: Tensor, step: int) -> Tensor:
-        """Learning rate of each row, (R,), from the loss of its tokens (R, T), in nats."""
-        row_loss = loss.mean(-1)
+    def _rates(self, loss: Tensor, step: int, *, by_block: bool) -> Tensor:
+        """Learning rate of each row, (R,), or of each of its blocks, (R, K), from its tokens' loss (R, T), nats."""
+        by_block = by_block and self.layout.block_length is not None
+        loss_nats = self.layout.block_means(loss) if by_block else loss.mean(-1)
         if self.regulariser is not None and step < self.regulariser.steps:
-            row_loss = torch.full_like(row_loss, torch.inf)  # not annealed yet
-        return self.config.optimiser.rates(row_loss, self.lm.embedding_statistics.std)
+            loss_nats = torch.full_like(loss_nats, torch.inf)  # not annealed yet
+        least = self.config.optimiser.least_rate if by_block else 0.0
+        return self.config.optimiser.rates(loss_nats, self.lm.embedding_statistics.std, least)
 
     def _auxiliary_gradients(self) -> Sequence[Tensor | None]:
         """The regulariser's gradient at the vectors of each trained bank; None where it has none."""

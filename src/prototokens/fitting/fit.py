@@ -132,6 +132,8 @@ def fit_batch(
     """
     check_arguments(lm, target_ids, config, given)
     config = config or preset()
+    if target_ids.ndim == 2:
+        config = config.at(target_ids.shape[1])
     passes = Passes(rows_at_once, checkpointing)
     reached = descend(lm, target_ids, config, given, progress=progress, should_stop=should_stop, passes=passes)
     return [_result(lm, reached, ids, config, r) for ids, r in zip(target_ids, reached.results, strict=True)]
@@ -178,9 +180,11 @@ def descend(
         )
     check_shape(target_ids)
     n_texts, length = target_ids.shape
-    check_vectors(lm, n_texts * config.restarts, config.e_tokens, length, config.stop.max_steps)
+    config = config.at(length)
     arrangement = arrangement_named(config.arrangement)
-    layout = arrangement.layout(length, config.e_tokens)
+    n_e_tokens = arrangement.n_e_tokens(length, config.e_tokens)
+    check_vectors(lm, n_texts * config.restarts, n_e_tokens, length, config.stop.max_steps)
+    layout = arrangement.layout(length, n_e_tokens)
     check_texts(lm, target_ids, layout)
     fixed = fixed_vectors(lm, arrangement, given)
     group_of = group_numbers(given, n_texts)
@@ -211,7 +215,7 @@ def _result(
         token_accuracy=accuracy,
         min_margin=margin,
         loss=loss,
-        dtype=str(lm.dtype).removeprefix("torch."),
+        dtype=lm.dtype_name,
         preset=config.preset,
         start=start_name(lm, config),
         seed=config.seed,

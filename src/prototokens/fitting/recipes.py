@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement, arrangement_named
+from ..arrangements import Arrangement, arrangement_named, blocks
 from ..errors import InputError
 from .starter import Starter
 
@@ -17,6 +17,10 @@ DRAWN_STARTS = ("normal", "vocabulary")
 
 NAMED_STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
 """Starts that a recipe can name; see `FitConfig.start`."""
+
+
+LONGEST_IN_TWO, AUTO_BLOCK = 32, 8
+"""Tokens up to which two vectors are taken, and tokens of a block beyond, where a recipe leaves it open."""
 
 
 def _check(name: str, value: float, *, low: float, high: float = float("inf"), open_low: bool = False) -> None:
@@ -40,6 +44,8 @@ class AdamW:
         anneal_below_nats: loss, in nats per token, below which the learning rate falls with the square root of the
             loss, text by text; 0 keeps it constant. Decay is tied to progress since nobody knows beforehand how many
             steps a text takes. See `rates`.
+        least_rate: where every block of a text has an e-token of its own, each is annealed by its own block's loss, but
+            never to less than this share of the learning rate: blocks that are right still follow the shared m.
     """
 
     lr: float = 0.01
@@ -48,6 +54,7 @@ class AdamW:
     eps: float = 1e-8
     relative: bool = False
     anneal_below_nats: float = 0.0
+    least_rate: float = 0.15
 
     def __post_init__(self) -> None:
         _check("lr", self.lr, low=0, open_low=True)
@@ -58,13 +65,15 @@ class AdamW:
         _check("weight_decay", self.weight_decay, low=0)
         _check("eps", self.eps, low=0, open_low=True)
         _check("anneal_below_nats", self.anneal_below_nats, low=0)
+        _check("least_rate", self.least_rate, low=0, high=1)
 
-    def rates(self, loss_nats: Tensor, embedding_std: float) -> Tensor:
+    def rates(self, loss_nats: Tensor, embedding_std: float, least: float = 0.0) -> Tensor:
         """Learning rate at a loss: lr * sqrt(min(1, loss / anneal_below_nats)), times the spread if `relative`.
 
         Args:
-            loss_nats: mean loss of each text, in nats per token, any shape.
+            loss_nats: mean loss of each text or block, in nats per token, any shape.
             embedding_std: standard deviation of the model's input embeddings.
+            least: share of the learning rate below which it does not fall.
 
         Returns:
             Of the same shape.
@@ -72,7 +81,7 @@ class AdamW:
         lr = self.lr * (embedding_std if self.relative else 1.0)
         if self.anneal_below_nats == 0:
             return lr * torch.ones_like(loss_nats)
-        return lr * (loss_nats / self.anneal_below_nats).clamp(max=1).sqrt()
+        return lr * (loss_nats / self.anneal_below_nats).clamp(max=1).sqrt().clamp(min=least)
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,10 @@ class FitConfig:
 
     Attributes:
         arrangement: name of one of `ARRANGEMENTS`, or an `Arrangement`.
-        e_tokens: K, the number of e-tokens.
+        e_tokens: K, the number of e-tokens, in arrangements without blocks.
+        tokens_per_vector: b: a text of more tokens is fitted in the arrangement `m,(e,m*(b-1))` instead, with an
+            e-token for every block of b tokens; `"auto"`: two vectors up to `LONGEST_IN_TWO` tokens, and blocks of
+            `AUTO_BLOCK` beyond; None: the arrangement as it is, for any length.
         start: `"normal"`: e and m from N(0, 1), the paper's; `"vocabulary"`: both from N(mean, std^2) of the model's
             input embeddings; `"text-e"`: e is the mean embedding of the text's tokens and m that of the whole
             vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start; `"auto"`: the learned start that
@@ -129,6 +141,7 @@ class FitConfig:
 
     arrangement: str | Arrangement = "m,e,m*(n-1)"
     e_tokens: int = 1
+    tokens_per_vector: int | Literal["auto"] | None = None
     start: str | Starter = "auto"
     perturbation: float = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
@@ -145,8 +158,23 @@ class FitConfig:
         if not isinstance(self.start, Starter) and self.start not in NAMED_STARTS:
             raise InputError(f"unknown start {self.start!r}; choose one of: {' '.join(NAMED_STARTS)}")
         _check("e_tokens", self.e_tokens, low=1)
+        if isinstance(self.tokens_per_vector, str) and self.tokens_per_vector != "auto":
+            raise InputError(f"tokens_per_vector is {self.tokens_per_vector!r}; it must be a number, 'auto' or None")
+        if isinstance(self.tokens_per_vector, int):
+            _check("tokens_per_vector", self.tokens_per_vector, low=1)
+        if self.tokens_per_vector is not None and self.e_tokens != 1:
+            raise InputError(f"e_tokens is {self.e_tokens}, and tokens_per_vector decides how many there are")
         _check("perturbation", self.perturbation, low=0)
         _check("restarts", self.restarts, low=1)
+
+    def at(self, length: int) -> FitConfig:
+        """The recipe for a text of `length` tokens, with its arrangement settled and `tokens_per_vector` None."""
+        if self.tokens_per_vector is None:
+            return self
+        is_auto = self.tokens_per_vector == "auto"
+        longest, b = (LONGEST_IN_TWO, AUTO_BLOCK) if is_auto else (self.tokens_per_vector, self.tokens_per_vector)
+        arrangement = blocks(int(b)) if length > int(longest) else self.arrangement
+        return replace(self, arrangement=arrangement, tokens_per_vector=None)
 
 
 PRESETS: dict[str, FitConfig] = {
@@ -154,6 +182,7 @@ PRESETS: dict[str, FitConfig] = {
     for config in (
         FitConfig(
             arrangement="m,e,m*(n-1)",
+            tokens_per_vector="auto",
             start="auto",
             perturbation=0.1,
             optimiser=AdamW(0.22, (0.9, 0.9), relative=True, anneal_below_nats=2.0),

@@ -26,12 +26,14 @@ _KIND = "a learned start"
 class Starter:
     """A start that was trained on other texts of the same model.
 
-    A fit begins at e = mean embedding of the text's tokens + `e`, and m = `m`.
+    A fit begins at e = mean embedding of the text's tokens + `e`, and m = `m`. Where every block of the text has an
+    e-token of its own, each begins at the mean embedding of its block's tokens + `e`.
 
     Attributes:
         e: what is added to the mean embedding of the text's tokens, float32, (D,).
         m: the m-token that every text begins with, float32, (D,).
-        arrangement: the arrangement that it was trained in; it serves no other.
+        arrangement: the arrangement that it was trained in. It serves no other, but blocks of any length if it was
+            trained for blocks.
         model: the language model that it was trained on; it serves no other.
         training: how it was trained: texts, lengths, steps, seed, versions, and positions passed forward and backward.
         axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
@@ -67,7 +69,7 @@ class Starter:
     def check(self, model: Identity, arrangement: Arrangement) -> None:
         """Refuse another model or arrangement, and say which ones this start is for."""
         check_same_model("this learned start belongs", self.model, model)
-        if self.arrangement != arrangement:
+        if not self.arrangement.is_of_family(arrangement):
             raise InputError(f"this learned start is for {self.arrangement.name!r}, not for {arrangement.name!r}")
 
 
@@ -116,7 +118,7 @@ def read_starter(path: str | os.PathLike[str]) -> tuple[Starter, dict[str, Tenso
 def shipped_starter(model: Identity, arrangement: Arrangement) -> Starter | None:
     """The learned start that comes with the package for this model and arrangement, if there is one."""
     for starter in _shipped():
-        if starter.model.fingerprint == model.fingerprint and starter.arrangement == arrangement:
+        if starter.model.fingerprint == model.fingerprint and starter.arrangement.is_of_family(arrangement):
             return starter
     return None
 

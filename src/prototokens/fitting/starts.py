@@ -21,7 +21,7 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
     Args:
         lm: the language model.
         target_ids: ids of the text, (T,), or of all texts that share the vector, (G, T).
-        config: `start`, `perturbation`, `e_tokens` and `seed` are used.
+        config: `arrangement`, `e_tokens`, `start`, `perturbation` and `seed` are used.
         restart: number of the restart; each draws its own perturbation.
 
     Returns:
@@ -33,14 +33,16 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
         if config.start == "vocabulary":
             drawn = statistics.mean + statistics.std * drawn
         return drawn[:-1], drawn[-1]
-    text_mean = lm.embed(target_ids).flatten(0, -2).mean(0)  # (D,)
+    b = arrangement_named(config.arrangement).block_length or target_ids.shape[-1]
+    blocks = lm.embed(target_ids).split(b, dim=-2)  # (T, D) or (G, T, D), in pieces of b tokens
+    text_means = torch.stack([block.flatten(0, -2).mean(0) for block in blocks])  # (K, D), or (1, D) without blocks
     starter = learned_start(lm, config)
     if starter is not None:
-        e, m = text_mean + starter.e.to(lm.device), starter.m.to(lm.device)
+        e, m = text_means + starter.e.to(lm.device), starter.m.to(lm.device)
     elif config.start == "text-m":
-        e, m = statistics.mean, text_mean
+        e, m = statistics.mean, text_means.mean(0)
     else:
-        e, m = text_mean, statistics.mean
+        e, m = text_means, statistics.mean
     e_noise, m_noise = perturbations(lm, target_ids, config, restart)
     return e + e_noise, m + m_noise
 
@@ -101,7 +103,8 @@ def start_name(lm: FrozenLM, config: FitConfig) -> str:
 def _noise(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> Tensor:
     """Draws from N(0, 1) for the K e-tokens and m, (K+1, D)."""
     generator = _generator(config.seed, restart, target_ids)
-    return torch.randn(config.e_tokens + 1, lm.width, generator=generator).to(lm.device)
+    n_e_tokens = arrangement_named(config.arrangement).n_e_tokens(target_ids.shape[-1], config.e_tokens)
+    return torch.randn(n_e_tokens + 1, lm.width, generator=generator).to(lm.device)
 
 
 def _generator(seed: int, restart: int, target_ids: Tensor) -> torch.Generator:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement, arrangement_named
+from ..arrangements import Arrangement, arrangement_named, blocks
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions
@@ -33,6 +33,8 @@ class StarterConfig:
     Attributes:
         arrangement: the arrangement that the start is for.
         lengths: text lengths, in tokens; each step draws one of them.
+        block_lengths: lengths b of blocks that have an e-token each; every step draws one of them, and fits in the
+            arrangement `m,(e,m*(b-1))`. None given: `arrangement` always.
         batch_tokens: tokens in a step's batch: a step fits batch_tokens // length texts.
         inner_steps: steps of each short fit.
         steps: how many times the start moves.
@@ -46,6 +48,7 @@ class StarterConfig:
 
     arrangement: str | Arrangement = "m,e,m*(n-1)"
     lengths: tuple[int, ...] = (8, 16, 16, 32)
+    block_lengths: tuple[int, ...] = ()
     batch_tokens: int = 128
     inner_steps: int = 16
     steps: int = 200
@@ -57,6 +60,8 @@ class StarterConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arrangement", arrangement_named(self.arrangement))
+        if self.block_lengths:
+            object.__setattr__(self, "arrangement", blocks(min(self.block_lengths)))
         if not self.lengths or min(self.lengths) < 1 or max(self.lengths) > self.batch_tokens:
             raise InputError(f"lengths are {self.lengths}; each must be from 1 to batch_tokens, {self.batch_tokens}")
         if self.inner_steps < 1 or self.steps < 1:
@@ -165,7 +170,7 @@ def train_starter(
     https://arxiv.org/abs/1803.02999.
     """
     config = config or StarterConfig()
-    longest = arrangement_named(config.arrangement).layout(max(config.lengths), 1)
+    longest = arrangement_named(config.arrangement).layout(max(config.lengths))
     check_room(lm, longest, "choose shorter --lengths")
     training = StarterTraining(_beginning(lm, config, begin)) if resume is None else resume
     if resume is not None:
@@ -185,8 +190,9 @@ def _step(
 ) -> tuple[StarterTraining, list[DescentResult]]:
     """Fit texts (B, T) from the start for a few steps, and move the start towards where they went."""
     starter, step = training.starter, training.step
+    b = random.Random(f"{config.seed} {step} block").choice(config.block_lengths) if config.block_lengths else None
     inner = FitConfig(
-        arrangement=config.arrangement,
+        arrangement=config.arrangement if b is None else blocks(b),
         start=starter,
         optimiser=config.optimiser,
         axes_optimiser=config.axes_optimiser,
@@ -197,7 +203,7 @@ def _step(
     moments = moments.to(lm.device)
     results = descend(lm, target_ids, inner, moments=moments).results
     starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
-    moved_e = torch.stack([r.e - e for r, (e, _) in zip(results, starts, strict=True)]).mean(0)[0]
+    moved_e = torch.stack([r.e - e for r, (e, _) in zip(results, starts, strict=True)]).mean((0, 1))
     moved_m = torch.stack([r.m - m for r, (_, m) in zip(results, starts, strict=True)]).mean(0)
     rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
     starter = replace(

@@ -200,3 +200,10 @@ def test_bos_is_the_tokenizers_then_the_models_then_eos_then_id_0() -> None:
         assert with_ids(config, tokens).fixed_vector("bos").argmax() == expected
     with pytest.raises(InputError, match="the arrangement holds a fixed vector 'x': give its value in Given"):
         lm.fixed_vector("x")
+
+
+@pytest.mark.parametrize(("length", "e_tokens"), [(10**9, 1), (2, 10**9), (0, 1), (1, 0)])
+def test_counts_out_of_bounds_are_refused_before_memory_is_taken(length: int, e_tokens: int) -> None:
+    for arrangement in ARRANGEMENTS.values():
+        with pytest.raises(InputError, match="it must have 1 to 1048576"):
+            arrangement.layout(length, e_tokens)

@@ -138,3 +138,13 @@ def test_revision_and_vocabulary_count_too(llama: FrozenLM) -> None:
 def test_an_input_longer_than_the_positions_is_refused(llama: FrozenLM) -> None:
     with pytest.raises(InputError, match="65 input positions are asked for"):
         llama.next_token_logits(torch.zeros(65, dtype=torch.long))
+
+
+def test_what_is_no_proto_tokens_is_told_what_was_meant(llama: FrozenLM) -> None:
+    result = fit(llama, llama.encode("ab"), FitConfig(stop=START))
+    for given in (result, [result.tokens, result]):
+        with pytest.raises(InputError, match=r"decode takes proto-tokens, not a FitResult: give its .tokens"):
+            decode(llama, given)  # type: ignore[call-overload]
+    for given in ("a.safetensors", 7, [None]):
+        with pytest.raises(InputError, match=r"decode takes proto-tokens, not a (str|int|NoneType): load\(path\)"):
+            decode(llama, given)  # type: ignore[call-overload]

@@ -232,6 +232,7 @@ def test_a_file_may_be_made_by_hand(tmp_path: Path) -> None:
         (lambda h, t: h.update(kind="a learned start"), "holds a learned start, not proto-tokens"),
         (lambda h, t: h["record"].pop("length"), r"its record cannot be read \(KeyError\('length'\)\)"),
         (lambda h, t: h["record"].update(length=0), "length 0 with 1 e-tokens: both must be numbers from 1"),
+        (lambda h, t: h["record"].update(length=10**9), "length 1000000000 is above 1048576"),
         (lambda h, t: h["record"].update(length="7"), "length '7' with 1 e-tokens"),
         (lambda h, t: h["record"].update(arrangement={}), "its record cannot be read"),
         (lambda h, t: h["record"]["arrangement"].update(body=[]), "the body needs at least one symbol"),

@@ -89,7 +89,7 @@ def _asked(lm: FrozenLM, config: PackConfig) -> dict[str, Any]:
 
 
 def _dtype(lm: FrozenLM) -> str:
-    return str(lm.dtype).removeprefix("torch.")
+    return lm.dtype_name
 
 
 def _start_name(lm: FrozenLM, config: PackConfig) -> str:

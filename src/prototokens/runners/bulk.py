@@ -287,7 +287,7 @@ def _encoded(lm: FrozenLM, text: str, max_tokens: int | None) -> tuple[list[int]
 def _settings(lm: FrozenLM, config: FitConfig) -> dict[str, Any]:
     """What fits of one list have in common beside the model; JSON values."""
     recipe = asdict(replace(config, start="auto"))
-    recipe |= {"start": start_name(lm, config), "dtype": str(lm.dtype).removeprefix("torch.")}
+    recipe |= {"start": start_name(lm, config), "dtype": lm.dtype_name}
     settings: dict[str, Any] = json.loads(json.dumps(recipe))  # as it comes back from a file
     return settings
 

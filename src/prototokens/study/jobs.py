@@ -42,7 +42,7 @@ def describe(lm: FrozenLM, _: Any) -> dict[str, Any]:
         "origin": {
             "fingerprint": lm.identity.fingerprint,
             "revision": lm.identity.revision,
-            "dtype": str(lm.dtype).removeprefix("torch."),
+            "dtype": lm.dtype_name,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
             "versions": library_versions(),

@@ -55,7 +55,7 @@ class Trainer:
             "encoder": config.to_json(),
             "training": training.to_json(),
             "model": lm.identity.fingerprint,
-            "dtype": str(lm.dtype).removeprefix("torch."),
+            "dtype": lm.dtype_name,
             "beginning": initial.name,
         }
         self.optimiser = _adamw(self.network, training.schedule)

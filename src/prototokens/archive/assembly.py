@@ -1,4 +1,4 @@
-"""Assembly: from fitted chunks to an archive: dtypes that keep what was fitted, the residual, and the text's pieces."""
+"""Assembly: from fitted chunks to an archive: dtypes that lose no token, the residual, and the text's pieces."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def assemble(
         arrangement: how vectors fill the input.
         segments: the whole text.
         fits: chunks in order, that cover the ids of all segments.
-        m: the m-token of the chunks that have none of their own, (D,).
+        m: the m-token that chunks share, (D,).
         store: one of `STORES`, or `"auto"`.
         margin: see `is_held`.
         batch_tokens: tokens that are decoded side by side.
@@ -49,14 +49,14 @@ def assemble(
     chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
     stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
     every_held = chosen.held(range(len(fits)), stores)
-    if lm.dtype != torch.float32:  # rounding is coarse enough there to differ by more than a margin
+    if lm.dtype != torch.float32:  # other batch sizes change leads by more than a margin there
         every_held = [a & b for a, b in zip(every_held, chosen.alone(stores), strict=True)]
     missed = [~held for held in every_held]
-    vectors, of_vectors = [], []
+    vectors, store_of = [], []
     for fit, name in zip(fits, stores, strict=True):
-        own = [fit.e] if fit.m is None else [fit.e, fit.m]
-        vectors += own
-        of_vectors += [name] * len(own)
+        of_chunk = [fit.e] if fit.m is None else [fit.e, fit.m]
+        vectors += of_chunk
+        store_of += [name] * len(of_chunk)
     residual = torch.cat([torch.empty(0, dtype=torch.bool), *missed]).nonzero().squeeze(1)
     checksums = [checksum(ids[fit.task.start : fit.task.stop]) for fit in fits]
     pieces, piece_checksums, literals = _pieces(lm, segments, [fit.task.length for fit in fits])
@@ -68,7 +68,7 @@ def assemble(
         fixed=fixed,
         lengths=torch.tensor([fit.task.length for fit in fits], dtype=torch.long),
         own_m=torch.tensor([fit.m is not None for fit in fits], dtype=torch.bool),
-        vectors=StoredVectors.of(torch.stack(vectors) if vectors else torch.empty(0, lm.width), of_vectors),
+        vectors=StoredVectors.of(torch.stack(vectors) if vectors else torch.empty(0, lm.width), store_of),
         checksums=torch.cat([torch.empty(0, dtype=torch.uint8), *checksums]).reshape(len(fits), CHECKSUM_BYTES),
         residual_positions=residual,
         residual_ids=ids[residual],
@@ -88,7 +88,7 @@ def _fitting(fit: ChunkFit, store: str) -> str:
 
 
 class _Stores:
-    """Which tokens the chunks' vectors give when they are stored in this dtype or that."""
+    """Which tokens the chunks' vectors give after storage in a dtype."""
 
     def __init__(
         self,
@@ -110,8 +110,8 @@ class _Stores:
         wanted = self.held(every, [STORES[-1]] * len(every))
         stores, waiting = [STORES[-1]] * len(every), every
         for store in STORES[:-1]:
-            found = self.held(waiting, [store] * len(waiting))
-            kept = [n for n, held in zip(waiting, found, strict=True) if bool((held | ~wanted[n]).all())]
+            held_each = self.held(waiting, [store] * len(waiting))
+            kept = [n for n, held in zip(waiting, held_each, strict=True) if bool((held | ~wanted[n]).all())]
             for number in kept:
                 stores[number] = store
             waiting = [n for n in waiting if stores[n] == STORES[-1]]
@@ -119,7 +119,7 @@ class _Stores:
 
     def held(self, chunks: Sequence[int], stores: Sequence[str]) -> list[Tensor]:
         """For each of these chunks, stored in these dtypes, which tokens its vectors give, bool, (T,)."""
-        found: list[Tensor] = [torch.empty(0, dtype=torch.bool)] * len(chunks)
+        held_each: list[Tensor] = [torch.empty(0, dtype=torch.bool)] * len(chunks)
         fits = [self.fits[chunk] for chunk in chunks]
         for batch in in_batches([fit.task.length for fit in fits], self.batch_tokens):
             e = torch.stack([rounded(fits[n].e, stores[n]) for n in batch]).unsqueeze(1)  # (B, 1, D)
@@ -127,15 +127,15 @@ class _Stores:
             targets = torch.stack([self.ids[fits[n].task.start : fits[n].task.stop] for n in batch])
             logits = chunk_logits(self.lm, self.arrangement, targets.shape[1], e, m, self.fixed)
             for number, held in zip(batch, is_held(logits, targets, self.margin, self.lm.dtype), strict=True):
-                found[number] = held
-        return found
+                held_each[number] = held
+        return held_each
 
     def alone(self, stores: Sequence[str]) -> list[Tensor]:
-        """`held` for every chunk, each in a pass of its own: what a reader falls back on with these weights."""
+        """`held` for every chunk, each in a pass of its own, as a reader decodes chunks that fail in a batch."""
         batch_tokens, self.batch_tokens = self.batch_tokens, 1
-        found = self.held(range(len(self.fits)), stores)
+        held_each = self.held(range(len(self.fits)), stores)
         self.batch_tokens = batch_tokens
-        return found
+        return held_each
 
     def _m(self, fit: ChunkFit, store: str) -> Tensor:
         return self.m if fit.m is None else rounded(fit.m, store)

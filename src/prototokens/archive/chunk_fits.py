@@ -72,7 +72,7 @@ def fit_chunks(
         One fit per task, in order.
     """
     targets = torch.stack([ids[task.start : task.stop] for task in tasks])  # (B, T)
-    config = replace(recipe, stop=Stop(max_steps=fit_round.steps, margin=margin), seed=recipe.seed + tasks[0].round)
+    config = replace(recipe, tokens_per_vector=None, stop=Stop(max_steps=fit_round.steps, margin=margin), seed=recipe.seed + tasks[0].round)
     e_start, m_start = (None, None) if begin is None else begin(targets)
     given = Given(e_start=e_start, m_start=m_start) if fit_round.own_m else Given(e_start=e_start, m=m)
     descent = descend(lm, targets, config, given, progress=progress)

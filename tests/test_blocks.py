@@ -164,8 +164,23 @@ def test_the_default_takes_two_vectors_for_short_texts_and_blocks_for_long_ones(
         preset(tokens_per_vector=0)
     with pytest.raises(InputError, match="tokens_per_vector is 'many'"):
         preset(tokens_per_vector="many")
-    with pytest.raises(InputError, match="e_tokens is 2, and tokens_per_vector decides"):
-        preset(e_tokens=2)
+    with pytest.raises(InputError, match="does not go with 2 e-tokens"):
+        preset(tokens_per_vector=8, e_tokens=2)
+    with pytest.raises(InputError, match="does not go with 1 e-tokens or the arrangement 'e,m\\*n'"):
+        preset(tokens_per_vector=8, arrangement="e,m*n")
+    for other in (preset(e_tokens=2), preset(arrangement="e,m*n"), preset(tokens_per_vector=None)):
+        assert other.at(500).arrangement == other.arrangement
+
+
+def test_a_learned_start_decides_which_arrangement_it_serves(llama: FrozenLM) -> None:
+    for_two, for_blocks = (
+        Starter(torch.zeros(llama.width), torch.zeros(llama.width), arrangement, llama.identity, {})
+        for arrangement in (ARRANGEMENTS["m,e,m*(n-1)"], blocks(4))
+    )
+    for length in (1, 500):
+        assert preset(start=for_two).at(length).arrangement == ARRANGEMENTS["m,e,m*(n-1)"]
+        assert preset(start=for_blocks).at(length).arrangement == blocks(AUTO_BLOCK)
+        assert preset(start=for_blocks, tokens_per_vector=5).at(length).arrangement == blocks(5)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "gemma3", "mamba"])

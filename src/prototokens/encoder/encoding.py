@@ -267,6 +267,7 @@ def refinement(encoder: Encoder, steps: int, recipe: FitConfig | None = None) ->
         recipe,
         arrangement=encoder.config.arrangement,
         e_tokens=encoder.config.e_tokens,
+        tokens_per_vector=None,
         start="auto",  # ignored: both vectors are given
         perturbation=0.0,
         restarts=1,

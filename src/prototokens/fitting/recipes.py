@@ -19,6 +19,7 @@ NAMED_STARTS = ("auto", *DRAWN_STARTS, "text-e", "text-m")
 """Starts that a recipe can name; see `FitConfig.start`."""
 
 
+_IN_TWO = "m,e,m*(n-1)"
 LONGEST_IN_TWO, AUTO_BLOCK = 32, 8
 """Tokens up to which two vectors are taken, and tokens of a block beyond, where a recipe leaves it open."""
 
@@ -118,7 +119,9 @@ class FitConfig:
         e_tokens: K, the number of e-tokens, in arrangements without blocks.
         tokens_per_vector: b: a text of more tokens is fitted in the arrangement `m,(e,m*(b-1))` instead, with an
             e-token for every block of b tokens; `"auto"`: two vectors up to `LONGEST_IN_TWO` tokens, and blocks of
-            `AUTO_BLOCK` beyond; None: the arrangement as it is, for any length.
+            `AUTO_BLOCK` beyond; None: the arrangement as it is, for any length. It spreads the e-tokens of
+            `m,e,m*(n-1)`; with another arrangement or more e-tokens, `"auto"` changes nothing. A `Starter` that was
+            trained for one of the two decides which.
         start: `"normal"`: e and m from N(0, 1), the paper's; `"vocabulary"`: both from N(mean, std^2) of the model's
             input embeddings; `"text-e"`: e is the mean embedding of the text's tokens and m that of the whole
             vocabulary; `"text-m"`: the two exchanged; a `Starter`: a learned start; `"auto"`: the learned start that
@@ -162,8 +165,11 @@ class FitConfig:
             raise InputError(f"tokens_per_vector is {self.tokens_per_vector!r}; it must be a number, 'auto' or None")
         if isinstance(self.tokens_per_vector, int):
             _check("tokens_per_vector", self.tokens_per_vector, low=1)
-        if self.tokens_per_vector is not None and self.e_tokens != 1:
-            raise InputError(f"e_tokens is {self.e_tokens}, and tokens_per_vector decides how many there are")
+            if not self._in_two_vectors:
+                raise InputError(
+                    f"tokens_per_vector is {self.tokens_per_vector}: it spreads the e-tokens of {_IN_TWO!r}, and does "
+                    f"not go with {self.e_tokens} e-tokens or the arrangement {arrangement_named(self.arrangement).name!r}"
+                )
         _check("perturbation", self.perturbation, low=0)
         _check("restarts", self.restarts, low=1)
 
@@ -172,9 +178,15 @@ class FitConfig:
         if self.tokens_per_vector is None:
             return self
         is_auto = self.tokens_per_vector == "auto"
-        longest, b = (LONGEST_IN_TWO, AUTO_BLOCK) if is_auto else (self.tokens_per_vector, self.tokens_per_vector)
-        arrangement = blocks(int(b)) if length > int(longest) else self.arrangement
-        return replace(self, arrangement=arrangement, tokens_per_vector=None)
+        b = AUTO_BLOCK if is_auto else int(self.tokens_per_vector)
+        in_blocks = self._in_two_vectors and length > (LONGEST_IN_TWO if is_auto else b)
+        if isinstance(self.start, Starter):  # it serves one of the two
+            in_blocks = self._in_two_vectors and self.start.arrangement.block_length is not None
+        return replace(self, arrangement=blocks(b) if in_blocks else self.arrangement, tokens_per_vector=None)
+
+    @property
+    def _in_two_vectors(self) -> bool:
+        return self.e_tokens == 1 and self.arrangement == arrangement_named(_IN_TWO)
 
 
 PRESETS: dict[str, FitConfig] = {

@@ -58,7 +58,7 @@ def start_hash(recipe_name: str, start: str | None, arrangement: str | None, mod
 
 
 def _named(name: str) -> FitConfig:
-    return CRAMMING if name == "cramming" else preset(name)
+    return CRAMMING if name == "cramming" else preset(name, tokens_per_vector=None)
 
 
 @torch.no_grad()

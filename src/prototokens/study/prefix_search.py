@@ -76,6 +76,7 @@ def one_step(lm: FrozenLM, config: FitConfig | None = None, given: Given | None 
         given: vectors held fixed for all texts, m (D,) or e (K, D); nothing shared.
     """
     config, given = config or preset(), given or Given()
+    config = replace(config, tokens_per_vector=None)  # a longer prefix begins at the vectors of a shorter one
     if given.share is not None:
         raise InputError("a search for one text's longest prefix shares no vector with other texts")
 

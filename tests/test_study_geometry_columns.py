@@ -225,9 +225,7 @@ def test_roles_probes_see_the_vectors_that_their_features_name(monkeypatch: pyte
 def test_reading_s_likeness_leaves_the_first_token_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Readings are made up; what is like what is worked out from all but their first token."""
     lm, words = family("llama"), ("the sea shell", "of old times", "in the park", "a b c d e f")
-    made = torch.stack(
-        [lm.encode(word)[:8] for word in ("the sea shell", "of old times", "in the park", "a b c d e f")]
-    )
+    made = torch.stack([lm.encode(word)[:8] for word in words])
     monkeypatch.setattr(reading, "read", lambda *_, **__: made)
     rows = [row for row, _ in measure(reading) if (row["part"], row["bos"], row["sampled"]) == ("e", 0, 0)]
     windows = [lm.encode(text("old", n))[:16] for n in range(4)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import warnings
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from families import analytic, family
 from prototokens import FrozenLM, InputError, decode, load
+from prototokens.arrangements import arrangement_named
+from prototokens.fitting.starter import Starter
 from prototokens.runners.in_process import InProcess
-from prototokens.study import running
-from prototokens.study.reconstruction import arrangements
-from prototokens.study.running import run_study
+from prototokens.study import STUDIES, running
+from prototokens.study.reconstruction import arrangements, cost
+from prototokens.study.running import ModelUnavailable, run_study
 from prototokens.study.scales import SCALES
 from prototokens.study.store import Store
 
@@ -258,3 +262,64 @@ def test_any_model_will_do(tmp_path):
     with Store.open(tmp_path / "store", write=True) as store:
         end = run_study(store, InProcess(analytic), "arrangements", SMOKE)
     assert (end.done, end.failed) == (CELLS, 0)
+
+
+def starter(lm: FrozenLM, value: float, axes: float | None = None) -> Starter:
+    """A learned start for a tiny model; its axes are turned by an angle."""
+    vectors = torch.full((2, lm.width), value)
+    turned = None
+    if axes is not None:
+        turned = torch.eye(lm.width).repeat(2, 1, 1)
+        cos, sin = math.cos(axes), math.sin(axes)
+        turned[:, :2, :2] = torch.tensor([[cos, -sin], [sin, cos]])
+    arrangement = arrangement_named("m,e,m*(n-1)")
+    return Starter(vectors[0], vectors[1], arrangement, lm.identity, {}, None if turned is None else turned.half())
+
+
+def test_a_new_learned_start_makes_new_cells_where_it_is_used_and_only_there(tmp_path, monkeypatch):
+    lm, keys = family("llama"), {}
+    monkeypatch.setitem(cost.GRIDS, "smoke", (cost.Part("fast", (2,), 1, 1, 1), cost.Part("paper", (2,), 1, 1, 1)))
+    shipped = {"none": (), "one": (starter(lm, 0.1),), "other": (starter(lm, 0.2),),
+               "axes": (starter(lm, 0.1, 0.3),), "turned": (starter(lm, 0.1, 0.6),)}  # fmt: skip
+    for name, starters in shipped.items():
+        monkeypatch.setattr("prototokens.fitting.starter._shipped", lambda starters=starters: starters)
+        with Store.open(tmp_path / name, write=True) as store:
+            assert run_study(store, runner(), "cost", SMOKE).failed == 0
+            for row in store.rows():
+                keys.setdefault(row["recipe"], []).append(row["key"])
+                used = starters and row["recipe"] == "fast"
+                assert row.get("start_hash") == (starters[0].name.removeprefix("learned-") if used else None)
+                assert row["start"] == (
+                    starters[0].name if used else {"fast": "text-e", "paper": "normal"}[row["recipe"]]
+                )
+    assert len(set(keys["fast"])) == len(shipped)
+    assert len(set(keys["paper"])) == 1
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_start_is_a_condition_of_the_cells_that_begin_at_it(study, monkeypatch, tmp_path):
+    """What a row says of its fit's start, and what its key knows of it, are the same thing."""
+    lm = family("llama")
+    shipped = starter(lm, 0.01)
+    monkeypatch.setattr("prototokens.fitting.starter._shipped", lambda: (shipped,))
+    with Store.open(tmp_path / "store", write=True) as store:
+        assert run_study(store, runner(), study, SMOKE).failed == 0
+        rows = [row for row in store.rows() if "steps" in row and row.get("start") is not None]
+    for row in rows:
+        began_there = row["start"] in (shipped.name, "auto")
+        assert began_there == (row.get("start_hash") is not None), row
+
+
+def test_a_model_that_cannot_be_loaded_or_is_too_small_is_told_apart(tmp_path):
+    def broken() -> FrozenLM:
+        raise RuntimeError("out of\nmemory")
+
+    def missing() -> FrozenLM:
+        raise InputError("that model is nowhere")
+
+    with Store.open(tmp_path / "store", write=True) as store:
+        for load, message in ((broken, "RuntimeError: out of memory"), (missing, "that model is nowhere")):
+            with pytest.raises(ModelUnavailable, match=f"^{message}$"):
+                run_study(store, InProcess(load), "arrangements", SMOKE)
+        with pytest.raises(ModelUnavailable, match="64 positions; the scale paper needs more than 64"):
+            run_study(store, runner(), "cost", SCALES["paper"])

@@ -189,3 +189,85 @@ def test_the_store_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def filled(path: Path) -> str:
+    """A store with one finished cell that has vectors; its key."""
+    (cell,) = cells(1)
+    with Store.open(path, write=True) as store:
+        store.plan([cell])
+        store.vectors.mkdir()
+        store.vectors_path(cell.key).write_bytes(b"vectors")
+        store.finish(cell.key, {"exact": 1}, ORIGIN)
+        store.keep_texts("k", [[1, 2]])
+    return cell.key
+
+
+def tampered(path: Path, statement: str, *values: object) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(statement, values)
+    connection.close()
+
+
+@pytest.mark.parametrize("key", ["../../planted", "/tmp/planted", "a" * 31, "A" * 32, "a" * 32 + "\n", "", 7])
+def test_a_key_that_could_lead_out_of_the_folder_is_refused_before_anything_is_taken(tmp_path, key):
+    filled(tmp_path / "theirs")
+    with Store.open(tmp_path / "theirs") as theirs:
+        (tmp_path / "theirs.vectors" / "..").resolve()
+        planted = tmp_path / "planted.safetensors"
+        source = theirs.vectors / f"{key}.safetensors"
+        if "/" in str(key):
+            source.resolve().parent.mkdir(exist_ok=True, parents=True)
+    tampered(tmp_path / "theirs", "INSERT INTO cells SELECT ?, study, batch, 1, status, settings, result, error, "
+             "provenance, finished, seconds FROM cells", key)  # fmt: skip
+    (tmp_path / "deep").mkdir()
+    with Store.open(tmp_path / "deep" / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
+        with pytest.raises(InputError, match="is no key of a cell; the file was not made by a study"):
+            ours.merge(theirs)
+        assert ours.rows() == []
+        assert ours.texts("k") is None
+        assert not ours.vectors.exists()
+    assert not planted.exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE cells SET settings = '[]'",
+        "UPDATE cells SET settings = 'no json'",
+        'UPDATE cells SET settings = \'{"model": "tiny"}\'',
+        "UPDATE cells SET result = '7'",
+        "UPDATE cells SET provenance = '[1]'",
+        "UPDATE cells SET status = 'stolen'",
+        "UPDATE texts SET ids = '[[-1]]'",
+        "UPDATE texts SET ids = '{\"a\": 1}'",
+    ],
+)
+def test_a_store_of_another_maker_is_refused_in_one_line(tmp_path, statement):
+    filled(tmp_path / "theirs")
+    tampered(tmp_path / "theirs", statement)
+    with Store.open(tmp_path / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
+        with pytest.raises(InputError, match=r"theirs: the entry '.*' cannot be read; it was not made by a study$"):
+            ours.merge(theirs)
+        assert ours.rows() == []
+
+
+def test_a_link_among_the_vectors_is_not_followed(tmp_path):
+    key = filled(tmp_path / "theirs")
+    (tmp_path / "secret").write_text("secret")
+    link = tmp_path / "theirs.vectors" / f"{key}.safetensors"
+    link.unlink()
+    link.symlink_to(tmp_path / "secret")
+    with Store.open(tmp_path / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
+        ours.merge(theirs)
+        assert not ours.vectors_path(key).exists()
+
+
+@pytest.mark.parametrize("version", ["one", "", "-1", "1" * 5000, "²"])
+def test_a_format_that_is_no_number_is_refused(path, version):
+    Store.open(path, write=True).close()
+    tampered(path, "UPDATE meta SET value = ?", version)
+    for write in (False, True):
+        with pytest.raises(InputError, match=r"not a store of studies \(its format is '.*', not a number\)"):
+            Store.open(path, write=write)

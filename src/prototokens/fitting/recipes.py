@@ -166,9 +166,10 @@ class FitConfig:
         if isinstance(self.tokens_per_vector, int):
             _check("tokens_per_vector", self.tokens_per_vector, low=1)
             if not self._in_two_vectors:
+                name = arrangement_named(self.arrangement).name
                 raise InputError(
                     f"tokens_per_vector is {self.tokens_per_vector}: it spreads the e-tokens of {_IN_TWO!r}, and does "
-                    f"not go with {self.e_tokens} e-tokens or the arrangement {arrangement_named(self.arrangement).name!r}"
+                    f"not go with {self.e_tokens} e-tokens or the arrangement {name!r}"
                 )
         _check("perturbation", self.perturbation, low=0)
         _check("restarts", self.restarts, low=1)

@@ -18,6 +18,7 @@ from prototokens.cli import app as cli
 from prototokens.cli import study as cli_study
 from prototokens.runners.in_process import InProcess
 from prototokens.study import STUDIES
+from prototokens.study.estimates import size_of
 from prototokens.study.reconstruction import arrangements, cost
 from prototokens.study.store import Store
 
@@ -147,7 +148,7 @@ def test_a_dry_run_lists_the_paper_s_cells_for_six_models_that_are_not_here(run,
 
 
 def test_a_dry_run_tells_the_size_of_any_model_without_loading_it(run, folder, monkeypatch):
-    monkeypatch.setattr("prototokens.lm.frozen.load_lm", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("prototokens.lm.loading.load_lm", lambda *_, **__: pytest.fail("the model was loaded"))
     code, out, _ = run("cost", "--scale", "smoke", "--model", folder, "--dry-run")
     assert code == 0
     assert out.count("1 cells") == 3
@@ -197,3 +198,48 @@ def test_every_study_has_a_command_with_its_line():
     assert set(program.commands) == {*STUDIES, "all", "status", "export", "merge"}
     for name, line in STUDIES.items():
         assert program.commands[name].help.startswith(line)
+
+
+def test_a_model_that_cannot_be_loaded_is_named_and_the_others_go_on(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:])
+    (tmp_path / "empty").mkdir()
+    call = ("cost", "--scale", "smoke", "--store", "store", "--model", "empty", "--model")
+    code, out, err = run(*call, folder, "--model", "nowhere/x")
+    assert (code, out) == (3, f"cost on {folder}: 1 of 1 cells done, 0 failed\n")
+    passed_over = [line for line in err.splitlines() if "passed over" in line]
+    assert [line.split(" is passed over: ")[0] for line in passed_over] == ["empty", "nowhere/x"]
+    assert "holds no model" in passed_over[0]
+    assert "unknown model 'nowhere/x'" in passed_over[1]
+    code, out, err = run(*call, "nowhere/x")
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1] == "error: none of the models can be used: empty, nowhere/x"
+
+
+def test_a_dry_run_passes_over_a_model_of_unknown_size(run, folder):
+    code, out, err = run("cost", "--scale", "smoke", "--dry-run", "--model", "nowhere/x", "--model", folder)
+    assert code == 3
+    assert f"cost on {folder}: at most" in out
+    assert err.startswith("nowhere/x is passed over: unknown model 'nowhere/x'")
+
+
+def test_a_dry_run_fetches_a_configuration_and_no_weights(run, folder, monkeypatch):
+    fetched: list[tuple[str, str, str | None]] = []
+
+    def fetch(name: str, file: str, *, revision: str | None = None, **_: Any) -> str:
+        fetched.append((name, file, revision))
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("weights were fetched"))
+    code, out, _ = run("cost", "--scale", "smoke", "--dry-run", "--model", "someone/tiny", "--revision", "v2")
+    assert code == 0
+    assert "cost on someone/tiny: at most" in out
+    assert fetched == [("someone/tiny", "config.json", "v2")]
+
+
+def test_a_model_s_size_is_that_of_its_weights(folder):
+    config = build("llama").config
+    size = size_of(str(folder))
+    assert size.parameters == build("llama").num_parameters()
+    assert (size.vocabulary, size.width, size.layers) == (264, config.hidden_size, config.num_hidden_layers)
+    assert size.bytes_per_weight == 4

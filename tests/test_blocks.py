@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from families import counted, family
 from prototokens import AdamW, FrozenLM, InputError, Stop, decode, fit, fit_batch, load, preset, save
 from prototokens.arrangements import ARRANGEMENTS, Arrangement, arrangement_named, blocks
+from prototokens.cli import app
 from prototokens.fitting.bank import Bank
 from prototokens.fitting.fit import descend
 from prototokens.fitting.recipes import AUTO_BLOCK, LONGEST_IN_TWO
@@ -255,3 +257,32 @@ def test_a_path_between_texts_in_blocks_needs_one_length(llama: FrozenLM) -> Non
     )
     with pytest.raises(InputError, match="one number of e-tokens; these have 2 and 4"):
         segment(first, last)
+
+
+def test_the_command_line_takes_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], llama: FrozenLM
+) -> None:
+    monkeypatch.setattr("prototokens.lm.loading.load_lm", lambda *_, **__: llama)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["prototokens", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        return stop.value.code, *capsys.readouterr()
+
+    text = "abcdefghi" * 4  # 36 tokens
+    for options, k in (((), 5), (("--tokens-per-vector", "12"), 3), (("--e-tokens", "1"), 1), (("--e-tokens", "2"), 2)):
+        code, out, _ = run("fit", text, "--max-steps", "0", "-o", "file", "--force", "--json", *options)
+        assert code == 1
+        record = json.loads(out)
+        assert (record["e_tokens"], record["vectors"]) == (k, k + 1)
+        assert (record["bytes"], record["text_bytes"]) == ((k + 1) * llama.width * 4, 36)
+    record = json.loads(run("inspect", "file", "--json")[1])
+    assert (record["e_tokens"], record["vectors"], record["bytes"]) == (2, 3, 3 * llama.width * 4)
+    assert run("fit", text, "--e-tokens", "1", "--tokens-per-vector", "8")[::2] == (
+        2,
+        "error: --e-tokens and --tokens-per-vector both set the number of e-tokens: give one of them\n",
+    )
+    message = "error: --block-lengths is '8,x'; it must be numbers of tokens such as 8,16\n"
+    assert run("starter", "train", "-o", "start", "--block-lengths", "8,x")[::2] == (2, message)

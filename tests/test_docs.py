@@ -26,7 +26,7 @@ from encoders import PROSE
 from families import build, family, tokenizer
 from prototokens import AdamW, FitConfig, FrozenLM, fit, load_lm, preset, save
 from prototokens.archive.efforts import EFFORTS, Effort
-from prototokens.arrangements import ARRANGEMENTS
+from prototokens.arrangements import ARRANGEMENTS, arrangement_named
 from prototokens.cli import app as cli
 from prototokens.cli import demo
 from prototokens.fitting.recipes import PRESETS
@@ -268,6 +268,14 @@ def test_arrangements_are_spelt_out_as_the_library_lays_them_out() -> None:
     assert in_method == [(name, *map(str, spelt_out(name))) for name in ARRANGEMENTS]
     in_guide = [(named(row[0])[0], row[1]) for row in rows(OWN_MODEL, "arrangement")]
     assert in_guide == [(name, spelt_out(name)[0]) for name in ARRANGEMENTS]
+
+
+def test_blocks_are_spelt_out_as_the_library_lays_them_out() -> None:
+    for cells in rows(METHOD / "formalism.md", "arrangement | input for T = 7"):
+        arrangement = arrangement_named(named(cells[0])[0])
+        layout, k = arrangement.layout(7), arrangement.n_e_tokens(7)
+        names = [*(f"e_{number + 1}" for number in range(k)), "m"]
+        assert cells[1:] == [" ".join(names[slot] for slot in layout.slots), str(k)]
 
 
 def test_sources_of_the_guide_are_the_library_s() -> None:

@@ -92,6 +92,16 @@ class ProtoTokens:
             )
 
     @property
+    def n_vectors(self) -> int:
+        """The number of fitted vectors: K e-tokens and m."""
+        return len(self.e) + 1
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of the fitted vectors in float32, in bytes."""
+        return self.e.nbytes + self.m.nbytes
+
+    @property
     def _fixed_shape(self) -> tuple[int, int]:
         return (len(self.arrangement.fixed), self.m.shape[-1])
 

@@ -161,7 +161,9 @@ def inspect_command(file: VectorFile, as_json: Json = False) -> int:
         "exact": tokens.provenance.token_accuracy == 1,
         "arrangement": tokens.arrangement.name,
         "e_tokens": tokens.e.shape[0],
+        "vectors": tokens.n_vectors,
         "width": tokens.m.shape[0],
+        "bytes": tokens.n_bytes,
         "e_norm": tokens.e.norm(dim=-1).tolist(),
         "m_norm": tokens.m.norm().item(),
         **asdict(tokens.provenance),
@@ -226,6 +228,10 @@ def _fit_record(result: FitResult, text: str, config: FitConfig) -> dict[str, An
         "stop_reason": result.stop_reason,
         "preset": config.preset,
         "arrangement": result.tokens.arrangement.name,
+        "e_tokens": result.tokens.e.shape[0],
+        "vectors": result.tokens.n_vectors,
+        "bytes": result.tokens.n_bytes,
+        "text_bytes": len(text.encode("utf-8", "surrogatepass")),
         "restarts": config.restarts,
         "seed": config.seed,
     }
@@ -236,4 +242,5 @@ def _print_fit(record: dict[str, Any]) -> None:
     word = "exact" if record["exact"] else "NOT exact"
     say(f"{word}: {n_right} of {record['length']} tokens come back in one forward pass")
     say(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
+    say(f"{record['vectors']} vectors, {record['bytes']:,} bytes, for {record['text_bytes']:,} bytes of text")
     say(f"saved: {record['file']}")

@@ -144,11 +144,24 @@ class RecipeOptions:
         str | None,
         typer.Option(
             help="How e and m fill the input: e*n  e*n/2,m*n/2  (e,m)*n/2  e,m*n  e,m*(n-1)  m,e,m*(n-1)  "
-            "bos,e,m*(n-1)  bos,e,m*n; default: the preset's.",
+            "bos,e,m*(n-1)  bos,e,m*n  m,(e,m*7): blocks of 8 tokens; default: the preset's.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None
-    e_tokens: Annotated[int, typer.Option(help="The number of e-tokens.", rich_help_panel=RECIPE_PANEL)] = 1
+    e_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="The number of e-tokens; 1 is the paper's. Default: 1 up to 32 tokens, and one for each block beyond.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
+    tokens_per_vector: Annotated[
+        int | None,
+        typer.Option(
+            help="An e-token for every block of so many tokens; default: 8 beyond 32 tokens.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
     restarts: Annotated[
         int, typer.Option(help="Fit from so many starts at once; the best is kept.", rich_help_panel=RECIPE_PANEL)
     ] = 1
@@ -171,7 +184,15 @@ class RecipeOptions:
         """
         from ..fitting.recipes import preset
 
-        config = preset(self.preset, e_tokens=self.e_tokens, restarts=self.restarts, seed=self.seed)
+        if self.e_tokens is not None and self.tokens_per_vector is not None:
+            raise InputError(
+                "--e-tokens and --tokens-per-vector both set the number of e-tokens: give one of them"
+            )
+        config = preset(self.preset, restarts=self.restarts, seed=self.seed)
+        if self.e_tokens is not None:
+            config = replace(config, e_tokens=self.e_tokens, tokens_per_vector=None)
+        if self.tokens_per_vector is not None:
+            config = replace(config, tokens_per_vector=self.tokens_per_vector)
         if self.start is not None:
             config = replace(config, start=start_named(self.start))
         stop = config.stop

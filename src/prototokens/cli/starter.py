@@ -26,6 +26,10 @@ def train_command(
     steps: Annotated[int, typer.Option(help="Training steps.")] = 200,
     inner_steps: Annotated[int, typer.Option(help="Steps of each short fit.")] = 16,
     lengths: Annotated[str, typer.Option(help="Text lengths to draw from, in tokens, comma-separated.")] = "8,16,16,32",
+    block_lengths: Annotated[
+        str | None,
+        typer.Option(help="For long texts: lengths of blocks to draw from, each block with an e-token of its own."),
+    ] = None,
     batch_tokens: Annotated[int, typer.Option(help="Tokens in the batch of a step.")] = 128,
     arrangement: Annotated[str, typer.Option(help="Arrangement of the fits.")] = "m,e,m*(n-1)",
     source: Annotated[
@@ -54,6 +58,7 @@ def train_command(
     config = StarterConfig(
         arrangement=arrangement,
         lengths=numbers("--lengths", lengths, "8,16,32"),
+        block_lengths=numbers("--block-lengths", block_lengths, "8,16") if block_lengths else (),
         batch_tokens=batch_tokens,
         inner_steps=inner_steps,
         steps=steps,

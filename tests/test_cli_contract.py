@@ -227,3 +227,14 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(capfd: pytest.CaptureFix
             line("a")
             line("b")
         assert capfd.readouterr() == ("", lines)
+
+
+@pytest.mark.parametrize("provenance", [["x"], "x", None, 3, {"model": "x"}])
+def test_a_provenance_that_is_no_object_is_one_line(
+    place: Path, tmp_path: Path, provenance: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tensors, record = read_record(place / "saved", "proto-tokens")
+    path = tmp_path / "strange"
+    write_record(path, "proto-tokens", tensors, record | {"provenance": provenance}, overwrite=False)
+    assert run(monkeypatch, "inspect", path) == 2
+    assert capfd.readouterr().err.startswith(f"error: {path}: its record cannot be read")

@@ -156,5 +156,5 @@ def load(path: str | os.PathLike[str]) -> ProtoTokens:
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path}: its record cannot be read ({error!r})") from None

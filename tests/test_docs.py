@@ -100,7 +100,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
     monkeypatch.setattr("prototokens.encoder.training.texts.documents", lambda *_: [speech])
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
-    monkeypatch.setattr("prototokens.lm.frozen.load_lm", tiny_lm)
+    monkeypatch.setattr("prototokens.lm.loading.load_lm", tiny_lm)
 
 
 Run = Callable[[str], tuple[int, str, list[str]]]

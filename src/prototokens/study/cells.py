@@ -58,7 +58,7 @@ class BoundCell:
 
 
 def cell_settings(
-    scale: str, source: str, text: int, tokens: int, seed: int, recipe: str, max_steps: int, **own: Any
+    scale: str, source: str, text: int, tokens: int, seed: int, recipe: str, max_steps: int, **columns: Any
 ) -> Settings:
     """Settings of one cell: those that all studies have in common, and the study's own.
 
@@ -70,7 +70,7 @@ def cell_settings(
         seed: seed of the fit.
         recipe: name of a preset.
         max_steps: step budget of a fit.
-        own: further columns.
+        columns: further columns.
     """
     return {
         "scale": scale,
@@ -80,7 +80,7 @@ def cell_settings(
         "seed": seed,
         "recipe": recipe,
         "max_steps": max_steps,
-        **own,
+        **columns,
     }
 
 

@@ -16,15 +16,21 @@ from prototokens.fitting.starts import resolve_optimiser, start_name
 def subject(lm: FrozenLM, config: FitConfig) -> dict[str, str]:
     """What was fitted and how, but for seed and step budget: a row of another model or recipe is another row."""
     config, _ = resolve_optimiser(lm, config)
+    arrangement = arrangement_named(config.arrangement)
+    optimiser = asdict(config.optimiser)
+    if arrangement.block_length is None:  # it has no effect then
+        del optimiser["least_rate"]
     settings = asdict(config) | {
-        "arrangement": arrangement_named(config.arrangement).to_json(),
+        "optimiser": optimiser,
+        "arrangement": arrangement.to_json(),
         "start": start_name(lm, config),
-        "stop": asdict(config.stop) | {"max_steps": None},
+        "stop": asdict(config.stop) | {"max_steps": None, "patience": None},  # a rule of the first rows
         "seed": None,
         "preset": None,
         "axes_optimiser": None,  # the one in force stands under "optimiser"
         "axes": config.axes_optimiser is not None,
     }
+    settings.pop("tokens_per_vector")  # the arrangement says it
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return {"model": lm.identity.name, "model_fingerprint": lm.identity.fingerprint[:12], "recipe_hash": digest[:12]}
 

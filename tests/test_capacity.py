@@ -15,6 +15,7 @@ from families import RECIPE, family
 from prototokens import FrozenLM, InputError, Stop, decode, fit
 from prototokens.baselines.cramming import CRAMMING, reconstruct
 from prototokens.fitting.given import Given
+from prototokens.study import prefix_search
 from prototokens.study.prefix_search import Trial, autoregressive, bisect, grow, one_step, prefix_h_lm_nats
 from prototokens.study.published import LENGTHS
 
@@ -108,6 +109,26 @@ def test_the_vectors_hold_the_prefix_that_is_reported() -> None:
         assert found.n_tokens >= 2
         prompt = torch.cat([lm.fixed_vectors(["bos"]), found.vectors])
         assert reconstruct(lm, prompt[None], found.n_tokens)[0].tolist() == text[: found.n_tokens].tolist()
+
+
+@pytest.mark.parametrize("accuracy", [0.5, 0.99])
+def test_a_prefix_is_held_where_the_recipe_s_accuracy_is_reached(accuracy: float, monkeypatch: Any) -> None:
+    """Of one step the accuracy of the pass counts, of cramming that of greedy generation."""
+    lm = family("llama")
+    ids, stop = lm.encode("abcd")[None], Stop(max_steps=2, accuracy=accuracy)
+    for name, fitter, field, other in (
+        ("fit_batch", one_step(lm, replace(RECIPE, restarts=1, stop=stop)), "token_accuracy", {}),
+        ("cram_batch", autoregressive(lm, replace(CRAMMING, stop=stop)), "greedy_accuracy",
+         {"teacher_forced_accuracy": 0.75}),
+    ):  # fmt: skip
+        original = getattr(prefix_search, name)
+        for seen in (0.25, 0.5, 0.75, 1.0):
+            changes = {field: seen} | dict.fromkeys(other, 1 - seen)
+            monkeypatch.setattr(prefix_search, name, lambda *a, f=original, c=changes: [replace(r, **c) for r in f(*a)])
+            (trial,) = fitter(ids, [None], 2)
+            assert (trial.reached, trial.token_accuracy) == (seen >= accuracy, seen)
+            assert (trial.n_tokens, trial.steps) == (4, 2)
+        monkeypatch.setattr(prefix_search, name, original)
 
 
 def test_a_held_m_stays_as_it_is() -> None:

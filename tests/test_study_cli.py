@@ -18,7 +18,8 @@ from prototokens.cli import app as cli
 from prototokens.cli import study as cli_study
 from prototokens.runners.in_process import InProcess
 from prototokens.study import STUDIES
-from prototokens.study.estimates import size_of
+from prototokens.study.cells import Batch
+from prototokens.study.estimates import ModelSize, duration, estimate, size_of, table
 from prototokens.study.reconstruction import arrangements, cost
 from prototokens.study.store import Store
 
@@ -243,3 +244,25 @@ def test_a_model_s_size_is_that_of_its_weights(folder):
     assert size.parameters == build("llama").num_parameters()
     assert (size.vocabulary, size.width, size.layers) == (264, config.hidden_size, config.num_hidden_layers)
     assert size.bytes_per_weight == 4
+
+
+def test_an_estimate_is_the_formula_of_the_method_page():
+    size = ModelSize(parameters=2e9, vocabulary=1000, width=100, layers=10, bytes_per_weight=2)
+    small = Batch("cost", "small", (), steps=10, positions=1)
+    large = Batch("cost", "large", (), steps=10, positions=10_000, peak_positions=500)
+    assert estimate(small, size, "paper").seconds == pytest.approx(10 * 0.02)
+    assert estimate(large, size, "paper").seconds == pytest.approx(10 * 4 * 2e9 * 10_000 / 1e14)
+    assert estimate(small, size, "laptop").seconds == pytest.approx(10 * 0.3 * 2e9 / 135e6)
+    per_position = 16 * 10 * 100 * 2 + 3 * 4 * 1000
+    assert estimate(large, size, "paper").gigabytes == pytest.approx((4e9 + 500 * per_position) / 1e9)
+    lines, total = table([small, large], size, "paper")
+    assert len(lines) == 2
+    assert total.seconds == pytest.approx(0.2 + estimate(large, size, "paper").seconds)
+    assert total.gigabytes == estimate(large, size, "paper").gigabytes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"), (5400, "1.5 h"), (172800, "2.0 d")]
+)
+def test_durations_in_words(seconds, told):
+    assert duration(seconds) == told

@@ -147,18 +147,39 @@ def test_quality_s_work_is_what_the_fits_passed(batch: int, monkeypatch: pytest.
 
 
 def test_likeness_is_what_the_libraries_say_of_the_strings() -> None:
-    sacrebleu, rouge = pytest.importorskip("sacrebleu"), pytest.importorskip("rouge_score.rouge_scorer")
+    sacrebleu = pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
     lm = family("llama")
-    target, ids = lm.encode("the cat sat on the mat"), lm.encode("the cat lay on the mat")
+    original, decoded = "the cat sat on the mat", "on the mat the cat lay"
+    ids, target = lm.encode(decoded), lm.encode(original)
     row = quality._likeness(lm, ids, target)
-    right = [a == b for a, b in zip("the cat sat on the mat", "the cat lay on the mat", strict=True)]
+    right = [a == b for a, b in zip(decoded, original, strict=True)]
     assert row["token_accuracy"] == pytest.approx(sum(right) / len(right))
     assert (row["exact"], row["correct_prefix"]) == (0, right.index(False))
-    strings = "the cat lay on the mat", "the cat sat on the mat"
-    assert row["bleu"] == pytest.approx(sacrebleu.sentence_bleu(strings[0], [strings[1]]).score)
-    assert row["chrf"] == pytest.approx(sacrebleu.sentence_chrf(strings[0], [strings[1]]).score)
-    assert row["rouge_l"] == pytest.approx(5 / 6), "five of six words, in order"
-    assert rouge
+    assert row["bleu"] == pytest.approx(sacrebleu.sentence_bleu(decoded, [original]).score)
+    assert row["chrf"] == pytest.approx(sacrebleu.sentence_chrf(decoded, [original]).score)
+    assert row["rouge_l"] == pytest.approx(3 / 6), "three of six words in order: on the mat"
+
+
+def test_likeness_is_of_what_was_decoded_to_the_original_and_not_the_other_way_round() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    lm = family("llama")
+    decoded, original = "the cat sat on the mat", "the cat " + 7 * "é"  # as many bytes and tokens, fewer letters
+    expected = [sacrebleu.sentence_chrf(decoded, [original]).score, sacrebleu.sentence_bleu(decoded, [original]).score]
+    assert expected[0] != pytest.approx(sacrebleu.sentence_chrf(original, [decoded]).score)
+    row = quality._likeness(lm, lm.encode(decoded), lm.encode(original))
+    assert [row["chrf"], row["bleu"]] == pytest.approx(expected)
+
+
+def test_jacobi_s_rows_are_scored_by_what_jacobi_decodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = family("llama")
+    ids = lm.encode("zzzz")
+    monkeypatch.setattr(quality, "jacobi_decode", lambda *_: SimpleNamespace(ids=ids, passes=2))
+    cells = [{**cell, "max_steps": 0} for cell in quality.lay_out("smoke")[2].cells]
+    for cell, one in zip(cells, quality.run(lm, cells, ids.expand(len(cells), -1)), strict=True):
+        assert one.columns["greedy_accuracy"] < 1, "nothing was fitted"
+        jacobi = cell["method"] == "jacobi"
+        assert one.columns["token_accuracy"] == (1 if jacobi else one.columns["greedy_accuracy"])
 
 
 def test_one_step_rows_of_quality_are_decoded_not_taken_on_trust(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from families import counted, family
 from prototokens import FitConfig, FrozenLM
+from prototokens.report.conditions import series
 from prototokens.study.prefix_search import Trial
 from prototokens.study.reconstruction import capacity, information, sharing
 from study_batches import (
@@ -22,6 +23,7 @@ from study_batches import (
     of,
     without_h_lm,
 )
+from study_rows import row as study_row
 
 
 def test_a_group_that_is_too_large_for_a_pass_is_fitted_in_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,3 +193,11 @@ def test_a_shared_m_of_the_grid_is_shared_within_its_kind_and_group() -> None:
         assert torch.equal(m[first], m[first + 1])
         assert all(not torch.equal(m[first], m[other]) for other in range(8) if other // 2 != first // 2)
     assert len(of(measure_cells(capacity, cells), "grid")) == 8
+
+
+@pytest.mark.parametrize("column", ["group_size", "m_texts", "start_hash"])
+def test_rows_of_older_studies_are_not_averaged_with_those_of_fixed_groups_and_known_starts(column: str) -> None:
+    older = study_row("capacity", m_shared=1, method="grid")
+    labels = series([older, older | {column: 16}], ("source", "m_shared", "text", "seed", "tokens"))
+    assert [label.rpartition(", ")[2] for label in labels] == [f"{column} 16)", f"{column} None)"]
+    assert len(series([older, older], ("source", "m_shared", "text", "seed", "tokens"))) == 1

@@ -16,9 +16,10 @@ import torch
 from families import family
 from prototokens import FitConfig, FitResult, decode, fit_batch
 from prototokens.errors import InputError
-from prototokens.geometry.distances import KINDS, vector_distances
+from prototokens.geometry.changes import Change, principal_directions, random_directions
+from prototokens.geometry.distances import PAIR_KINDS, vector_distances
 from prototokens.geometry.paths import VECTORS
-from prototokens.geometry.robustness import Change, hold, principal_directions, random_directions
+from prototokens.geometry.robustness import decode_changed
 from prototokens.study.fits import recipe
 from prototokens.study.geometry import basin, connectivity, locality, reading, roles, structure
 from prototokens.study.scales import SCALES
@@ -42,13 +43,13 @@ def test_locality_compares_every_pair_that_a_kind_means_and_no_other(scale):
         assert set().union(*ends) == fits, "all that is fitted is compared, and nothing else"
         contexts = len({c["context"] for c in batch.cells})
         assert Counter(c["kind"] for c in pairs) == {
-            KINDS[0]: contexts * comb(grid.seeds, 2),
-            KINDS[1]: contexts * comb(grid.continuations, 2),
-            KINDS[2]: comb(contexts, 2) * grid.continuations,
+            PAIR_KINDS[0]: contexts * comb(grid.seeds, 2),
+            PAIR_KINDS[1]: contexts * comb(grid.continuations, 2),
+            PAIR_KINDS[2]: comb(contexts, 2) * grid.continuations,
         }
         for c in pairs:
             same = (c["text"] == c["other_text"], c["context"] == c["other_context"])
-            assert same == {KINDS[0]: (True, True), KINDS[1]: (False, True), KINDS[2]: (False, False)}[c["kind"]]
+            assert same == {PAIR_KINDS[0]: (True, True), PAIR_KINDS[1]: (False, True), PAIR_KINDS[2]: (False, False)}[c["kind"]]
             assert (c["context"], c["other_context"]) == tuple(
                 c[t] // grid.continuations for t in ("text", "other_text")
             )
@@ -62,7 +63,7 @@ def test_locality_measures_the_vectors_that_it_keeps_and_the_starts_before_them(
         expected = vector_distances((kept[second].e, kept[second].m), (kept[first].e, kept[first].m))
         assert {name: row[name] for name in expected} == pytest.approx(expected)
         assert row["both_exact"] == exact[first] * exact[second]
-        if row["kind"] == KINDS[0]:
+        if row["kind"] == PAIR_KINDS[0]:
             assert row["tfidf_distance"] == row["semantic_distance"] == 0
         else:
             assert row["tfidf_distance"] > 0
@@ -217,7 +218,7 @@ def test_basin_projects_onto_the_random_directions_of_the_draw():
             if "projection" in row["kind"]:
                 ways = random_directions(lm, draw) if row["kind"] == basin.RANDOM else principal_directions(lm)
                 own = Change("projection", row["amount"], row["vectors"])
-                (held,) = hold(lm, [kept[row["text"]]], ids_of([row]), [own], [ways])
+                (held,) = decode_changed(lm, [kept[row["text"]]], ids_of([row]), [own], [ways])
                 assert row["moved"] == pytest.approx(held.moved)
                 assert row["right"] == "".join(str(int(one)) for one in held.right)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from families import counted, family
 from prototokens.geometry.alignment import projected
-from prototokens.geometry.likeness import load_teacher
+from prototokens.geometry.teacher import load_teacher
 from prototokens.study.geometry import basin, connectivity, interpolation, locality, reading, roles, structure
 from study_batches import Row, fitted_ids, measure, of, read_out, scores, text, without_h_lm
 

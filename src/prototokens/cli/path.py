@@ -139,7 +139,7 @@ def _record(
             taus.tolist(),
             scores[0].ids,
             zip(*(score.token_accuracy.tolist() for score in scores), strict=True),
-            zip(*(score.loss.tolist() for score in scores), strict=True),
+            zip(*(score.loss_nats.tolist() for score in scores), strict=True),
             strict=True,
         )
     ]

@@ -1,4 +1,4 @@
-"""connect: a curve of low loss between two solutions of one text, by descent over its inner control points."""
+"""connect: fit a curve of low loss between two solutions of one text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..fitting.starts import learned_axes
 from ..lm.frozen import FrozenLM
 from ..lm.identity import hash_ids
 from ..proto_tokens import ProtoTokens
-from .curves import ConnectConfig, Connection, CurveDescent
+from .curve_descent import CurveDescent
+from .curves import ConnectConfig, Connection
 from .paths import Path, segment, straight
 
 
@@ -28,17 +29,17 @@ def connect(
     config: ConnectConfig | None = None,
     target_ids: Tensor | None = None,
 ) -> Path:
-    """Fit a curve of low loss between two solutions of one text; see `connect_pairs`, which joins many in one batch.
+    """Fit a curve of low loss between two solutions of one text; `connect_pairs` does so for many pairs in one batch.
 
     Args:
         lm: the frozen model.
         first: the solution at tau = 0.
-        last: that at tau = 1, of the same text and arrangement.
-        config: how; the default if None.
-        target_ids: the text, int64, (T,); read from whichever of the two decodes to it if None.
+        last: the solution at tau = 1, of the same text and arrangement.
+        config: settings of the fit; the default if None.
+        target_ids: the text, int64, (T,). If None, it is decoded from a solution that is exact.
 
     Returns:
-        The best curve that was looked at, whether it keeps to the text everywhere or not: `profile` tells.
+        The curve of the best evaluation. It may lose tokens somewhere: `profile` scores it.
 
     Raises:
         InputError: as `connect_pairs`.
@@ -58,23 +59,24 @@ def connect_pairs(
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> list[Connection]:
-    """Fit curves between pairs of solutions, all in one batch.
+    """Fit curves of low loss between pairs of solutions, all in one batch.
 
     minimise over the inner control points of phi:  E over tau ~ F of the mean over i of -log P(t_i | phi(tau))
 
-    The ends are held. A curve begins as the straight segment, its control points evenly spaced. Every `check_every`
-    steps its whole way is looked at: of what was looked at the curve of the highest lowest accuracy is kept, then of
-    the lowest highest loss; one that meets the stopping rule is done and leaves the batch. F is uniform for the share
-    1 - focus and follows the loss of the last look for the rest. Places depend on the seed and the curve's own losses,
-    not on the batch.
+    The ends are held. A curve begins as the straight segment, with evenly spaced control points. Every `check_every`
+    steps an evaluation scores points along the whole curve. The curve of the best evaluation is kept: the one with the
+    highest lowest accuracy, and among equal ones the one with the lowest highest loss. A curve that meets the stopping
+    rule is done and leaves the batch. F is uniform for the share 1 - focus. The rest follows the loss in the last
+    evaluation. The sampled taus depend on the seed and the curve's own losses, not on the batch.
 
     Args:
         lm: the frozen model.
-        pairs: solutions; the two of a pair are of one text, and all texts have one length and arrangement.
-        config: how; the default if None.
-        target_ids: the text of each pair, int64, (B, T); read from whichever of the two decodes to it if None.
-        progress: called at every look; its loss is the mean over curves of the highest, its accuracy of the lowest.
-        should_stop: asked at every look; when it says yes, the best so far is returned as `"interrupted"`.
+        pairs: solutions. The two of a pair are of one text, and all texts have one length and arrangement.
+        config: settings of the fit; the default if None.
+        target_ids: the text of each pair, int64, (B, T). If None, each is decoded from a solution that is exact.
+        progress: called at every evaluation. Its loss is the mean over curves of their highest loss, its accuracy that
+            of their lowest accuracy.
+        should_stop: called at every evaluation. If it returns True, the best so far is returned as `"interrupted"`.
 
     Returns:
         One connection per pair, in order.
@@ -91,16 +93,15 @@ def connect_pairs(
         return []
     if target_ids is not None and len(target_ids) != len(pairs):
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be ({len(pairs)}, T), one text per pair")
-    points = 2 if config.kind == "segment" else config.inner + 2
     for first, last in pairs:
         _check_pair(lm, first, last)
     targets = _texts(lm, pairs) if target_ids is None else list(target_ids)
     paths = [
-        replace(straight(segment(first, last), config.kind, points), target_ids=_checked(first, ids))
+        replace(straight(segment(first, last), config.kind, config.inner + 2), target_ids=_checked(first, ids))
         for (first, last), ids in zip(pairs, targets, strict=True)
     ]
     if any(path.layout != paths[0].layout for path in paths):
-        raise InputError("pairs of one batch need texts of one length and one arrangement: connect the others apart")
+        raise InputError("pairs of one batch need texts of one length and one arrangement: use a batch for each")
     check_texts(lm, torch.stack(targets), paths[0].layout)
     axes = learned_axes(lm, shipped_starter(lm.identity, pairs[0][0].arrangement))
     return CurveDescent(lm, paths, config, axes).run(progress, should_stop)
@@ -109,29 +110,30 @@ def connect_pairs(
 def _check_pair(lm: FrozenLM, first: ProtoTokens, last: ProtoTokens) -> None:
     check_model(lm, first)
     segment(first, last)  # refuses what no path can join
-    one, other = first.provenance.target_hash, last.provenance.target_hash
-    if one != other or first.length != last.length:
+    hashes = first.provenance.target_hash, last.provenance.target_hash
+    if hashes[0] != hashes[1] or first.length != last.length:
         raise InputError(
-            f"a curve connects two solutions of one text; these hold two (hashes {one[:12]} and {other[:12]})"
+            f"a curve connects two solutions of one text; these are of two (hashes {hashes[0][:12]} and "
+            f"{hashes[1][:12]})"
         )
 
 
 def _texts(lm: FrozenLM, pairs: Sequence[tuple[ProtoTokens, ProtoTokens]]) -> list[Tensor]:
-    """The text of each pair, read from the first of its ends, and then of its last ends, that decode to it."""
-    found: dict[str, Tensor] = {}
+    """The text of each pair, decoded from its first solution, or from its last where the first is not exact."""
+    texts: dict[str, Tensor] = {}  # by hash
     for ends in zip(*pairs, strict=True):
-        unread = {end.provenance.target_hash: end for end in ends if end.provenance.target_hash not in found}
-        for key, end in unread.items():
+        unknown = {end.provenance.target_hash: end for end in ends if end.provenance.target_hash not in texts}
+        for target_hash, end in unknown.items():
             decoded = decode(lm, end)
             if decoded.exact:
-                found[key] = decoded.ids
+                texts[target_hash] = decoded.ids
     for first, _ in pairs:
-        if first.provenance.target_hash not in found:
+        if first.provenance.target_hash not in texts:
             raise InputError(
-                "neither of two solutions decodes to their text, so that it is not known: "
+                "neither of two solutions decodes to their text, so the text is unknown: "
                 "fit one of them until it is exact, or give target_ids"
             )
-    return [found[first.provenance.target_hash] for first, _ in pairs]
+    return [texts[first.provenance.target_hash] for first, _ in pairs]
 
 
 def _checked(tokens: ProtoTokens, target_ids: Tensor) -> Tensor:

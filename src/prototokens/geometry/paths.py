@@ -1,4 +1,4 @@
-"""Paths between the vectors of two solutions: control points, and the curve that they make."""
+"""Paths between the vectors of two solutions: control points, and the curve that they define."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ..errors import InputError
 from ..lm.identity import Identity, same_model
 from ..proto_tokens import ProtoTokens
 
-Kind = Literal["segment", "bezier", "chain"]
-KINDS: tuple[Kind, ...] = ("segment", "bezier", "chain")
+PathKind = Literal["segment", "bezier", "chain"]
+PATH_KINDS: tuple[PathKind, ...] = ("segment", "bezier", "chain")
 
 Vectors = Literal["both", "e", "m"]
 VECTORS: tuple[Vectors, ...] = ("both", "e", "m")
@@ -25,28 +25,28 @@ _LENGTH_POINTS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Path:
-    """A curve through the space of proto-tokens, made by P control points.
+    """A curve through the space of proto-tokens, defined by P control points.
 
     phi(tau) = sum over j = 0 ... P-1 of w_j(tau) p_j        tau = 0 is the first end, tau = 1 the last
 
     `segment` (P = 2) and `bezier`: w_j = C(P-1, j) tau^j (1 - tau)^(P-1-j), a polynomial of degree P - 1. `chain`:
-    P - 1 straight pieces from control point to control point, each a (P-1)-th of tau. Outside of [0, 1] a path goes on
-    as it ends: the polynomial, or the outer piece.
+    P - 1 straight pieces from control point to control point, each a (P-1)-th of tau. Outside of [0, 1] the polynomial,
+    or the outer piece, continues.
 
     Attributes:
-        kind: one of `KINDS`.
+        kind: one of `PATH_KINDS`.
         e: control points of the e-tokens, float32, (P, K, D).
         m: control points of the m-token, float32, (P, D).
-        layout: the arrangement spelt out, with the length T of the text.
+        layout: the arrangement at the length T of the text.
         fixed: the arrangement's fixed vectors, float32, (F, D).
         model: the language model that the vectors belong to.
-        target_ids: the text that both ends hold, int64, (T,); None where they hold different ones or it is not known.
+        target_ids: the text of both ends, int64, (T,); None where they are of two texts, or it is not known.
 
     Reference: Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs (Garipov et al., 2018), section 3.2,
     https://arxiv.org/abs/1802.10026.
     """
 
-    kind: Kind
+    kind: PathKind
     e: Tensor
     m: Tensor
     layout: Layout
@@ -55,8 +55,8 @@ class Path:
     target_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"unknown kind of path {self.kind!r}; choose one of: {' '.join(KINDS)}")
+        if self.kind not in PATH_KINDS:
+            raise InputError(f"unknown kind of path {self.kind!r}; choose one of: {' '.join(PATH_KINDS)}")
         if self.e.ndim != 3 or self.m.shape != (self.e.shape[0], self.e.shape[2]):
             raise InputError(
                 f"e is {tuple(self.e.shape)} and m {tuple(self.m.shape)}; they must be (P, K, D) and (P, D)"
@@ -67,17 +67,17 @@ class Path:
             raise InputError(f"a {self.kind} of {points} control points; it needs {needed}")
 
     def point(self, tau: float) -> tuple[Tensor, Tensor]:
-        """The vectors at one place: e (K, D) and m (D,), float32."""
+        """The vectors at one tau: e (K, D) and m (D,), float32."""
         e, m = self.points(torch.tensor([tau], dtype=torch.float64))
         return e[0], m[0]
 
     def points(self, taus: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors at places (N,): e (N, K, D) and m (N, D), float32."""
+        """The vectors at several taus (N,): e (N, K, D) and m (N, D), float32."""
         weights = curve_weights(self.kind, len(self.m), taus.double()).to(self.m)  # (N, P)
         return torch.einsum("np,pkd->nkd", weights, self.e), weights @ self.m
 
     def inputs_embeds(self, taus: Tensor) -> Tensor:
-        """The inputs of one forward pass at places (N,): (N, L, D), float32."""
+        """The inputs of one forward pass at taus (N,): (N, L, D), float32."""
         return self.layout.inputs_embeds(*self.points(taus), self.fixed)
 
     def length(self) -> float:
@@ -85,7 +85,7 @@ class Path:
         steps = self._flat().diff(dim=0)  # (P-1, (K+1) D)
         if self.kind != "bezier":
             return steps.norm(dim=-1).sum().item()
-        # phi' is a Bezier curve itself, of the differences of the control points times the degree.
+        # phi' is itself a Bezier curve. Its control points are the differences of these, times the degree.
         taus = (torch.arange(_LENGTH_POINTS, dtype=torch.float64) + 0.5) / _LENGTH_POINTS
         weights = curve_weights("bezier", len(steps), taus).to(steps)
         squares = ((weights @ (steps @ steps.T)) * weights).sum(-1)
@@ -95,11 +95,11 @@ class Path:
     def ratio(self) -> float:
         """Length over that of the straight segment between the ends; not a number where the ends are the same."""
         flat = self._flat()
-        straight = (flat[-1] - flat[0]).norm().item()
-        return self.length() / straight if straight else math.nan
+        distance = (flat[-1] - flat[0]).norm().item()
+        return self.length() / distance if distance else math.nan
 
     def reversed(self) -> Path:
-        """The same curve from its last end to its first."""
+        """The same curve, from its last end to its first."""
         return replace(self, e=self.e.flip(0), m=self.m.flip(0))
 
     def _flat(self) -> Tensor:
@@ -107,8 +107,8 @@ class Path:
         return torch.cat([self.e.flatten(1), self.m], dim=1).double()
 
 
-def curve_weights(kind: Kind, points: int, taus: Tensor) -> Tensor:
-    """Weights of P = `points` control points at places (...), of the places' dtype, (..., P); they sum to 1."""
+def curve_weights(kind: PathKind, points: int, taus: Tensor) -> Tensor:
+    """Weights of P = `points` control points at taus (...), of their dtype, (..., P); they sum to 1."""
     degree = points - 1
     if kind == "chain":
         taus = taus.unsqueeze(-1)  # (..., 1)
@@ -120,14 +120,15 @@ def curve_weights(kind: Kind, points: int, taus: Tensor) -> Tensor:
 
 
 def segment(first: ProtoTokens, last: ProtoTokens, vectors: Vectors = "both") -> Path:
-    """The straight path from the vectors of one text to those of the same or another one.
+    """The straight path between the vectors of two texts, or of two solutions of one text.
 
-    Texts of different lengths are read at the longer one's length; a causal model writes the shorter one first.
+    Texts of different lengths are decoded at the longer one's length. A causal model predicts the shorter one's tokens
+    first.
 
     Args:
         first: proto-tokens at tau = 0.
         last: proto-tokens at tau = 1.
-        vectors: which vectors move; `"e"` or `"m"` alone leaves the other as it is in `first`.
+        vectors: which vectors move. With `"e"` or `"m"` alone the other stays as in `first`.
 
     Raises:
         InputError: the two are not of one model and arrangement.
@@ -146,18 +147,18 @@ def segment(first: ProtoTokens, last: ProtoTokens, vectors: Vectors = "both") ->
     )
 
 
-def straight(path: Path, kind: Kind, points: int) -> Path:
-    """The straight path between a path's ends as a curve of that kind with `points` control points, evenly spaced."""
-    places = torch.linspace(0, 1, points, dtype=torch.float64)
+def straight(path: Path, kind: PathKind, points: int) -> Path:
+    """The straight path between a path's ends, as a curve of that kind with `points` evenly spaced control points."""
+    taus = torch.linspace(0, 1, points, dtype=torch.float64)
     ends = replace(path, kind="segment", e=path.e[[0, -1]], m=path.m[[0, -1]])
-    e, m = ends.points(places)
+    e, m = ends.points(taus)
     return replace(path, kind=kind, e=e, m=m)
 
 
 def _check_alike(first: ProtoTokens, last: ProtoTokens) -> None:
-    one, other = first.provenance.model, last.provenance.model
-    if not same_model(one, other):
-        names = " and ".join(f"{model.name} (weights {model.fingerprint[:12]})" for model in (one, other))
+    models = first.provenance.model, last.provenance.model
+    if not same_model(*models):
+        names = " and ".join(f"{model.name} (weights {model.fingerprint[:12]})" for model in models)
         raise InputError(f"a path needs proto-tokens of one model; these belong to {names}")
     for what, a, b in (
         ("arrangement", first.arrangement.name, last.arrangement.name),

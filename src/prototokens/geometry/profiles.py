@@ -1,4 +1,4 @@
-"""Profiles: what a path's vectors decode to on the way from one end to the other."""
+"""Profiles: what the vectors along a path decode to, and how well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..lm.identity import check_same_model
 from .paths import Path
 
 POSITIONS_AT_ONCE = 2048
-"""Input positions of a forward pass at most, where nothing is kept for a way back."""
+"""Input positions of a forward pass at most, where no backward pass follows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,45 +22,43 @@ class Profile:
     """Scores along a path, on the CPU.
 
     Attributes:
-        taus: the places, float64, (N,).
-        ids: what is decoded there, int64, (N, T).
+        taus: the points on the path, float64, (N,).
+        ids: what is decoded at each, int64, (N, T).
         token_accuracy: share of tokens that are the target's, (N,).
-        loss: mean cross-entropy, in nats per token, (N,).
+        loss_nats: mean cross-entropy, in nats per token, (N,).
         token_positions: input positions passed forward.
     """
 
     taus: Tensor
     ids: Tensor
     token_accuracy: Tensor
-    loss: Tensor
+    loss_nats: Tensor
     token_positions: int
 
     @property
     def lowest_accuracy(self) -> float:
-        """The lowest token accuracy along the way."""
+        """The lowest token accuracy along the path."""
         return self.token_accuracy.min().item()
 
     @property
     def barrier(self) -> float:
         """How high the loss rises between the ends, in nats per token: max loss - (loss at 0 + loss at 1) / 2.
 
-        0 or more. It is half the difference of the ends where nothing between them is worse than the worse one.
+        It is 0 or more. Where no loss exceeds that of the worse end, it is half the difference of the ends.
 
         Raises:
-            InputError: the places do not run from 0 to 1.
+            InputError: the taus do not run from 0 to 1.
 
         Reference: Linear Mode Connectivity and the Lottery Ticket Hypothesis (Frankle et al., 2020), section 2,
         https://arxiv.org/abs/1912.05671.
         """
         if self.taus[0] != 0 or self.taus[-1] != 1:
-            raise InputError(
-                f"a barrier needs places from 0 to 1; these run from {self.taus[0]:g} to {self.taus[-1]:g}"
-            )
-        return (self.loss.max() - (self.loss[0] + self.loss[-1]) / 2).item()
+            raise InputError(f"a barrier needs taus from 0 to 1; these run from {self.taus[0]:g} to {self.taus[-1]:g}")
+        return (self.loss_nats.max() - (self.loss_nats[0] + self.loss_nats[-1]) / 2).item()
 
 
 def even_taus(count: int, first: float = 0.0, last: float = 1.0) -> Tensor:
-    """`count` places from `first` to `last`, evenly spaced, both included, float64."""
+    """`count` evenly spaced taus from `first` to `last`, both included, float64."""
     return torch.linspace(first, last, count, dtype=torch.float64)
 
 
@@ -71,27 +69,27 @@ def profile(lm: FrozenLM, path: Path, taus: Tensor | None = None, target_ids: Te
     Args:
         lm: the frozen model.
         path: the path.
-        taus: places, (N,); 21 from 0 to 1 if None.
-        target_ids: the text to score against, int64, (T,) or shorter, and then against as many first outputs; the one
-            that both ends hold if None.
+        taus: the points to score, (N,); 21 from 0 to 1 if None.
+        target_ids: the text to score against, int64, (T,); the path's own if None. A shorter text is scored against as
+            many first outputs.
 
     Raises:
-        InputError: the path is another model's, or no target is given and the path knows of none.
+        InputError: the path belongs to another model, or neither the caller nor the path gives a target.
     """
     check_same_model("these proto-tokens belong", path.model, lm.identity)
     target = path.target_ids if target_ids is None else target_ids
     if target is None:
-        raise InputError("no text is known that both ends of this path hold: give the target_ids to score against")
+        raise InputError("this path has no target_ids of its own: give the target_ids to score against")
     if target.ndim != 1 or not 1 <= len(target) <= path.layout.length:
         raise InputError(f"target_ids is {tuple(target.shape)}; it must be (T,) with T from 1 to {path.layout.length}")
     taus = even_taus(21) if taus is None else taus.double()
     target, width = target.to(lm.device), len(path.layout.slots)
-    found = []
-    for places in taus.split(max(1, POSITIONS_AT_ONCE // width)):
-        logits = lm.logits(path.inputs_embeds(places), path.layout.read_positions())  # (n, T, V)
+    portions = []
+    for some_taus in taus.split(max(1, POSITIONS_AT_ONCE // width)):
+        logits = lm.logits(path.inputs_embeds(some_taus), path.layout.read_positions())  # (n, T, V)
         ids, scored = logits.argmax(-1), logits[:, : len(target)]
-        losses = F.cross_entropy(scored.flatten(0, 1), target.repeat(len(places)), reduction="none")
+        losses = F.cross_entropy(scored.flatten(0, 1), target.repeat(len(some_taus)), reduction="none")
         accuracy = (ids[:, : len(target)] == target).float().mean(-1)
-        found.append((ids, accuracy, losses.view(len(places), -1).mean(-1)))
-    ids, accuracy, loss = (torch.cat(parts).cpu() for parts in zip(*found, strict=True))
-    return Profile(taus, ids, accuracy, loss, len(taus) * width)
+        portions.append((ids, accuracy, losses.view(len(some_taus), -1).mean(-1)))
+    ids, accuracy, loss_nats = (torch.cat(parts).cpu() for parts in zip(*portions, strict=True))
+    return Profile(taus, ids, accuracy, loss_nats, len(taus) * width)

@@ -1,6 +1,6 @@
-"""How far two samples of distances lie apart: AUC, its interval over clusters, and the control with shuffled labels.
+"""How well distances tell two kinds of pairs apart: AUC, its interval over clusters, and a control.
 
-Pure functions of numbers, seeded, without torch: the report uses them on rows.
+These are pure functions of numbers, seeded, without torch. The report uses them on rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pair:
 
     Attributes:
         distance: between their vectors.
-        clusters: what the first and the second belong to, e.g. their contexts; the same where they share one.
+        clusters: the cluster of each of the two, e.g. their contexts; equal where they share one.
         text_distance: between their texts.
     """
 
@@ -41,7 +41,7 @@ class Estimate:
 
     Attributes:
         value: the number.
-        interval: from, to; None where fewer than two clusters, or no resample with a value, are behind it.
+        interval: from, to; None for fewer than two clusters, or where no resample has a value.
     """
 
     value: float
@@ -49,9 +49,10 @@ class Estimate:
 
 
 def auc(near: Sequence[float], far: Sequence[float]) -> float:
-    """The probability that a distance of one sample is smaller than one of another, ties counted half.
+    """The probability that a distance of one sample is smaller than one of another; ties count half.
 
-    AUC = P(near < far) + P(near = far) / 2: 1 if all of `near` lie below all of `far`, 0.5 if nothing tells them apart.
+    AUC = P(near < far) + P(near = far) / 2. It is 1 if all of `near` lie below all of `far`, and 0.5 if distances do
+    not tell the two apart.
 
     Raises:
         InputError: a sample is empty.
@@ -66,10 +67,10 @@ def auc(near: Sequence[float], far: Sequence[float]) -> float:
 def separation(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
     """The AUC of two samples of pairs, with the bootstrap interval over clusters.
 
-    Pairs share solutions, and solutions share texts, so that pairs are no independent draws. Clusters are: each
-    resample draws as many of them as there are, with replacement. A pair counts as often as its cluster was drawn, one
-    between two clusters as often as the product says. The interval runs from the 2.5th to the 97.5th percentile, and
-    at least to the AUC itself.
+    Pairs share solutions, and solutions share texts, so pairs are no independent draws. Clusters are taken as
+    independent. Each resample draws as many clusters as there are, with replacement. A pair within a cluster counts as
+    often as the cluster was drawn. A pair between two counts as often as the product of both numbers. The interval runs
+    from the 2.5th to the 97.5th percentile of the resamples, and always contains the AUC itself.
 
     Args:
         near: pairs expected to lie closer.
@@ -85,17 +86,17 @@ def separation(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS,
     value = auc([pair.distance for pair in near], [pair.distance for pair in far])
     weights = cluster_weights([*near, *far], draws, seed)
     near_distances, far_distances = (np.array([pair.distance for pair in pairs]) for pairs in (near, far))
-    found = _auc(near_distances, far_distances, weights[:, : len(near)], weights[:, len(near) :])
-    return Estimate(value, _percentiles(value, found) if _clusters([*near, *far]) > 1 else None)
+    resampled = _auc(near_distances, far_distances, weights[:, : len(near)], weights[:, len(near) :])
+    return Estimate(value, _interval(value, resampled) if _n_clusters([*near, *far]) > 1 else None)
 
 
 def shuffled(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> Estimate:
-    """The control: the AUC with the labels near and far given to the same pairs by chance.
+    """The control: the AUC of the same pairs with the labels near and far shuffled.
 
-    Labels change places as if pairs were independent; pairs share solutions, so that the interval is too narrow.
+    Labels are shuffled as if pairs were independent. Pairs share solutions, so the interval is too narrow.
 
     Returns:
-        The mean over the shuffles, about 0.5, and between what bounds 95 % of them lie.
+        The mean over the shuffles, about 0.5, and the bounds between which 95 % of them lie.
 
     Raises:
         InputError: a sample is empty.
@@ -106,9 +107,9 @@ def shuffled(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS, s
     labels = np.zeros((draws, len(distances)))
     labels[:, : len(near)] = 1
     labels = rng.permuted(labels, axis=1)
-    found = _auc(distances, distances, labels, 1 - labels)
-    low, high = np.quantile(found, (0.025, 0.975))
-    return Estimate(float(found.mean()), (float(low), float(high)))
+    aucs = _auc(distances, distances, labels, 1 - labels)
+    low, high = np.quantile(aucs, (0.025, 0.975))
+    return Estimate(float(aucs.mean()), (float(low), float(high)))
 
 
 def correlation(pairs: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> Estimate | None:
@@ -121,36 +122,36 @@ def correlation(pairs: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> 
     value = float(_correlation(x, y, np.ones((1, len(pairs))))[0])
     if not np.isfinite(value):
         return None
-    found = _correlation(x, y, cluster_weights(pairs, draws, seed))
-    return Estimate(value, _percentiles(value, found) if _clusters(pairs) > 1 else None)
+    resampled = _correlation(x, y, cluster_weights(pairs, draws, seed))
+    return Estimate(value, _interval(value, resampled) if _n_clusters(pairs) > 1 else None)
 
 
 def gap(near: Sequence[Pair], far: Sequence[Pair], *, draws: int = DRAWS, seed: int = 0) -> Estimate | None:
     """By how much the vectors of `near` lie closer than those of `far` at equal text distance.
 
-    The coefficient g of the least squares fit  distance = a + b text_distance - g [pair is of `near`],  with the
+    It is the coefficient g of the least squares fit  distance = a + b text_distance - g [pair is of `near`],  with the
     bootstrap interval over clusters.
 
     Returns:
-        The estimate; None where a sample is empty, or text distance varies within neither.
+        The estimate; None where a sample is empty, or text distance varies within neither sample.
     """
     pairs = [*near, *far]
-    if not near or not far or all(len({p.text_distance for p in own}) < 2 for own in (near, far)):
+    if not near or not far or all(len({pair.text_distance for pair in sample}) < 2 for sample in (near, far)):
         return None
     is_near = np.array([True] * len(near) + [False] * len(far), dtype=float)
     x, y = (np.array([getattr(pair, name) for pair in pairs]) for name in ("text_distance", "distance"))
     design = np.stack([np.ones_like(x), x, -is_near], axis=1)  # (n, 3)
     value = float(_least_squares(design, y, np.ones((1, len(pairs))))[0, 2])
     weights = cluster_weights(pairs, draws, seed)
-    both = (weights @ is_near > 0) & (weights @ (1 - is_near) > 0)
-    found = _least_squares(design, y, weights[both])[:, 2]
-    return Estimate(value, _percentiles(value, found) if _clusters(pairs) > 1 else None)
+    has_both = (weights @ is_near > 0) & (weights @ (1 - is_near) > 0)
+    resampled = _least_squares(design, y, weights[has_both])[:, 2]
+    return Estimate(value, _interval(value, resampled) if _n_clusters(pairs) > 1 else None)
 
 
 def cluster_weights(pairs: Sequence[Pair], draws: int = DRAWS, seed: int = 0) -> Array:
     """How often each pair counts in each resample of the clusters, (draws, n); see `separation`.
 
-    The resamples depend on the number of clusters and the seed alone; clusters are numbered in their names' order.
+    The resamples depend only on the number of clusters and the seed. Clusters are numbered in the order of their names.
     """
     number = {name: i for i, name in enumerate(sorted({c for pair in pairs for c in pair.clusters}, key=str))}
     counts = _resamples(len(number), draws, seed)
@@ -159,13 +160,13 @@ def cluster_weights(pairs: Sequence[Pair], draws: int = DRAWS, seed: int = 0) ->
 
 
 @lru_cache(maxsize=16)
-def _resamples(clusters: int, draws: int, seed: int) -> Array:
+def _resamples(n_clusters: int, draws: int, seed: int) -> Array:
     """How often each cluster is drawn, (draws, clusters)."""
-    drawn = np.random.default_rng(seed).integers(clusters, size=(draws, clusters))
-    return np.stack([(drawn == cluster).sum(1) for cluster in range(clusters)], axis=1).astype(float)
+    drawn = np.random.default_rng(seed).integers(n_clusters, size=(draws, n_clusters))
+    return np.stack([(drawn == cluster).sum(1) for cluster in range(n_clusters)], axis=1).astype(float)
 
 
-def _clusters(pairs: Sequence[Pair]) -> int:
+def _n_clusters(pairs: Sequence[Pair]) -> int:
     return len({c for pair in pairs for c in pair.clusters})
 
 
@@ -177,8 +178,8 @@ def _auc(near: Array, far: Array, near_weights: Array, far_weights: Array) -> Ar
     smaller, not_larger = (np.searchsorted(far[order], near, side) for side in ("left", "right"))
     farther = below[:, -1:] - (below[:, smaller] + below[:, not_larger]) / 2
     with np.errstate(invalid="ignore"):
-        found: Array = (near_weights * farther).sum(1) / (near_weights.sum(1) * below[:, -1])
-    return found
+        aucs: Array = (near_weights * farther).sum(1) / (near_weights.sum(1) * below[:, -1])
+    return aucs
 
 
 def _correlation(x: Array, y: Array, weights: Array) -> Array:
@@ -187,21 +188,22 @@ def _correlation(x: Array, y: Array, weights: Array) -> Array:
         share = weights / weights.sum(1, keepdims=True)
         x, y = x - (share @ x)[:, None], y - (share @ y)[:, None]
         spread = (share * x * x).sum(1) * (share * y * y).sum(1)
-        found: Array = (share * x * y).sum(1) / np.sqrt(np.where(spread > 1e-24, spread, np.nan))
-    return found
+        correlations: Array = (share * x * y).sum(1) / np.sqrt(np.where(spread > 1e-24, spread, np.nan))
+    return correlations
 
 
 def _least_squares(design: Array, y: Array, weights: Array) -> Array:
-    """Coefficients of weighted least squares, a row for each row of the weights; the shortest where many fit."""
+    """Coefficients of weighted least squares, a row for each row of the weights; the shortest of several solutions."""
     gram = np.einsum("dn,ni,nj->dij", weights, design, design)
     return np.einsum("dij,dj->di", np.linalg.pinv(gram, hermitian=True), (weights * y) @ design)
 
 
-def _percentiles(value: float, found: Array) -> tuple[float, float] | None:
-    found = found[np.isfinite(found)]
-    if not len(found):
+def _interval(value: float, resampled: Array) -> tuple[float, float] | None:
+    """The 95 % percentile interval of the finite values, widened to contain the value; None without finite ones."""
+    resampled = resampled[np.isfinite(resampled)]
+    if not len(resampled):
         return None
-    low, high = np.quantile(found, (0.025, 0.975))
+    low, high = np.quantile(resampled, (0.025, 0.975))
     return min(value, float(low)), max(value, float(high))
 
 

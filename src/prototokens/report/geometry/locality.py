@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...geometry.distances import KINDS, MEASURES, PARTS
+from ...geometry.distances import MEASURES, PAIR_KINDS, PARTS
 from ...geometry.separation import Estimate, Pair, correlation, gap, separation, shuffled
 from ..conditions import by, series
 from ..drawing import MARKERS, PALETTE, above, legend, panels
@@ -16,7 +16,7 @@ from ..exhibit import Entry, listed
 from ..reconstruction.tables import entry, of_method
 from ..summary import Row, Summary, mean
 
-SAME_TEXT, SAME_CONTEXT, DIFFERENT = KINDS
+SAME_TEXT, SAME_CONTEXT, DIFFERENT = PAIR_KINDS
 COMPARED = ((SAME_TEXT, SAME_CONTEXT), (SAME_CONTEXT, DIFFERENT), (SAME_TEXT, DIFFERENT))
 BEFORE, SHUFFLED = "before the fit", "labels shuffled"
 TEXT_DISTANCES = {"tfidf_distance": "TF-IDF", "semantic_distance": "semantic"}
@@ -31,7 +31,7 @@ def locality(rows: Sequence[Row]) -> list[Entry]:
     for (label, start), own in _solved(rows).items():
         for measure, part in product(MEASURES, PARTS):
             head, column = (start, measure), f"{measure}_{part}"
-            for kind in KINDS:
+            for kind in PAIR_KINDS:
                 pairs, quantity = [row for row in own if row["kind"] == kind], f"distance, {kind}"
                 entries += entry((*head, quantity), label, part, mean(row[column] for row in pairs))
                 before = mean(row[f"start_{column}"] for row in pairs)
@@ -51,7 +51,7 @@ def likeness(rows: Sequence[Row]) -> list[Entry]:
     entries = []
     for (label, start), own in _solved(rows).items():
         for (text_column, text_name), part in product(TEXT_DISTANCES.items(), PARTS):
-            pairs = {kind: _pairs(own, f"cosine_{part}", kind, text_column) for kind in KINDS}
+            pairs = {kind: _pairs(own, f"cosine_{part}", kind, text_column) for kind in PAIR_KINDS}
             for kind in (SAME_CONTEXT, DIFFERENT):
                 found = correlation(pairs[kind]) if pairs[kind] else None
                 count = len(pairs[kind])
@@ -72,8 +72,8 @@ def draw_locality(rows: Sequence[Row]) -> Any:
     for i, ((label, start), own) in enumerate(solved.items()):
         for j, part in enumerate(PARTS):
             ax, column = axes[i * len(PARTS) + j], f"cosine_{part}"
-            values = {kind: [row[column] for row in own if row["kind"] == kind] for kind in KINDS}
-            for kind, colour in zip(KINDS, PALETTE, strict=False):
+            values = {kind: [row[column] for row in own if row["kind"] == kind] for kind in PAIR_KINDS}
+            for kind, colour in zip(PAIR_KINDS, PALETTE, strict=False):
                 _density(ax, values[kind], [x for found in values.values() for x in found], kind, colour)
             found, _ = _auc(own, column, SAME_TEXT, SAME_CONTEXT)
             title = f"{part}, AUC {_told(found)}" if found else part
@@ -93,8 +93,8 @@ def tell_locality(rows: Sequence[Row]) -> str:
     for (label, start), own in _solved(rows).items():
         for part in PARTS:
             found, _ = _auc(own, f"cosine_{part}", SAME_TEXT, SAME_CONTEXT)
-            means = [mean(row[f"cosine_{part}"] for row in own if row["kind"] == kind) for kind in KINDS]
-            parts = [f"{kind} {m.value:.3f}" for kind, m in zip(KINDS, means, strict=True) if m]
+            means = [mean(row[f"cosine_{part}"] for row in own if row["kind"] == kind) for kind in PAIR_KINDS]
+            parts = [f"{kind} {m.value:.3f}" for kind, m in zip(PAIR_KINDS, means, strict=True) if m]
             auc = f", AUC {_told(found)}" if found else ""
             told.append(f"{label}, from {start}, {part}: mean distances {', '.join(parts)}{auc}")
     return f"Densities of cosine distances by kind of pair. {listed(told)}"
@@ -110,7 +110,7 @@ def draw_likeness(rows: Sequence[Row]) -> Any:
     for i, (((label, start), own), part) in enumerate(lines):
         for j, (column, name) in enumerate(TEXT_DISTANCES.items()):
             ax = axes[i * len(TEXT_DISTANCES) + j]
-            for k, kind in reversed(list(enumerate(KINDS))[1:]):
+            for k, kind in reversed(list(enumerate(PAIR_KINDS))[1:]):
                 points = [(p.text_distance, p.distance) for p in _pairs(own, f"cosine_{part}", kind, column)]
                 if points:
                     style = {"color": PALETTE[k], "marker": MARKERS[k], "s": 14, "alpha": 0.7, "linewidths": 0}

@@ -13,16 +13,9 @@ from torch import Tensor
 
 from ...decoding import decode
 from ...fitting.fit import FitResult, fit_batch
+from ...geometry.changes import Change, Directions, principal_directions, random_directions
 from ...geometry.paths import VECTORS
-from ...geometry.robustness import (
-    Change,
-    Directions,
-    Held,
-    hold,
-    lost_margin_rank,
-    principal_directions,
-    random_directions,
-)
+from ...geometry.robustness import AfterChange, decode_changed, lost_margin_rank
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings, chunked
 from ..fits import measured, recipe
@@ -39,7 +32,7 @@ class Grid:
         tokens: length of every text.
         texts: how many.
         margins: that a fit must reach, in logits.
-        amounts: by kind of change, see `geometry.basin.KINDS`; `random projection` is onto random directions.
+        amounts: by kind of change, see `geometry.changes.CHANGE_KINDS`; `random projection` is onto random directions.
         draws: directions of noise, and sets of random directions to project on.
         recipe: name of a preset.
         max_steps: step budget of a fit.
@@ -100,9 +93,9 @@ def lay_out(scale: str) -> list[Batch]:
             cells=tuple(
                 cell_settings(
                     scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
-                    start="vocabulary", margin=margin, **own,
+                    start="vocabulary", margin=margin, **change,
                 )
-                for own in ({"method": "fit"}, *changes)
+                for change in ({"method": "fit"}, *changes)
                 for text in texts
             ),
             steps=grid.max_steps + 1 + len(changes) // 2,
@@ -121,17 +114,18 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     fits = fit_batch(lm, target_ids[:texts], config)
     fitted = measured(lm, target_ids[:texts], fits)
     margins = [_margins(lm, fit) for fit in fits]
-    changes, own = cells[texts:], [fits[n % texts] for n in range(texts, len(cells))]
+    changes, changed_fits = cells[texts:], [fits[n % texts] for n in range(texts, len(cells))]
     ways = _directions(lm, changes)
-    held = hold(
+    held = decode_changed(
         lm,
-        [fit.tokens for fit in own],
+        [fit.tokens for fit in changed_fits],
         target_ids[texts:],
         [_change(cell) for cell in changes],
         [ways.get((cell["kind"], cell["draw"])) for cell in changes],
     )
     return fitted + [
-        Measurement(_fate(one, fit, margins[n % texts])) for n, (one, fit) in enumerate(zip(held, own, strict=True))
+        Measurement(_fate(one, fit, margins[n % texts]))
+        for n, (one, fit) in enumerate(zip(held, changed_fits, strict=True))
     ]
 
 
@@ -153,7 +147,7 @@ def _change(cell: Settings) -> Change:
     return Change(kind, cell["amount"], cell["vectors"], cell["draw"])
 
 
-def _fate(held: Held, fit: FitResult, margins: Tensor) -> dict[str, Any]:
+def _fate(held: AfterChange, fit: FitResult, margins: Tensor) -> dict[str, Any]:
     """Which tokens are right, a digit for each, how far the vectors were moved, and what stood before."""
     return {
         "token_accuracy": held.token_accuracy,

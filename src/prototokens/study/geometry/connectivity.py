@@ -37,8 +37,8 @@ from ..jobs import Measurement
 _BEZIER = ConnectConfig(kind="bezier", inner=1, check_every=20, check_taus=31)
 
 CURVES = {"bezier": _BEZIER, "chain": replace(_BEZIER, kind="chain"), "cubic": replace(_BEZIER, inner=2)}
-"""The ways that are fitted, by name; the budget of steps is the grid's. Half as many looks as by default, each at twice
-as many places: where a curve leaves the basin is narrow."""
+"""The ways that are fitted, by name; the budget of steps is the grid's. Half as many evaluations as by default, each at
+twice as many places: where a curve leaves the basin is narrow."""
 
 INEXACT = "an end is not exact"
 """Why a pair has no curve."""
@@ -59,7 +59,7 @@ class Grid:
         curves: which of `CURVES` are fitted.
         taus: places at which a way is scored, its ends included.
         recipe: name of a preset.
-        margin: in logits; a fit goes on until every token leads by more, so that curves begin inside a basin and not on
+        margin: in logits; a fit ends when every token leads by more, so that curves begin inside a basin and not on
             its rim.
         max_steps: step budget of a fit.
         curve_steps: step budget of a curve.
@@ -95,10 +95,10 @@ def lay_out(scale: str) -> list[Batch]:
 
 
 def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
-    def cell(text: int, seed: int, method: str, **own: Any) -> Settings:
+    def cell(text: int, seed: int, method: str, **columns: Any) -> Settings:
         return cell_settings(
             scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
-            method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **own,
+            method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **columns,
         )  # fmt: skip
 
     fits = [cell(text, seed, "fit") for seed in range(grid.seeds) for text in texts]
@@ -107,8 +107,8 @@ def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
         config = CURVES[name]
         ways[name] = {"inner": config.inner, "curve_steps": grid.curve_steps, "curve_hash": config_hash(config)}
     pairs = [
-        cell(text, first, method, other_seed=second, taus=grid.taus, **own)
-        for method, own in ways.items()
+        cell(text, first, method, other_seed=second, taus=grid.taus, **settings)
+        for method, settings in ways.items()
         for text in texts
         for first, second in combinations(range(grid.seeds), 2)
     ]
@@ -132,11 +132,11 @@ def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
     at_once = min(pairs, grid.pairs_at_once)
     rounds = texts * math.ceil(pairs / at_once)
     fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps
-    of_fits, of_curves, looks = texts * width, 0, 0
+    of_fits, of_curves, evaluations = texts * width, 0, 0
     for config in (CURVES[name] for name in grid.curves):
         of_curves = at_once * config.taus * width
-        looks += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
-    positions = fit_steps * of_fits + curve_steps * of_curves + looks // STEP_OVER_FORWARD
+        evaluations += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
+    positions = fit_steps * of_fits + curve_steps * of_curves + evaluations // STEP_OVER_FORWARD
     return fit_steps + curve_steps, positions, max(of_fits, of_curves)
 
 
@@ -148,18 +148,19 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
         for method in dict.fromkeys(cell["method"] for cell in cells)
     }
     fits: dict[Solution, FitResult] = {}
-    found: dict[int, Measurement] = {}
+    measurements: dict[int, Measurement] = {}
     for seed in dict.fromkeys(cells[n]["fit_seed"] for n in by_method["fit"]):
         numbers = [n for n in by_method["fit"] if cells[n]["fit_seed"] == seed]
         ids = target_ids[numbers]
         results = fit_batch(lm, ids, recipe(cells[0] | {"seed": seed}, start=cells[0]["start"]))
         fits |= {(cells[n]["text"], seed): result for n, result in zip(numbers, results, strict=True)}
-        found |= dict(zip(numbers, measured(lm, ids, results), strict=True))
+        measurements |= dict(zip(numbers, measured(lm, ids, results), strict=True))
     for method, numbers in by_method.items():
         for text in dict.fromkeys(cells[n]["text"] for n in numbers if method != "fit"):
-            own = [n for n in numbers if cells[n]["text"] == text]
-            found |= dict(zip(own, _ways(lm, [cells[n] for n in own], fits, ids_of[text]), strict=True))
-    return [found[n] for n in range(len(cells))]
+            of_text = [n for n in numbers if cells[n]["text"] == text]
+            ways = _ways(lm, [cells[n] for n in of_text], fits, ids_of[text])
+            measurements |= dict(zip(of_text, ways, strict=True))
+    return [measurements[n] for n in range(len(cells))]
 
 
 def _ways(
@@ -202,9 +203,9 @@ def _profile_columns(lm: FrozenLM, path: Path | None, target_ids: Tensor, taus: 
     seen = profile(lm, path, even_taus(taus), target_ids)
     return {
         "accuracies": json_list(seen.token_accuracy.tolist()),
-        "losses_nats": json_list(seen.loss.tolist()),
+        "losses_nats": json_list(seen.loss_nats.tolist()),
         "lowest_accuracy": seen.lowest_accuracy,
-        "highest_loss_nats": seen.loss.max().item(),
+        "highest_loss_nats": seen.loss_nats.max().item(),
         "barrier_nats": seen.barrier,
         "length": path.length(),
         "length_ratio": path.ratio,

@@ -43,7 +43,7 @@ class Grid:
         tau_from: the first of them; below 0 is before FIRST.
         tau_to: the last of them; above 1 is beyond LAST.
         recipe: name of a preset.
-        margin: in logits; a fit goes on until every token leads by more.
+        margin: in logits; a fit ends when every token leads by more.
         max_steps: step budget of a fit.
         texts_at_once: texts fitted side by side, which a GPU's memory bounds.
     """
@@ -74,10 +74,10 @@ def lay_out(scale: str) -> list[Batch]:
     """One batch: a cell for each fit, then one for each pair of texts and what is moved."""
     grid = GRIDS[scale]
 
-    def cell(text: int, method: str, **own: Any) -> Settings:
+    def cell(text: int, method: str, **columns: Any) -> Settings:
         return cell_settings(
             scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
-            method=method, start=grid.start, margin=grid.margin, **own,
+            method=method, start=grid.start, margin=grid.margin, **columns,
         )  # fmt: skip
 
     fits = [cell(text, "fit") for text in range(grid.texts)]
@@ -124,12 +124,12 @@ def _along(lm: FrozenLM, cell: Settings, fit_of: dict[int, FitResult], ids_of: d
     taus = even_taus(cell["taus"], cell["tau_from"], cell["tau_to"])
     decoded = profile(lm, line, taus, ids_of[first]).ids  # (N, T)
     of_first, of_last = _accuracies(decoded, ids_of[first]), _accuracies(decoded, ids_of[last])
-    others = [_accuracies(decoded, ids) for text, ids in ids_of.items() if text not in (first, last)]
+    of_others = [_accuracies(decoded, ids) for text, ids in ids_of.items() if text not in (first, last)]
     columns: dict[str, Any] = {
         "both_exact": int(fit_of[first].exact and fit_of[last].exact),
         "first_accuracies": json_list(of_first.tolist()),
         "last_accuracies": json_list(of_last.tolist()),
-        "other_accuracies": json_list(torch.stack(others).mean(0).tolist()) if others else None,
+        "other_accuracies": json_list(torch.stack(of_others).mean(0).tolist()) if of_others else None,
     }
     for name, accuracies, end in (("first", of_first, 0.0), ("last", of_last, 1.0)):
         columns[f"{name}_from"], columns[f"{name}_to"] = exact_stretch(taus.tolist(), accuracies.tolist(), end)

@@ -26,8 +26,8 @@ from torch import Tensor
 
 from ...fitting.fit import fit_batch
 from ...fitting.starts import start_vectors
-from ...geometry.distances import KINDS, vector_distances
-from ...geometry.likeness import semantic_distances, tfidf_distances
+from ...geometry.distances import PAIR_KINDS, vector_distances
+from ...geometry.text_distances import semantic_distances, tfidf_distances
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings, chunked
 from ..fits import measured, recipe
@@ -81,12 +81,12 @@ def lay_out(scale: str) -> list[Batch]:
 
 
 def _batch(scale: str, grid: Grid, start: str, contexts: Sequence[int]) -> Batch:
-    def cell(first: Solution, method: str, **own: Any) -> Settings:
+    def cell(first: Solution, method: str, **columns: Any) -> Settings:
         text, seed = first
         context = text // grid.continuations
         return cell_settings(
             scale, CONTINUED, text, grid.tokens, 0, grid.recipe, grid.max_steps,
-            method=method, start=start, context=context, fit_seed=seed, **own,
+            method=method, start=start, context=context, fit_seed=seed, **columns,
         )  # fmt: skip
 
     fits = [cell(solution, "fit") for solution in _solutions(contexts, grid)]
@@ -118,12 +118,12 @@ def _pairs(contexts: Sequence[int], grid: Grid) -> Iterator[tuple[str, Solution,
     for context in contexts:
         texts = _texts(context, grid)
         for first, second in combinations(range(grid.seeds), 2):
-            yield KINDS[0], (texts[-1], first), (texts[-1], second)
+            yield PAIR_KINDS[0], (texts[-1], first), (texts[-1], second)
         for one, other in combinations(texts, 2):
-            yield KINDS[1], (one, 0), (other, 0)
-    for here, there in combinations(contexts, 2):
-        for one, other in zip(_texts(here, grid), _texts(there, grid), strict=True):
-            yield KINDS[2], (one, 0), (other, 0)
+            yield PAIR_KINDS[1], (one, 0), (other, 0)
+    for first, second in combinations(contexts, 2):
+        for one, other in zip(_texts(first, grid), _texts(second, grid), strict=True):
+            yield PAIR_KINDS[2], (one, 0), (other, 0)
 
 
 def _texts(context: int, grid: Grid) -> range:
@@ -149,15 +149,15 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
 
 def _fits(lm: FrozenLM, cells: list[Settings], ids_of: dict[int, Tensor]) -> dict[Solution, Measurement]:
     """Fits of all cells, those of one seed side by side."""
-    found: dict[Solution, Measurement] = {}
+    measurements: dict[Solution, Measurement] = {}
     for seed in sorted({cell["fit_seed"] for cell in cells}):
-        own = [cell for cell in cells if cell["fit_seed"] == seed]
-        ids = torch.stack([ids_of[cell["text"]] for cell in own])
-        results = fit_batch(lm, ids, recipe(own[0] | {"seed": seed}, start=own[0]["start"]))
-        for cell, measurement in zip(own, measured(lm, ids, results), strict=True):
+        of_seed = [cell for cell in cells if cell["fit_seed"] == seed]
+        ids = torch.stack([ids_of[cell["text"]] for cell in of_seed])
+        results = fit_batch(lm, ids, recipe(of_seed[0] | {"seed": seed}, start=of_seed[0]["start"]))
+        for cell, measurement in zip(of_seed, measured(lm, ids, results), strict=True):
             columns = measurement.columns | {"start": cell["start"]}  # as it was asked for, as in the pairs
-            found[cell["text"], seed] = Measurement(columns, measurement.vectors)
-    return found
+            measurements[cell["text"], seed] = Measurement(columns, measurement.vectors)
+    return measurements
 
 
 def _pair_columns(

@@ -1,10 +1,10 @@
 """Reading without decoding: ordinary generation from e, m or both, compared with the text and its context.
 
-A stretch of old prose is a context and, after it, the text that is fitted. What the model goes on to write after the
-vectors, greedily and sampled, with and without BOS, is compared with the text and with the context, and, as a control,
-with those of the other stretches of the batch. A second control, `first`, begins with the text's first token in the
-vectors' place: where e is the last vector of the prompt, the first token that comes out is the one that e was fitted to
-predict. So likeness is measured on what comes after that token.
+A stretch of old prose is a context and, after it, the text that is fitted. What the model writes after the vectors,
+greedily and sampled, with and without BOS, is compared with the text and with the context. One control compares it
+with those of the other stretches of the batch. Another, `first`, has the text's first token in the vectors' place.
+Where e is the last vector of the prompt, the first token that is generated is the one that e was fitted to predict:
+likeness is measured on what comes after it.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025),
 https://arxiv.org/abs/2505.21189.
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ...fitting.fit import FitResult, fit_batch
 from ...geometry.distances import PARTS
-from ...geometry.generation import read
-from ...geometry.likeness import check_installed, semantic_distances, tfidf_distances
+from ...geometry.generation import generate_from
 from ...geometry.separation import auc
+from ...geometry.text_distances import check_installed, semantic_distances, tfidf_distances
 from ...lm.frozen import FrozenLM
 from ...metrics import token_accuracy
 from ..cells import Batch, Settings, cell_settings, chunked
@@ -110,29 +110,29 @@ def _columns(
     lm: FrozenLM, fits: list[FitResult], contexts: Tensor, texts: Tensor, part: str, bos: int, sampled: int
 ) -> list[dict[str, Any]]:
     """For each text what one way of reading gives, and how like it is to what; nulls for a BOS that there is not."""
-    found = None if bos and lm.bos_id is None else _read(lm, fits, texts, part, bool(bos), sampled)
-    rest = [[]] * len(texts) if found is None else [ids[1:].tolist() for ids in found]
-    own: list[dict[str, Any]] = [
+    readings = None if bos and lm.bos_id is None else _read(lm, fits, texts, part, bool(bos), sampled)
+    rest = [[]] * len(texts) if readings is None else [ids[1:].tolist() for ids in readings]
+    rows: list[dict[str, Any]] = [
         {"reading": None, "first_right": None, "reading_accuracy": None}
-        if found is None
+        if readings is None
         else {
-            "reading": lm.decode(found[i]),
-            "first_right": int(found[i][0] == ids[0]),
-            "reading_accuracy": token_accuracy(found[i], ids).item(),
+            "reading": lm.decode(readings[i]),
+            "first_right": int(readings[i][0] == ids[0]),
+            "reading_accuracy": token_accuracy(readings[i], ids).item(),
         }
         for i, ids in enumerate(texts)
     ]
     for name, targets in (("text", texts), ("context", contexts)):
-        for row, likeness in zip(own, _likeness(lm, rest, targets, name), strict=True):
+        for row, likeness in zip(rows, _likeness(lm, rest, targets, name), strict=True):
             row |= likeness
-    return own
+    return rows
 
 
 def _read(lm: FrozenLM, fits: list[FitResult], texts: Tensor, part: str, bos: bool, sampled: int) -> Tensor:
     """Readings (B, T) of the texts, of `first` with the token that it began with."""
     seed = 0 if sampled else None
     if part != FIRST:
-        return read(lm, [fit.tokens for fit in fits], part, texts.shape[1], bos=bos, seed=seed)
+        return generate_from(lm, [fit.tokens for fit in fits], part, texts.shape[1], bos=bos, seed=seed)
     prompts = lm.embed(texts[:, :1])  # (B, 1, D)
     if bos:
         prompts = torch.cat([lm.fixed_vector("bos").expand_as(prompts), prompts], dim=1)
@@ -145,14 +145,14 @@ def _likeness(lm: FrozenLM, readings: list[list[int]], targets: Tensor, name: st
     if not all(readings) or len(targets) < 2:
         return [dict.fromkeys(columns) for _ in readings]
     documents = [*readings, *targets.tolist()]
-    count, found = len(readings), []
+    count, rows = len(readings), []
     tfidf = tfidf_distances(documents)[:count, count:]  # (B, B), from reading to target
     semantic = semantic_distances([lm.decode(torch.tensor(ids)) for ids in documents])[:count, count:]
     for i in range(count):
         values: list[float] = []
         for distances in (tfidf, semantic):
-            own = distances[i, i].item()
-            others = [x for j, x in enumerate(distances[i].tolist()) if j != i]
-            values += [own, sum(others) / len(others), auc([own], others)]
-        found.append(dict(zip(columns, values, strict=True)))
-    return found
+            to_its_target = distances[i, i].item()
+            to_others = [x for j, x in enumerate(distances[i].tolist()) if j != i]
+            values += [to_its_target, sum(to_others) / len(to_others), auc([to_its_target], to_others)]
+        rows.append(dict(zip(columns, values, strict=True)))
+    return rows

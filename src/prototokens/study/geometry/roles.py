@@ -24,9 +24,10 @@ from torch import Tensor
 from ...decoding import decode
 from ...errors import InputError
 from ...fitting.fit import FitResult, fit_batch
-from ...geometry.likeness import load_teacher
-from ...geometry.probes import Target, bag_of_words, classes, embeddings, lengths, probe
-from ...geometry.swaps import attention_to, attention_to_vectors, bag_overlap, e_places, even_attention, swapped
+from ...geometry.attention import attention_to, attention_to_vectors, e_positions, even_attention
+from ...geometry.probes import ProbeTarget, bag_of_words, classes, embeddings, lengths, probe
+from ...geometry.swaps import bag_overlap, swapped
+from ...geometry.teacher import load_teacher
 from ...lm.frozen import FrozenLM
 from ...metrics import token_accuracy
 from ..cells import Batch, Settings, cell_settings
@@ -83,9 +84,9 @@ def lay_out(scale: str) -> list[Batch]:
     window = sum(grid.chunks)
     whole = [(source, text) for source in grid.sources for text in range(grid.texts)]
 
-    def cell(of: tuple[str, int], **own: Any) -> Settings:
+    def cell(of: tuple[str, int], **columns: Any) -> Settings:
         return cell_settings(
-            scale, of[0], of[1], window, 0, grid.recipe, grid.max_steps, start="vocabulary", **own
+            scale, of[0], of[1], window, 0, grid.recipe, grid.max_steps, start="vocabulary", **columns
         )  # fmt: skip
 
     starts = [0, *accumulate(grid.chunks)]
@@ -105,7 +106,7 @@ def lay_out(scale: str) -> list[Batch]:
         for target in TARGETS
         for features in FEATURES
     ]  # fmt: skip
-    looks = [
+    attention = [
         cell(whole[0], method="attention", inputs=inputs, place=place, chunk_tokens=grid.chunks[0])
         for inputs in INPUTS
         for place in PLACES
@@ -114,7 +115,7 @@ def lay_out(scale: str) -> list[Batch]:
         Batch(
             study="roles",
             label=f"{len(fits)} chunks of {min(grid.chunks)} to {max(grid.chunks)} tokens",
-            cells=(*fits, *swaps, *probes, *looks),
+            cells=(*fits, *swaps, *probes, *attention),
             steps=grid.max_steps + grid.partners + 1,
             positions=len(whole) * sum(length + 1 for length in grid.chunks),
             peak_positions=len(whole) * max(grid.chunks.count(n) * (n + 1) for n in grid.chunks),
@@ -141,21 +142,21 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
         method: [n for n, cell in enumerate(cells) if cell["method"] == method]
         for method in ("fit", "swap", "probe", "attention")
     }
-    found: dict[int, Measurement] = {}
+    measurements: dict[int, Measurement] = {}
     chunks = []
     for length in dict.fromkeys(cells[n]["chunk_tokens"] for n in by_method["fit"]):
         numbers = [n for n in by_method["fit"] if cells[n]["chunk_tokens"] == length]
         ids = torch.stack([target_ids[n][cells[n]["chunk_start"] :][:length] for n in numbers])
         fits = fit_batch(lm, ids, recipe(cells[0], start=cells[0]["start"]))
-        found |= dict(zip(numbers, measured(lm, ids, fits), strict=True))
-        chunks += [_Chunk(cells[n], own, fit) for n, own, fit in zip(numbers, ids, fits, strict=True)]
+        measurements |= dict(zip(numbers, measured(lm, ids, fits), strict=True))
+        chunks += [_Chunk(cells[n], chunk_ids, fit) for n, chunk_ids, fit in zip(numbers, ids, fits, strict=True)]
     first = {chunk.text: chunk for chunk in chunks if chunk.cell["chunk_start"] == 0}
-    found |= zip(by_method["swap"], _swaps(lm, first, [cells[n] for n in by_method["swap"]]), strict=True)
+    measurements |= zip(by_method["swap"], _swaps(lm, first, [cells[n] for n in by_method["swap"]]), strict=True)
     teacher = _or_missing(lambda: load_teacher().embed([lm.decode(chunk.ids) for chunk in chunks]))
-    found |= {n: _probe(lm, chunks, cells[n], teacher) for n in by_method["probe"]}
+    measurements |= {n: _probe(lm, chunks, cells[n], teacher) for n in by_method["probe"]}
     exact = [chunk for chunk in first.values() if chunk.fit.exact]
-    found |= {n: _attention(lm, exact, cells[n]) for n in by_method["attention"]}
-    return [found[n] for n in range(len(cells))]
+    measurements |= {n: _attention(lm, exact, cells[n]) for n in by_method["attention"]}
+    return [measurements[n] for n in range(len(cells))]
 
 
 def _swaps(lm: FrozenLM, first: dict[tuple[str, int], _Chunk], cells: list[Settings]) -> list[Measurement]:
@@ -180,10 +181,10 @@ def _compared(ids: Tensor, of_e: _Chunk, of_m: _Chunk, chunks: Sequence[_Chunk])
             "both_exact": int(of_e.fit.exact and of_m.fit.exact),
             "e_accuracy": token_accuracy(ids, of_e.ids).item(),
             "m_accuracy": token_accuracy(ids, of_m.ids).item(),
-            "other_accuracy": mean(token_accuracy(ids, own).item() for own in others) if others else None,
+            "other_accuracy": mean(token_accuracy(ids, other).item() for other in others) if others else None,
             "e_overlap": bag_overlap(ids, of_e.ids),
             "m_overlap": bag_overlap(ids, of_m.ids),
-            "other_overlap": mean(bag_overlap(ids, own) for own in others) if others else None,
+            "other_overlap": mean(bag_overlap(ids, other) for other in others) if others else None,
             "distinct": len(ids.unique()) / len(ids),
         }
     )
@@ -204,7 +205,7 @@ def _probe(lm: FrozenLM, chunks: Sequence[_Chunk], cell: Settings, teacher: Tens
     return Measurement({**columns, "missing": None, "rows": len(chunks), "rows_exact": exact})
 
 
-def _target(chunks: Sequence[_Chunk], cell: Settings, teacher: Tensor | InputError) -> Target:
+def _target(chunks: Sequence[_Chunk], cell: Settings, teacher: Tensor | InputError) -> ProbeTarget:
     ids = [chunk.ids for chunk in chunks]
     if cell["target"] == "words":
         return bag_of_words(ids, cell["words"])
@@ -231,7 +232,7 @@ def _attention(lm: FrozenLM, chunks: Sequence[_Chunk], cell: Settings) -> Measur
         return Measurement({"heads": None, "attention": None, "missing": "no text is exact"})
     tokens = [chunk.fit.tokens for chunk in chunks]
     layout = tokens[0].arrangement.layout(tokens[0].length, tokens[0].e.shape[0])
-    places = e_places(layout, tokens[0].e.shape[0]) if cell["place"] == "e" else [0]
+    places = e_positions(layout, tokens[0].e.shape[0]) if cell["place"] == "e" else [0]
     if cell["inputs"] == "vectors":
         length = len(layout.slots)
         heads = _or_missing(lambda: attention_to_vectors(lm, tokens, None if cell["place"] == "e" else 0))

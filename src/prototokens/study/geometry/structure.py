@@ -1,7 +1,7 @@
 """Structure: what it costs to make vectors follow a teacher's sentence embeddings, and what that gives.
 
 Each text is a window of a drawn text, cut into two neighbouring chunks. Chunks are fitted from text-independent starts
-for the same least number of steps: with no further loss, with an anchor, and with relational distillation, of e or of
+for the same least number of steps: with no auxiliary loss, with an anchor, and with relational distillation, of e or of
 m, with several weights. A row has what a chunk's fit costs, how far the teacher is followed, and how near its neighbour
 is among all other chunks of the batch, by the vectors and, for comparison, by the mean embedding and by the teacher.
 The control is the teacher's embeddings in drawn orders.
@@ -31,7 +31,7 @@ from ...geometry.alignment import (
     relational,
     shuffled_correlations,
 )
-from ...geometry.likeness import load_teacher
+from ...geometry.teacher import load_teacher
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings
 from ..fits import measured, recipe
@@ -49,7 +49,7 @@ class Grid:
     Attributes:
         tokens: length of each of a text's two chunks.
         texts: how many.
-        weights: of the further losses, in nats per token.
+        weights: of the auxiliary losses, in nats per token.
         hold: steps before which no fit is done.
         recipe: name of a preset.
         max_steps: step budget of a fit.
@@ -71,14 +71,14 @@ GRIDS = {
 
 
 def lay_out(scale: str) -> list[Batch]:
-    """One batch per further loss, vector and weight: relations are those of the whole batch."""
+    """One batch per auxiliary loss, vector and weight: relations are those of the whole batch."""
     grid = GRIDS[scale]
     ways = [(PLAIN, PLAIN, 0.0)]
     ways += [(loss, vector, weight) for loss in LOSSES for vector in VECTORS for weight in grid.weights]
     return [
         Batch(
             study="structure",
-            label=f"{loss} of {vector}, weight {weight:g}" if weight else "no further loss",
+            label=f"{loss} of {vector}, weight {weight:g}" if weight else "no auxiliary loss",
             cells=tuple(
                 cell_settings(
                     scale, "old", text, 2 * grid.tokens, 0, grid.recipe, grid.max_steps,
@@ -99,8 +99,8 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     """Fit the chunks of the texts' windows (B, T), each text once for each of its two chunks."""
     settings, half = cells[0], len(cells) // 2
     chunk_ids = torch.stack(
-        [own[cell["chunk"] * cell["chunk_tokens"] :][: cell["chunk_tokens"]]
-         for cell, own in zip(cells, target_ids, strict=True)]
+        [window[cell["chunk"] * cell["chunk_tokens"] :][: cell["chunk_tokens"]]
+         for cell, window in zip(cells, target_ids, strict=True)]
     )  # fmt: skip
     teacher = load_teacher().embed([lm.decode(ids) for ids in chunk_ids])
     places = projected(teacher, lm.width)
@@ -108,12 +108,12 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     fits = fit_batch(lm, chunk_ids, recipe(settings, start=settings["start"]), given)
     partners = torch.arange(len(cells)).roll(half)
     assert all(cells[n]["text"] == cells[partner]["text"] for n, partner in enumerate(partners.tolist()))
-    own = _followed(fits, teacher, places)
+    followed = _followed(fits, teacher, places)
     ranks = _ranks(lm, fits, chunk_ids, teacher, partners)
     return [
         Measurement(
             one.columns
-            | {name: column[n].item() for name, column in own.items()}
+            | {name: column[n].item() for name, column in followed.items()}
             | {name: column[n].item() for name, column in ranks.items()}
             | {"candidates": len(cells) - 1},
             one.vectors,
@@ -123,7 +123,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
 
 
 def _regulariser(settings: Settings, teacher: Tensor, places: Tensor) -> Regulariser:
-    """The further loss of a batch; with none, an anchor of weight 0, which holds the fit as long as the others."""
+    """The auxiliary loss of a batch; with none, an anchor of weight 0, which holds the fit as long as the others."""
     vector, weight, hold = settings["vector"], settings["weight"], settings["hold"]
     if settings["loss"] == "relational":
         return relational(teacher, vector, weight, hold)
@@ -132,19 +132,19 @@ def _regulariser(settings: Settings, teacher: Tensor, places: Tensor) -> Regular
 
 def _followed(fits: Sequence[FitResult], teacher: Tensor, places: Tensor) -> dict[str, Tensor]:
     """How far e and m follow the teacher, columns (B,); correlations are of the whole batch."""
-    found: dict[str, Tensor] = {}
+    columns: dict[str, Tensor] = {}
     for name in VECTORS:
         vectors = _vectors(fits, name)
-        found[f"anchor_cosine_{name}"] = 1 - anchor_gap(vectors, places)
-        found[f"relation_error_{name}"] = relation_gap(vectors, teacher).sqrt()
+        columns[f"anchor_cosine_{name}"] = 1 - anchor_gap(vectors, places)
+        columns[f"relation_error_{name}"] = relation_gap(vectors, teacher).sqrt()
         control = shuffled_correlations(vectors, teacher)
-        for column, correlation in (
+        for measure, correlation in (
             ("relation_correlation", relation_correlation(vectors, teacher)),
             ("relation_correlation_shuffled", control.mean().item()),
             ("relation_correlation_shuffled_sd", control.std().item()),
         ):
-            found[f"{column}_{name}"] = torch.full((len(fits),), correlation, dtype=torch.float64)
-    return found
+            columns[f"{measure}_{name}"] = torch.full((len(fits),), correlation, dtype=torch.float64)
+    return columns
 
 
 def _ranks(

@@ -12,17 +12,14 @@ from torch import Tensor
 
 from prototokens import InputError, ProtoTokens
 from prototokens.arrangements import ARRANGEMENTS
-from prototokens.geometry.paths import KINDS, Path, curve_weights, segment, straight
+from prototokens.geometry.paths import PATH_KINDS, Path, curve_weights, segment, straight
 from prototokens.lm.identity import Identity
 from prototokens.proto_tokens import Provenance
+from solutions import random
 
 MODEL = Identity("tiny", None, "f" * 64, "t" * 64)
 TAUS = torch.linspace(0, 1, 13, dtype=torch.float64)
 CURVES = [("segment", 2), ("bezier", 2), ("bezier", 3), ("bezier", 6), ("chain", 2), ("chain", 5)]
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def curve(kind: Any, points: int, seed: int = 0) -> Path:
@@ -35,8 +32,8 @@ def curve(kind: Any, points: int, seed: int = 0) -> Path:
 def solution(seed: int = 0, **changes: Any) -> ProtoTokens:
     provenance = Provenance(MODEL, "h" * 64, 1.0, 0.5, 0.1, "float32", None, "normal", seed, {})
     arrangement = ARRANGEMENTS["m,e,m*(n-1)"]
-    own = {"e": random(1, 5, seed=seed), "m": random(5, seed=seed + 100), "length": 3, "arrangement": arrangement}
-    return ProtoTokens(**{**own, "provenance": provenance, **changes})
+    fields = {"e": random(1, 5, seed=seed), "m": random(5, seed=seed + 100), "length": 3, "arrangement": arrangement}
+    return ProtoTokens(**{**fields, "provenance": provenance, **changes})
 
 
 def close(a: Path, taus: Tensor, b: Path, others: Tensor) -> bool:
@@ -127,7 +124,7 @@ def test_lengths_that_are_known():
     assert math.isnan(still.ratio)
 
 
-def test_arithmetic_goes_on_outside_of_the_ends():
+def test_paths_continue_outside_of_the_ends():
     a, b = solution(1), solution(2)
     e, m = segment(a, b).point(-0.5)
     assert torch.allclose(e, a.e - 0.5 * (b.e - a.e), atol=1e-6)
@@ -198,7 +195,7 @@ def test_other_fixed_vectors_and_blocks_of_other_lengths_are_refused():
 
 def test_paths_that_cannot_be_are_refused():
     path = curve("bezier", 3)
-    with pytest.raises(InputError, match=f"unknown kind of path 'spline'; choose one of: {' '.join(KINDS)}"):
+    with pytest.raises(InputError, match=f"unknown kind of path 'spline'; choose one of: {' '.join(PATH_KINDS)}"):
         replace(path, kind="spline")
     with pytest.raises(InputError, match="a segment of 3 control points; it needs 2"):
         replace(path, kind="segment")

@@ -1,4 +1,4 @@
-"""Basin: what a change does to vectors, exactly; what a known model then holds; which tokens are lost first."""
+"""Changes and robustness: what a change does to vectors, what a known model then decodes, which tokens are lost."""
 
 from __future__ import annotations
 
@@ -11,43 +11,28 @@ from torch import Tensor
 
 from families import analytic, batch, family
 from prototokens import FrozenLM, InputError, ProtoTokens, decode
-from prototokens.arrangements import ARRANGEMENTS
-from prototokens.geometry import robustness as basin
-from prototokens.geometry.paths import VECTORS
-from prototokens.geometry.robustness import (
-    KINDS,
+from prototokens.geometry import robustness
+from prototokens.geometry.changes import (
+    CHANGE_KINDS,
     Change,
     Directions,
     changed,
     distance_moved,
-    hold,
-    lost_margin_rank,
     principal_directions,
     random_directions,
 )
-from prototokens.lm.identity import hash_ids
-from prototokens.proto_tokens import Provenance
+from prototokens.geometry.paths import VECTORS
+from prototokens.geometry.robustness import decode_changed, lost_margin_rank
+from solutions import random, solution
 
 AMOUNTS = {"noise": 0.7, "scaling": -0.4, "rounding": 28.0, "projection": 0.5}
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def solution(lm: FrozenLM, text: str = "abc", seed: int = 0, **vectors: Tensor) -> ProtoTokens:
-    """Vectors, random unless given, that say they hold a text."""
-    ids = lm.encode(text)
-    provenance = Provenance(lm.identity, hash_ids(ids), 1.0, 1.0, 0.0, "float32", None, "normal", seed, {})
-    own = {"e": random(2, lm.width, seed=seed), "m": random(lm.width, seed=seed + 1), **vectors}
-    return ProtoTokens(**own, length=len(ids), arrangement=ARRANGEMENTS["e,m*(n-1)"], provenance=provenance)
 
 
 def written(lm: FrozenLM, text: str) -> ProtoTokens:
     """Vectors of the analytic model for a text whose tokens are all the same but for the first."""
     ids = lm.encode(text)
     assert (ids[1:] == ids[1]).all()
-    return solution(lm, text, e=lm.embed(ids[:1]), m=lm.embed(ids[1]))
+    return solution(lm, text, "e,m*(n-1)", e=lm.embed(ids[:1]), m=lm.embed(ids[1]))
 
 
 def same(a: ProtoTokens, b: ProtoTokens) -> bool:
@@ -59,7 +44,7 @@ def stacked(tokens: ProtoTokens) -> Tensor:
 
 
 @pytest.mark.parametrize("vectors", VECTORS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CHANGE_KINDS)
 def test_an_amount_of_zero_changes_nothing(llama, kind, vectors):
     tokens = solution(llama)
     after = changed(tokens, Change(kind, 0, vectors))
@@ -67,7 +52,7 @@ def test_an_amount_of_zero_changes_nothing(llama, kind, vectors):
     assert distance_moved(tokens, after, vectors) == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CHANGE_KINDS)
 def test_only_the_vectors_that_are_named_move_and_both_are_e_and_m(llama, kind):
     tokens, ways = solution(llama), random_directions(llama)
     both, e, m = (changed(tokens, Change(kind, AMOUNTS[kind], vectors), ways) for vectors in VECTORS)
@@ -83,7 +68,7 @@ def test_only_the_vectors_that_are_named_move_and_both_are_e_and_m(llama, kind):
 @pytest.mark.parametrize("vectors", VECTORS)
 @pytest.mark.parametrize("amount", [0.05, 1.0, 3.5])
 def test_noise_has_the_length_that_is_asked_for(llama, amount, vectors):
-    tokens = solution(llama)
+    tokens = solution(llama, e_tokens=2)
     after = changed(tokens, Change("noise", amount, vectors))
     added = (stacked(after) - stacked(tokens)).norm(dim=-1) / stacked(tokens).norm(dim=-1)  # (K+1,)
     moves = torch.tensor([vectors != "m"] * 2 + [vectors != "e"])
@@ -181,27 +166,27 @@ def test_what_a_known_model_holds_after_a_change(known):
         Change("rounding", 28),  # ones and zeros
         Change("noise", 0.0),
     ]
-    held = hold(known, [tokens] * len(changes), ids.expand(len(changes), -1), changes)
+    held = decode_changed(known, [tokens] * len(changes), ids.expand(len(changes), -1), changes)
     assert [one.token_accuracy for one in held] == [1, 0, 0.75, 0.25, 1, 1]
     assert [one.moved for one in held] == pytest.approx([4, 1.5, 1.5, 1.5, 0, 0], abs=1e-6)
     assert [one.right.tolist() for one in held[2:4]] == [[False, True, True, True], [True, False, False, False]]
     axes, needed = Directions(torch.zeros(known.width), torch.eye(known.width)), ids.max().item() + 1
     for kept, share in ((needed, 1.0), (needed - 1, 0.25)):  # b, the larger id, lies on the last axis that is needed
         change = Change("projection", 1 - kept / known.width)
-        assert hold(known, [tokens], ids.unsqueeze(0), [change], [axes])[0].token_accuracy == share
+        assert decode_changed(known, [tokens], ids.unsqueeze(0), [change], [axes])[0].token_accuracy == share
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_texts_are_held_side_by_side_as_they_are_alone(name, monkeypatch):
     lm = family(name)
     texts = batch(lm, "abc", "xyz", "Yes")
-    tokens = [solution(lm, "abc"), solution(lm, "xyz", 5), solution(lm, "Yes", 9)]
+    tokens = [solution(lm, "abc"), solution(lm, "xyz", seed=5), solution(lm, "Yes", seed=9)]
     targets = torch.stack([decode(lm, one).ids for one in tokens])
-    assert all(one.token_accuracy == 1 for one in hold(lm, tokens, targets, [Change("noise", 0)] * 3))
+    assert all(one.token_accuracy == 1 for one in decode_changed(lm, tokens, targets, [Change("noise", 0)] * 3))
     ways = [None, random_directions(lm), None]
     changes = [Change("noise", 0.2), Change("projection", 0.3), Change("rounding", 28, "m")]
-    monkeypatch.setattr(basin, "POSITIONS_AT_ONCE", 8)  # two texts at once
-    held = hold(lm, tokens, texts, changes, ways)
+    monkeypatch.setattr(robustness, "POSITIONS_AT_ONCE", 8)  # two texts at once
+    held = decode_changed(lm, tokens, texts, changes, ways)
     for one, before, change, directions, ids in zip(held, tokens, changes, ways, texts, strict=True):
         after = changed(before, change, directions)
         assert torch.equal(one.right, decode(lm, after).ids == ids)
@@ -236,7 +221,7 @@ def test_margins_that_do_not_matter_rank_in_the_middle_and_only_order_counts():
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "kind": ({"kind": "push", "amount": 1}, f"unknown kind of change 'push'; choose one of: {' '.join(KINDS)}"),
+    "kind": ({"kind": "push", "amount": 1}, f"unknown kind of change 'push'; choose one of: {' '.join(CHANGE_KINDS)}"),
     "vectors": ({"kind": "noise", "amount": 1, "vectors": "f"}, "vectors is 'f'; it must be one of: both e m"),
     "bits": ({"kind": "rounding", "amount": 8}, "bits dropped is 8; it must be one of: 0 16 24 28"),
     "noise": ({"kind": "noise", "amount": -1}, "amount of noise is -1; it must be at least 0"),
@@ -258,4 +243,4 @@ def test_what_cannot_be_changed_is_refused(llama):
     with pytest.raises(InputError, match="m holds values that are not finite"):
         changed(replace(tokens, m=tokens.m * 1e6), Change("rounding", 16))
     with pytest.raises(InputError, match="these proto-tokens belong to"):
-        hold(analytic(), [tokens], llama.encode("abc").unsqueeze(0), [Change("noise", 0.1)])
+        decode_changed(analytic(), [tokens], llama.encode("abc").unsqueeze(0), [Change("noise", 0.1)])

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from prototokens import InputError
 from prototokens.geometry.probes import (
-    Probed,
-    Target,
+    ProbeResult,
+    ProbeTarget,
     bag_of_words,
     balanced_accuracy,
     centred_cosine,
@@ -24,18 +24,15 @@ from prototokens.geometry.probes import (
     probe,
     r_squared,
 )
+from solutions import random
 
 ROWS, WIDTH = 80, 12
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 FEATURES = random(ROWS, WIDTH)
 
 
-def target_of(kind: str, hidden: Tensor) -> Target:
+def target_of(kind: str, hidden: Tensor) -> ProbeTarget:
     """A target of each kind, made from numbers (N, 3)."""
     if kind == "words":
         return bag_of_words([torch.arange(3)[row > 0] if (row > 0).any() else torch.tensor([9]) for row in hidden], 3)
@@ -108,7 +105,7 @@ def test_few_texts_of_many_classes_score_chance_where_nothing_is_and_so_do_their
     texts = [n for n in range(16) for _ in range(4)]
     target = classes("source", ["abcd"[n // 4] for n in texts])
     features = [random(16, 64, seed=n)[texts] if shared else random(64, 64, seed=n) for n in range(8)]
-    found = [probe(own, target, texts, folds=4, shuffles=6, seed=n) for n, own in enumerate(features)]
+    found = [probe(vectors, target, texts, folds=4, shuffles=6, seed=n) for n, vectors in enumerate(features)]
     assert np.mean([one.score for one in found]) == pytest.approx(0.25, abs=0.07)
     assert np.mean([one.shuffled for one in found]) == pytest.approx(0.25, abs=0.04)
 
@@ -125,7 +122,7 @@ def test_a_probe_is_the_same_again_and_does_not_mind_units(kind):
 
 def test_no_shuffles_give_no_control():
     found = probe(FEATURES, target_of("length", FEATURES[:, :3]), range(ROWS), shuffles=0)
-    assert isinstance(found, Probed)
+    assert isinstance(found, ProbeResult)
     assert all(np.isnan([found.shuffled, found.shuffled_sd, found.beaten]))
 
 
@@ -160,10 +157,10 @@ def test_scores_of_perfect_predictions_and_of_those_that_know_nothing():
 
 def test_words_are_the_most_common_that_some_rows_lack():
     ids = [torch.tensor(row) for row in ([1, 2, 2, 3], [1, 2], [1, 2, 4], [1, 3, 7, 7])]
-    target = bag_of_words(ids, most=2)
+    target = bag_of_words(ids, n_words=2)
     assert target.values.tolist() == [[1, 1], [1, 0], [1, 0], [0, 1]]  # 2, then 3; all rows hold 1
     assert (target.name, target.chance, target.has_classes) == ("words", 0.5, False)
-    assert bag_of_words(ids, most=9).values.shape == (4, 4)
+    assert bag_of_words(ids, n_words=9).values.shape == (4, 4)
 
 
 def test_classes_and_lengths():
@@ -185,7 +182,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
         probe(FEATURES, target, [0] * ROWS)
     with pytest.raises(InputError, match=r"^80 texts in 1 folds: a probe needs at least 2 of each$"):
         probe(FEATURES, target, range(ROWS), folds=1)
-    with pytest.raises(InputError, match=r"^a probe for source needs rows of two kinds at least; all are \['one'\]$"):
+    with pytest.raises(InputError, match=r"^a probe for source needs rows of at least two kinds; all are \['one'\]$"):
         classes("source", ["one", "one"])
     for ids in ([torch.tensor([1, 2])] * 3, [torch.tensor([n]) for n in range(30)]):
         with pytest.raises(InputError, match="no token is in some of these texts and not in others"):

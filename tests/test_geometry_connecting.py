@@ -5,62 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from families import RECIPE, analytic, counted, family, spoiled, tokenizer
+from families import RECIPE, counted, family, spoiled, tokenizer
 from prototokens import AdamW, FrozenLM, InputError, ProtoTokens, decode, fit
 from prototokens.fitting.recipes import FitConfig, Stop
 from prototokens.geometry.connecting import connect, connect_pairs
-from prototokens.geometry.curves import ConnectConfig, CurveDescent, drawn_taus, focused
+from prototokens.geometry.curve_descent import CurveDescent
+from prototokens.geometry.curves import ConnectConfig, drawn_taus
 from prototokens.geometry.paths import Path, segment, straight
 from prototokens.geometry.profiles import even_taus, profile
-from prototokens.lm.identity import hash_ids
-from prototokens.proto_tokens import Provenance
+from ring import RingLM, holding, on_the_ring
 
 TEXT = "abc"
 SMOOTH = AdamW(lr=0.01, eps=0.1)  # a large eps makes a step a smooth function of the gradient: rounding stays small
-
-
-class RingLM(nn.Module):
-    """logits_t = 8 (x_2t^2 + x_2t+1^2), but 4 for token 0: token t is right far enough from the middle of its plane.
-
-    The solutions of a token lie around a hole; the straight line between two on opposite sides leads through it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        rows = torch.zeros(8, 16)
-        rows[torch.arange(8), 2 * torch.arange(8)] = 1
-        self.embedding = nn.Embedding.from_pretrained(rows)
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embedding
-
-    def forward(self, inputs_embeds: Tensor, use_cache: bool) -> SimpleNamespace:
-        logits = 8 * inputs_embeds.unflatten(-1, (8, 2)).square().sum(-1)
-        return SimpleNamespace(logits=torch.cat([torch.full_like(logits[..., :1], 4.0), logits[..., 1:]], -1))
-
-
-def on_the_ring(lm: FrozenLM, degrees: float) -> ProtoTokens:
-    """A solution of the text (3, 5): e in the plane of 3, at an angle, and m in the plane of 5."""
-    target, angle = torch.tensor([3, 5]), torch.tensor(degrees).deg2rad()
-    e, m = torch.zeros(1, 16), torch.zeros(16)
-    e[0, 6], e[0, 7], m[10] = angle.cos(), angle.sin(), 1.0
-    return made(lm, e, m, target)
-
-
-def made(lm: FrozenLM, e: Tensor, m: Tensor, target: Tensor) -> ProtoTokens:
-    from prototokens.arrangements import ARRANGEMENTS
-
-    provenance = Provenance(lm.identity, hash_ids(target), 1.0, 1.0, 0.0, "float32", None, "normal", 0, {})
-    return ProtoTokens(e, m, len(target), ARRANGEMENTS["e,m*(n-1)"], provenance)
 
 
 @pytest.fixture(scope="module")
@@ -81,20 +43,6 @@ def same_bits(a: Path, b: Path) -> bool:
     return torch.equal(a.e, b.e) and torch.equal(a.m, b.m)
 
 
-def test_the_segment_s_losses_are_those_of_the_formula(ring):
-    path = replace(segment(on_the_ring(ring, 0), on_the_ring(ring, 180)), target_ids=torch.tensor([3, 5]))
-    found = profile(ring, path, even_taus(5))
-    radii = (1 - 2 * found.taus).abs()
-    logits = torch.tensor([4.0] + 7 * [0.0], dtype=torch.float64).repeat(5, 1)
-    logits[:, 3] = 8 * radii**2
-    first = F.cross_entropy(logits, torch.full((5,), 3), reduction="none")
-    second = F.cross_entropy(torch.tensor([[4.0, 0, 0, 0, 0, 8, 0, 0]]), torch.tensor([5]))
-    assert torch.allclose(found.loss.double(), (first + second) / 2, atol=1e-5)
-    assert found.token_accuracy.tolist() == [1, 0.5, 0.5, 0.5, 1]
-    assert found.lowest_accuracy == 0.5
-    assert found.barrier == pytest.approx(((first[2] - first[0]) / 2).item(), abs=1e-5)
-
-
 @pytest.mark.parametrize(("kind", "inner"), [("bezier", 1), ("bezier", 3), ("chain", 1), ("chain", 3)])
 def test_a_curve_goes_around_the_hole(ring, kind, inner):
     first, last = on_the_ring(ring, 0), on_the_ring(ring, 150)
@@ -113,14 +61,14 @@ def test_where_logits_are_linear_every_segment_does(known):
     """On the analytic model the set of solutions is convex, and so is the loss: nothing is left to a curve."""
     target = torch.tensor([7, 9])
     rows = torch.eye(264)
-    first = made(known, 2 * rows[7:8], rows[9] + 0.3 * rows[1], target)
-    last = made(known, rows[7:8] + 0.5 * rows[2], 3 * rows[9], target)
+    first = holding(known, 2 * rows[7:8], rows[9] + 0.3 * rows[1], target)
+    last = holding(known, rows[7:8] + 0.5 * rows[2], 3 * rows[9], target)
     (found,) = connect_pairs(known, [(first, last)])
     assert (found.stop_reason, found.steps, found.backward_positions) == ("accuracy", 0, 0)
     assert found.path.ratio == pytest.approx(1)
     scores = profile(known, found.path)
     assert scores.lowest_accuracy == 1
-    assert scores.barrier == pytest.approx(abs(scores.loss[0] - scores.loss[-1]).item() / 2)
+    assert scores.barrier == pytest.approx(abs(scores.loss_nats[0] - scores.loss_nats[-1]).item() / 2)
 
 
 def test_the_ends_are_held_and_their_scores_are_those_of_the_solutions(solutions):
@@ -131,19 +79,19 @@ def test_the_ends_are_held_and_their_scores_are_those_of_the_solutions(solutions
         assert torch.equal(path.m[end], tokens.m)
     scores = profile(lm, path)
     for end, tokens in ((0, solutions[0]), (-1, solutions[1])):
-        assert scores.loss[end].item() == pytest.approx(tokens.provenance.loss, abs=1e-4)
+        assert scores.loss_nats[end].item() == pytest.approx(tokens.provenance.loss, abs=1e-4)
         assert torch.equal(scores.ids[end], decode(lm, tokens).ids)
 
 
 def test_a_curve_between_fitted_solutions_is_no_worse_than_the_segment(solutions):
-    """At the places that were looked at: the curve began there, and the best look is kept."""
+    """At the points of the evaluations: the curve began there, and the best evaluation is kept."""
     lm, config = family("llama"), ConnectConfig(max_steps=100)
     found = connect_pairs(lm, [(solutions[0], solutions[1])], config)[0]
     places = even_taus(config.check_taus + 2)
     line = profile(lm, straight(found.path, "segment", 2), places)
     curve = profile(lm, found.path, places)
     assert curve.lowest_accuracy >= line.lowest_accuracy
-    assert curve.lowest_accuracy > line.lowest_accuracy or curve.loss.max() <= line.loss.max() + 1e-4
+    assert curve.lowest_accuracy > line.lowest_accuracy or curve.loss_nats.max() <= line.loss_nats.max() + 1e-4
 
 
 @pytest.mark.parametrize("kind", ["bezier", "chain"])
@@ -174,7 +122,7 @@ def test_pairs_of_a_batch_are_fitted_as_each_alone(solutions):
         (alone,) = connect_pairs(lm, [pair], config)
         assert one.path.e.allclose(alone.path.e, atol=1e-5)
         assert one.path.m.allclose(alone.path.m, atol=1e-5)
-        assert one.highest_loss == pytest.approx(alone.highest_loss, rel=1e-3)
+        assert one.highest_loss_nats == pytest.approx(alone.highest_loss_nats, rel=1e-3)
         assert (one.steps, one.token_positions, one.backward_positions) == (
             alone.steps, alone.token_positions, alone.backward_positions,
         )  # fmt: skip
@@ -194,22 +142,22 @@ def test_work_is_what_went_through_the_model(ring):
     assert scores.token_positions == calls.positions() == 18
 
 
-def test_the_best_look_is_kept(ring):
+def test_the_best_evaluation_is_kept(ring):
     """Steps that are far too long lead nowhere: what is kept is no worse than the segment that it began as."""
     ends = on_the_ring(ring, 0), on_the_ring(ring, 150)
     wild = ConnectConfig(optimiser=AdamW(lr=50.0), max_steps=15, check_every=5)
     still = ConnectConfig(max_steps=0)
     found, begin = (connect_pairs(ring, [ends], config)[0] for config in (wild, still))
     assert begin.path.ratio == pytest.approx(1)
-    assert (found.lowest_accuracy, -found.highest_loss) >= (begin.lowest_accuracy, -begin.highest_loss)
+    assert (found.lowest_accuracy, -found.highest_loss_nats) >= (begin.lowest_accuracy, -begin.highest_loss_nats)
     scored = profile(ring, begin.path, even_taus(17))
     assert scored.lowest_accuracy == begin.lowest_accuracy
-    assert scored.loss.max().item() == pytest.approx(begin.highest_loss, abs=1e-5)
+    assert scored.loss_nats.max().item() == pytest.approx(begin.highest_loss_nats, abs=1e-5)
 
 
 def test_what_is_not_finite_ends_its_curve_alone(ring):
     pairs = [(on_the_ring(ring, 0), on_the_ring(ring, angle)) for angle in (150, 155)]
-    with spoiled(ring, 3, slice(0, 2)):  # two reads of their texts and a look come before it
+    with spoiled(ring, 3, slice(0, 2)):  # an evaluation comes before it
         found = connect_pairs(
             ring, pairs, ConnectConfig(optimiser=AdamW(lr=0.03), max_steps=200), torch.tensor(2 * [[3, 5]])
         )
@@ -217,11 +165,8 @@ def test_what_is_not_finite_ends_its_curve_alone(ring):
     assert found[0].path.e.isfinite().all()
 
 
-def test_a_segment_has_nothing_to_fit_and_interrupts_are_heard(ring):
+def test_a_fit_may_be_interrupted_and_tells_its_progress(ring):
     ends = on_the_ring(ring, 0), on_the_ring(ring, 150)
-    (found,) = connect_pairs(ring, [ends], ConnectConfig(kind="segment"))
-    assert (found.path.kind, found.steps, found.stop_reason) == ("segment", 0, "steps")
-    assert found.path.ratio == pytest.approx(1)
     (found,) = connect_pairs(ring, [ends], should_stop=lambda: True)
     assert (found.stop_reason, found.steps) == ("interrupted", 0)
     seen: list[Any] = []
@@ -250,33 +195,7 @@ def test_every_family_and_several_e_tokens_connect(lm):
     ends = [fit(lm, ids, replace(config, seed=seed)).tokens for seed in (0, 1)]
     path = connect(lm, *ends, ConnectConfig(max_steps=4, check_every=2, taus=2, check_taus=3), target_ids=ids)
     assert path.e.shape == (3, 2, lm.width)
-    assert profile(lm, path, even_taus(3)).loss.isfinite().all()
-
-
-def test_places_are_uniform_and_mirrored():
-    taus = drawn_taus(ConnectConfig(taus=6, max_steps=4000))
-    assert taus.shape == (4000, 6)
-    assert torch.allclose(taus, 1 - taus.flip(1))
-    assert ((taus >= 0) & (taus <= 1)).all()
-    for part in range(6):
-        assert ((taus[:, part] >= part / 6) & (taus[:, part] <= (part + 1) / 6)).all()
-        assert (6 * taus[:, part] - part).mean().item() == pytest.approx(0.5, abs=0.02)
-    assert taus.var().item() == pytest.approx(1 / 12, rel=0.03)
-
-
-def test_places_move_to_where_the_loss_is():
-    drawn = torch.linspace(0, 1, 9)
-    uneven = torch.tensor([[1.0, 5.0, 2.0], [3.0, 3.0, 3.0]])
-    assert torch.allclose(focused(drawn, uneven, 0.0), drawn.expand(2, -1), atol=1e-6)
-    # Known answer: half of the chance is 1/4 for each of the four parts, the rest 1/16, 6/16, 7/16 and 2/16.
-    share = torch.tensor([5, 10, 11, 6]) / 32
-    edges = torch.cat([torch.zeros(1), share.cumsum(0)])
-    assert torch.allclose(focused(edges, uneven[:1], 0.5)[0], torch.linspace(0, 1, 5), atol=1e-6)
-    # A place's chance is its part's: of many places drawn evenly, the shares lie in the parts.
-    found = focused((torch.arange(3200) + 0.5) / 3200, uneven[:1], 0.5)[0]
-    assert torch.histc(found, 4, 0, 1).tolist() == (3200 * share).tolist()
-    mirrored = 1 - focused(1 - drawn.flip(0), uneven.flip(1), 0.9).flip(1)
-    assert torch.allclose(mirrored, focused(drawn, uneven, 0.9), atol=1e-5)
+    assert profile(lm, path, even_taus(3)).loss_nats.isfinite().all()
 
 
 def test_a_focus_draws_places_near_the_hole(ring):
@@ -357,7 +276,7 @@ def test_the_first_step_is_as_long_along_every_axis_of_its_vector(solutions):
 def test_what_cannot_be_connected_is_refused(ring, solutions):
     lm = family("llama")
     other = fit(lm, lm.encode("abd"), replace(RECIPE, stop=Stop(max_steps=0))).tokens
-    with pytest.raises(InputError, match=r"a curve connects two solutions of one text; these hold two \(hashes "):
+    with pytest.raises(InputError, match=r"a curve connects two solutions of one text; these are of two \(hashes "):
         connect(lm, solutions[0], other)
     with pytest.raises(InputError, match="these proto-tokens belong to LlamaForCausalLM"):
         connect(ring, *solutions[:2])
@@ -370,51 +289,3 @@ def test_what_cannot_be_connected_is_refused(ring, solutions):
     short = fit(lm, lm.encode("ab"), RECIPE).tokens
     with pytest.raises(InputError, match="pairs of one batch need texts of one length"):
         connect_pairs(lm, [(solutions[0], solutions[1]), (short, short)])
-
-
-def test_a_profile_says_what_it_needs(solutions):
-    lm = family("llama")
-    path = segment(solutions[0], solutions[1])
-    with pytest.raises(InputError, match="no text is known that both ends of this path hold"):
-        profile(lm, path)
-    ids = lm.encode(TEXT)
-    with pytest.raises(InputError, match=r"target_ids is \(4,\); it must be \(T,\) with T from 1 to 3"):
-        profile(lm, path, target_ids=lm.encode("abcd"))
-    with pytest.raises(InputError, match=r"a barrier needs places from 0 to 1; these run from 0 to 0\.5"):
-        _ = profile(lm, path, even_taus(3, 0, 0.5), ids).barrier
-    with pytest.raises(InputError, match="these proto-tokens belong to"):
-        profile(analytic(), path, target_ids=ids)
-    whole, prefix = profile(lm, path, target_ids=ids), profile(lm, path, target_ids=ids[:2])
-    assert torch.equal(whole.ids, prefix.ids)
-    assert prefix.token_accuracy[0] == 1
-
-
-def test_a_profile_does_not_depend_on_how_it_is_cut(solutions, monkeypatch):
-    lm = family("llama")
-    path = replace(segment(solutions[0], solutions[1]), target_ids=lm.encode(TEXT))
-    whole = profile(lm, path)
-    monkeypatch.setattr("prototokens.geometry.profiles.POSITIONS_AT_ONCE", 1)
-    cut = profile(lm, path)
-    assert cut.loss.allclose(whole.loss, atol=1e-5)
-    assert torch.equal(cut.ids, whole.ids)
-    assert whole.barrier >= 0
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "spline"}, "unknown kind of path 'spline'; choose one of: segment bezier chain"),
-        ({"inner": 0}, "inner is 0; it must be at least 1"),
-        ({"taus": 3}, "taus is 3; it must be even and at least 2"),
-        ({"taus": 0}, "taus is 0; it must be even and at least 2"),
-        ({"max_steps": -1}, "max_steps is -1; it must be at least 0"),
-        ({"check_every": 0}, "check_every is 0; it must be at least 1"),
-        ({"check_taus": 0}, "check_taus is 0; it must be at least 1"),
-        ({"focus": 1}, "focus is 1; it must be at least 0 and below 1"),
-        ({"accuracy": 0}, "accuracy is 0; it must be above 0 and at most 1"),
-    ],
-)
-def test_settings_have_bounds(change, message):
-    with pytest.raises(InputError) as error:
-        ConnectConfig(**change)
-    assert str(error.value) == message

@@ -1,4 +1,4 @@
-"""Structure: the further losses' bounds, symmetries and gradients, what they do to a fit, and neighbours' ranks."""
+"""Alignment with a teacher: the auxiliary losses' bounds, symmetries and gradients, what they do to a fit, ranks."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def losses(weight: float = 1.0) -> dict[str, Regulariser]:
-    """Every further loss, on four texts of width 6."""
+    """Every auxiliary loss, on four texts of width 6."""
     teacher, places = random(4, 5, seed=7), random(4, 6, seed=8)
     return {
         f"{name} {vector}": make(given, vector, weight)
@@ -144,11 +144,11 @@ def test_descent_along_a_loss_reaches_its_lowest_value(name):
         loss(e, m, texts).backward()
         optimiser.step()
     assert loss(e, m, texts).item() == pytest.approx(0, abs=1e-3)
-    own = (e if name.endswith("e") else m).detach().flatten(1)
+    moved = (e if name.endswith("e") else m).detach().flatten(1)
     if name.startswith("anchor"):
-        assert torch.allclose(F.normalize(own, dim=-1), F.normalize(places, dim=-1), atol=0.05)
+        assert torch.allclose(F.normalize(moved, dim=-1), F.normalize(places, dim=-1), atol=0.05)
     else:
-        assert torch.allclose(cosines(own), cosines(teacher), atol=0.05)
+        assert torch.allclose(cosines(moved), cosines(teacher), atol=0.05)
 
 
 @pytest.mark.parametrize("vector", ["e", "m"])
@@ -156,16 +156,16 @@ def test_a_weight_of_zero_leaves_the_fit_bit_for_bit(llama, vector):
     texts, config = batch(llama, *TEXTS), budget(RANDOM, max_steps=40)
     teacher = random(4, 5).float()
     plain = fit_batch(llama, texts, config)
-    for further in (anchor(projected(teacher, llama.width), vector, 0.0), relational(teacher, vector, 0.0)):
-        for one, other in zip(plain, fit_batch(llama, texts, config, Given(regulariser=further)), strict=True):
+    for regulariser in (anchor(projected(teacher, llama.width), vector, 0.0), relational(teacher, vector, 0.0)):
+        for one, other in zip(plain, fit_batch(llama, texts, config, Given(regulariser=regulariser)), strict=True):
             assert same_vectors(one, other)
             assert (one.steps, one.loss, one.stop_reason) == (other.steps, other.loss, other.stop_reason)
 
 
 def test_a_loss_of_a_vector_that_is_held_fixed_changes_nothing(llama):
     texts, config = batch(llama, *TEXTS), budget(RANDOM, max_steps=10)
-    m, further = llama.embedding_statistics.mean, anchor(random(4, llama.width).float(), "m", 10.0)
-    found = [fit_batch(llama, texts, config, Given(m=m, regulariser=one)) for one in (None, further)]
+    m, regulariser = llama.embedding_statistics.mean, anchor(random(4, llama.width).float(), "m", 10.0)
+    found = [fit_batch(llama, texts, config, Given(m=m, regulariser=one)) for one in (None, regulariser)]
     assert all(same_vectors(one, other) for one, other in zip(*found, strict=True))
 
 
@@ -174,8 +174,8 @@ def test_vectors_of_a_fit_follow_the_teacher_and_the_text_comes_back(llama, vect
     texts, config, teacher = batch(llama, *TEXTS), budget(RANDOM, max_steps=250), random(4, 5).float()
     places = projected(teacher, llama.width)
 
-    def vectors(further: Regulariser | None) -> Tensor:
-        found = fit_batch(llama, texts, config, Given(regulariser=further))
+    def vectors(regulariser: Regulariser | None) -> Tensor:
+        found = fit_batch(llama, texts, config, Given(regulariser=regulariser))
         assert all(one.exact for one in found)
         return torch.stack([one.tokens.e if vector == "e" else one.tokens.m.unsqueeze(0) for one in found])
 
@@ -187,7 +187,7 @@ def test_vectors_of_a_fit_follow_the_teacher_and_the_text_comes_back(llama, vect
 
 
 def test_rows_that_are_done_stand_still_and_are_related_to(llama):
-    """Else the last texts, the hardest, would be related to none, and the further loss would cost them nothing."""
+    """Else the last texts, the hardest, would be related to none, and the auxiliary loss would cost them nothing."""
     seen: list[Tensor] = []
 
     def loss(e: Tensor, m: Tensor, texts: Tensor) -> Tensor:
@@ -214,20 +214,20 @@ def test_rows_that_are_done_stand_still_and_are_related_to(llama):
     assert not torch.equal(after[0, last], after[-1, last])
 
 
-def test_a_further_loss_has_its_whole_learning_rate_until_texts_may_be_done(llama):
+def test_an_auxiliary_loss_has_its_whole_learning_rate_until_texts_may_be_done(llama):
     """The same steps as with a constant rate: where the text is all but solved, an annealed one would move nothing."""
     texts, annealed = batch(llama, *TEXTS), preset(start="vocabulary", stop=Stop(max_steps=20))
     constant = replace(annealed, optimiser=replace(annealed.optimiser, anneal_below_nats=0.0))
-    further = anchor(random(4, llama.width).float(), "e", 1.0, steps=20)
-    for one, other in zip(*(fit_batch(llama, texts, c, Given(regulariser=further)) for c in (annealed, constant)),
+    regulariser = anchor(random(4, llama.width).float(), "e", 1.0, steps=20)
+    for one, other in zip(*(fit_batch(llama, texts, c, Given(regulariser=regulariser)) for c in (annealed, constant)),
                           strict=True):  # fmt: skip
         assert torch.equal(one.loss_history, other.loss_history)
 
 
 def test_more_steps_than_the_budget_are_refused(llama):
-    further = anchor(random(4, llama.width).float(), "e", 1.0, steps=11)
+    regulariser = anchor(random(4, llama.width).float(), "e", 1.0, steps=11)
     with pytest.raises(InputError, match="to be at work for 11 steps, and max_steps is 10: no text could be done"):
-        fit_batch(llama, batch(llama, *TEXTS), budget(RANDOM, max_steps=10), Given(regulariser=further))
+        fit_batch(llama, batch(llama, *TEXTS), budget(RANDOM, max_steps=10), Given(regulariser=regulariser))
 
 
 def test_correlation_of_relations():
@@ -238,7 +238,7 @@ def test_correlation_of_relations():
     order = torch.tensor([3, 1, 4, 0, 2])
     assert relation_correlation(vectors[order], teacher[order]) == pytest.approx(value)
     first, second = torch.triu_indices(5, 5, 1)
-    both = torch.stack([cosines(own)[first, second] for own in (vectors, teacher)])
+    both = torch.stack([cosines(rows)[first, second] for rows in (vectors, teacher)])
     assert value == pytest.approx(torch.corrcoef(both)[0, 1].item())
     assert torch.tensor(relation_correlation(vectors[:2], teacher[:2])).isnan()
 

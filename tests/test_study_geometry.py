@@ -274,7 +274,7 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
 def test_roles_are_the_same_in_whatever_portions_they_are_looked_at(monkeypatch):
     whole = measure(roles, max_steps=300)
     monkeypatch.setattr(roles, "AT_ONCE", 3)
-    monkeypatch.setattr("prototokens.geometry.swaps.TEXTS_AT_ONCE", 1)
+    monkeypatch.setattr("prototokens.geometry.attention.TEXTS_AT_ONCE", 1)
     again = measure(roles, max_steps=300)
     assert of(again, "swap") == of(whole, "swap")
     for row, other in zip(of(again, "attention"), of(whole, "attention"), strict=True):

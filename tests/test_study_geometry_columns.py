@@ -226,7 +226,7 @@ def test_reading_s_likeness_leaves_the_first_token_out(monkeypatch: pytest.Monke
     """Readings are made up; what is like what is worked out from all but their first token."""
     lm, words = family("llama"), ("the sea shell", "of old times", "in the park", "a b c d e f")
     made = torch.stack([lm.encode(word)[:8] for word in words])
-    monkeypatch.setattr(reading, "read", lambda *_, **__: made)
+    monkeypatch.setattr(reading, "generate_from", lambda *_, **__: made)
     rows = [row for row, _ in measure(reading) if (row["part"], row["bos"], row["sampled"]) == ("e", 0, 0)]
     windows = [lm.encode(text("old", n))[:16] for n in range(4)]
     for name, targets in (("text", [w[8:] for w in windows]), ("context", [w[:8] for w in windows])):

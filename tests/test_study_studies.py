@@ -313,7 +313,7 @@ def test_what_comes_back_exactly_has_full_marks():
 def test_recipes_are_the_presets_with_the_cell_s_budget():
     settings = {"recipe": "fast", "seed": 3, "max_steps": 7}
     config = fits.recipe(settings)
-    base = preset("fast", seed=3)
+    base = preset("fast", seed=3, tokens_per_vector=None)  # studies are of one e, whatever the length
     assert config == replace(base, stop=replace(base.stop, max_steps=7))
     assert fits.recipe(settings | {"margin": 2.0}) == replace(base, stop=replace(base.stop, max_steps=7, margin=2.0))
     crammed = fits.recipe({"recipe": "cramming", "seed": 3, "max_steps": 7})

@@ -49,7 +49,7 @@ def test_locality_compares_every_pair_that_a_kind_means_and_no_other(scale):
         }
         for c in pairs:
             same = (c["text"] == c["other_text"], c["context"] == c["other_context"])
-            assert same == {PAIR_KINDS[0]: (True, True), PAIR_KINDS[1]: (False, True), PAIR_KINDS[2]: (False, False)}[c["kind"]]
+            assert same == dict(zip(PAIR_KINDS, ((True, True), (False, True), (False, False)), strict=True))[c["kind"]]
             assert (c["context"], c["other_context"]) == tuple(
                 c[t] // grid.continuations for t in ("text", "other_text")
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +18,22 @@ import pytest
 import typer
 
 from families import build, tokenizer
+from prototokens.archive.efforts import EFFORTS
+from prototokens.arrangements import ARRANGEMENTS
 from prototokens.cli import app as cli
 from prototokens.cli import exits, file_model, options, terminal
 from prototokens.cli.spread import add_command
+from prototokens.encoder.evaluate import CONTROLS
 from prototokens.errors import InputError
+from prototokens.files.quantised import STORES
 from prototokens.files.record import read_record, write_record
+from prototokens.fitting import beginning
+from prototokens.fitting.recipes import NAMED_STARTS, PRESETS
+from prototokens.fitting.starts import start_vectors
+from prototokens.geometry.curves import CURVE_KINDS
 from prototokens.lm import download
+from prototokens.lm.loading import DTYPES
+from prototokens.study.scales import SCALES
 
 PROGRAM = [sys.executable, "-m", "prototokens"]
 
@@ -95,6 +107,54 @@ def test_sigterm_is_taken_like_ctrl_c(place: Path, keep: bool, tmp_path: Path) -
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err.splitlines()[-1]) == (130, "interrupted")
     assert [path.name for path in tmp_path.iterdir()] == (["kept"] if keep else [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_fit_also_while_starts_are_drawn(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    drawn: list[int] = []
+
+    def draw(*arguments: Any) -> Any:
+        drawn.append(1)
+        os.kill(os.getpid(), number)
+        return start_vectors(*arguments)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(beginning, "start_vectors", draw)
+    assert run(monkeypatch, "fit", "ab", "--model", place / "tiny", "--restarts", 9, "--keep") == 130
+    assert (len(drawn), list(tmp_path.iterdir())) == (1, [])
+
+
+def test_a_loop_that_asks_ends_with_what_it_has() -> None:
+    with terminal.interrupts() as signals:
+        assert not signals.should_stop()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received
+        assert signals.should_stop()
+        with pytest.raises(KeyboardInterrupt):  # a second one ends the program
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there file names are UTF-8")
+def test_file_names_that_are_no_utf8(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    name = os.fsdecode(b"a\xff.txt")
+    (tmp_path / "docs" / name).write_text("ab")
+    assert run(monkeypatch, "pack-all", "docs", "-o", "packed", "--model", place / "tiny", "--json") == 0
+    out, err = capfd.readouterr()
+    (file,) = json.loads(out)["files"]
+    assert file["file"] == f"packed/{name}.proto"  # JSON spells the byte as half a surrogate pair
+    assert Path(file["file"]).exists()
+    assert "packed/a\\udcff.txt.proto: done" in err
+    for command in (["fit", "ab", "--model", place / "tiny", "--max-steps", 0, "-o", name], ["inspect", name]):
+        assert run(monkeypatch, *command, "--json") in (0, 1)
+        assert json.loads(capfd.readouterr().out)["file"] == name
+    assert run(monkeypatch, "decode", name + "x") == 2
+    assert capfd.readouterr().err == "error: a\\udcff.txtx: no such file\n"
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
@@ -189,6 +249,33 @@ def test_options_stand_in_panels() -> None:
     for panel in ("Arguments", "Options", "Model", "Recipe"):
         assert f"╭─ {panel} ─" in text
     assert text.index("─ Model ─") < text.index("--device-map") < text.index("─ Recipe ─") < text.index("--preset")
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "choices"),
+    [
+        ("fit", "dtype", DTYPES),
+        ("fit", "preset", PRESETS),
+        ("fit", "start", NAMED_STARTS),
+        ("fit", "arrangement", ARRANGEMENTS),
+        ("pack", "effort", EFFORTS),
+        ("pack", "store", ("auto", *STORES)),
+        ("pack", "start", NAMED_STARTS),
+        ("pack-all", "effort", EFFORTS),
+        ("path", "kind", CURVE_KINDS),
+        ("encoder eval", "controls", CONTROLS),
+        ("study all", "scale", SCALES),
+    ],
+)
+def test_the_help_names_every_choice(command: str, option: str, choices: Collection[str]) -> None:
+    program: Any = typer.main.get_command(cli.app)
+    for name in command.split():
+        program = program.commands[name]
+    (text,) = (parameter.help for parameter in program.params if parameter.name == option)
+    for choice in choices:
+        assert re.search(rf"(?<![\w-]){re.escape(choice)}(?![\w-])", text), choice
+    if option == "dtype":  # and no other
+        assert set(re.findall(r"auto|\w*float\d+", text)) == set(choices)
 
 
 def test_the_shell_completes_commands(place: Path) -> None:

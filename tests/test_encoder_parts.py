@@ -158,6 +158,7 @@ def test_the_learning_rate_rises_is_constant_and_falls() -> None:
     ("make", "message"),
     [
         (lambda: Schedule(lr=0), "both must be above 0"),
+        (lambda: Schedule(lr=float("nan")), "lr is nan and clip 1; both must be above 0"),
         (lambda: Curriculum(threshold=2), "threshold is 2; it must be at least 0 and at most 1"),
         (lambda: Curriculum(patience=0), "patience is 0; it must be at least 1"),
         (lambda: EncoderTraining(steps=0), "steps is 0; it must be at least 1"),

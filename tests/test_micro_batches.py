@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import ONE, RECIPE, batch, budget, counted, same_vectors, tokenizer
-from prototokens import AdamW, FitResult, FrozenLM, Given, InputError, fit, fit_batch
+from prototokens import AdamW, FitResult, FrozenLM, Given, InputError, Stop, fit, fit_batch
 from prototokens.fitting import memory
 from prototokens.fitting.checkpointing import checkpointed
 from prototokens.fitting.memory import Passes, estimate_bytes, even_parts, plan_passes
@@ -177,11 +177,23 @@ def test_the_estimate_is_on_the_safe_side_and_not_far_off(lm: FrozenLM, length: 
     assert 1 <= estimate / kept_by_autograd(lm, length) < 8
 
 
-@pytest.mark.parametrize("change", [{"restarts": 10**6, "perturbation": 0.1}, {"e_tokens": 10**9}])
-def test_more_vectors_than_memory_has_room_for_are_refused(
-    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, change: dict
+ROWS = {"restarts": 10**6, "perturbation": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("free", "change", "told"),
+    [
+        (10**9, ROWS, r"1000000 rows \(texts times restarts\) of 1 e-tokens, with 400 steps, need about .* GB"),
+        (10**9, {"stop": Stop(max_steps=10**9)}, r"with 1000000000 steps, need about 8\.0 GB, and 1\.0 GB are free"),
+        (10**18, ROWS, r"1000000 rows .* at most 65536 are fitted side by side; use fewer restarts"),
+        (10**18, {"e_tokens": 10**9}, "an input of 1000000000 e-tokens: it must have 1 to 1048576"),
+    ],
+)
+def test_more_than_a_fit_takes_is_refused_before_a_start_is_drawn(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, free: int, change: dict, told: str
 ) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda _: 10**9)
-    with pytest.raises(InputError, match=r"rows \(texts times restarts\) of \d+ e-tokens need about .* GB") as error:
+    monkeypatch.setattr(memory, "free_bytes", lambda _: free)
+    monkeypatch.setattr("prototokens.fitting.fit.banks", lambda *_: pytest.fail("starts were drawn"))
+    with pytest.raises(InputError, match=told) as error:
         fit(llama, llama.encode("ab"), replace(ONE, **change))
     assert "\n" not in str(error.value)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import InputError
 from .exits import DONE, SOME_FAILED
 from .options import RECIPE_PANEL, Json, ModelOptions, Preset, RunnerOptions, check_tokens
 from .spread import add_command
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from ..runners.bulk import Outcome
 
 PANEL = "Documents and many texts"
+_COLUMN = "text"
 bulk_app = typer.Typer()
 
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")]
-Force = Annotated[bool, typer.Option("--force", help="Make files again that exist.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 @add_command(bulk_app, "pack-all", PANEL)
@@ -58,12 +61,15 @@ def fit_all_command(
     output: OutputFolder,
     model: ModelOptions,
     runs: RunnerOptions,
-    column: Annotated[str, typer.Option(help="The column that holds the texts; not for .txt.")] = "text",
+    column: Annotated[str, typer.Option(help="The column that holds the texts; not for .txt.")] = _COLUMN,
     tokens: Annotated[int | None, typer.Option(help="Keep only the first N tokens of each text.", metavar="N")] = None,
     preset: Preset = "fast",
     restarts: Annotated[
         int,
-        typer.Option(help="Fit each text from so many starts at once; the best is kept.", rich_help_panel=RECIPE_PANEL),
+        typer.Option(
+            help="Number of starts per text that are fitted side by side; the best is kept.",
+            rich_help_panel=RECIPE_PANEL,
+        ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0,
     force: Force = False,
@@ -84,12 +90,20 @@ def fit_all_command(
     runs.check()
     check_tokens(tokens)
     config, began = recipes.preset(preset, restarts=restarts, seed=seed), time.perf_counter()
+    if column != _COLUMN and file.suffix.lower() == ".txt":
+        raise InputError(f"--column is {column!r}, and a .txt file has no columns: leave it out")
     rows = read_list(file, column)
     for row in rows:
         if row.text is None and row.problem is None:
             note(f"{file}, row {row.number}: is blank and left out")
+
+    def show(outcome: Outcome) -> None:
+        if outcome.error is not None and file.name not in outcome.error:
+            outcome = replace(outcome, error=f"{file}, row {int(outcome.file.stem)}: {outcome.error}")
+        _show(outcome)
+
     with closing(runs.runner(model)) as runner:
-        outcomes = fit_texts(runner, rows, output, config, max_tokens=tokens, overwrite=force, report=_show)
+        outcomes = fit_texts(runner, rows, output, config, max_tokens=tokens, overwrite=force, report=show)
     return _end(outcomes, time.perf_counter() - began, as_json)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _ABOUT = "Train and score encoders, which replace the fit by one pass."
 encoder_app = typer.Typer(name="encoder", help=_ABOUT, short_help=_ABOUT)
 TRAINING_PANEL = "Training"
+_MOST_TEXTS = 100_000  # of each source, beginning and length
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,20 @@ class TrainingOptions:
     ] = 16
     start: Annotated[
         str,
-        typer.Option(help="Begin at auto (see fit), or at a file of a learned start.", rich_help_panel=TRAINING_PANEL),
+        typer.Option(
+            help="Where training starts: auto (as in fit), or a file of a learned start.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
     ] = "auto"
     begin: Annotated[
         str | None,
         typer.Option(
-            help="Begin at this encoder instead, and keep its size; other settings may differ.",
+            help="Start from this encoder instead. Its size is kept; other settings may differ.",
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = None
-    steps: Annotated[int, typer.Option(help="Optimiser steps in all.", rich_help_panel=TRAINING_PANEL)] = 20_000
-    batch_positions: Annotated[int, typer.Option(help="Input positions of a step.", rich_help_panel=TRAINING_PANEL)] = (
+    steps: Annotated[int, typer.Option(help="Number of optimiser steps.", rich_help_panel=TRAINING_PANEL)] = 20_000
+    batch_positions: Annotated[int, typer.Option(help="Input positions per step.", rich_help_panel=TRAINING_PANEL)] = (
         512
     )
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.", rich_help_panel=TRAINING_PANEL)] = 1e-3
@@ -63,7 +67,7 @@ class TrainingOptions:
     texts: Annotated[
         int | None,
         typer.Option(
-            help="Train on so many texts only: a check that the encoder learns at all.",
+            help="Train on N texts only, to check that the encoder learns at all.",
             metavar="N",
             rich_help_panel=TRAINING_PANEL,
         ),
@@ -117,8 +121,8 @@ def train_command(
     model: ModelOptions,
     options: TrainingOptions,
     save_every: Annotated[int, typer.Option(help="Steps between two checkpoints.")] = 100,
-    minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; the same command resumes.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Begin again, and overwrite the checkpoint.")] = False,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long; the same command resumes.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start over, and overwrite the checkpoint.")] = False,
     as_json: Json = False,
 ) -> int:
     """Train an encoder for a model.
@@ -151,11 +155,11 @@ def train_command(
             max_seconds=math.inf if minutes is None else 60 * minutes,
             processes=processes,
             report=show if processes.rank == 0 else None,
-            should_stop=lambda: bool(signals),
+            should_stop=signals.should_stop,
         )
     if processes.rank == 0:
         _print_training(encoder, output, as_json)
-    return INTERRUPTED if signals else DONE
+    return INTERRUPTED if signals.received else DONE
 
 
 @add_command(encoder_app, "eval")
@@ -166,19 +170,19 @@ def eval_command(
     ] = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="Text lengths in tokens, with commas; default: those of 2,4,8,16 that the encoder takes."),
+        typer.Option(help="Text lengths in tokens; default: those of 2,4,8,16 that the encoder takes."),
     ] = None,
-    sources: Annotated[str, typer.Option(help="Where texts come from, with commas. Their test split is used.")] = (
+    sources: Annotated[str, typer.Option(help="Where texts come from, comma-separated. Their test split is used.")] = (
         "old,recent"
     ),
     starts: Annotated[
         str,
-        typer.Option(help="How texts begin, with commas: anywhere (windows), sentence (whole sentences), document."),
+        typer.Option(help="How texts begin: anywhere (windows), sentence (whole sentences), document."),
     ] = "anywhere,sentence",
     controls: Annotated[
-        str, typer.Option(help="What is scored, with commas: encoder, start (untrained), shuffled, constant.")
+        str, typer.Option(help="What is scored, comma-separated: encoder, start (untrained), shuffled, constant.")
     ] = "encoder,start,shuffled,constant",
-    texts: Annotated[int, typer.Option(help="Texts of each source, beginning and length.")] = 64,
+    texts: Annotated[int, typer.Option(help="Number of texts for each source, beginning and length.")] = 64,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> int:
@@ -194,8 +198,8 @@ def eval_command(
     scored = controls.split(",")
     if unknown := sorted(set(scored) - set(CONTROLS)):
         raise InputError(f"unknown control {unknown[0]!r}; choose one of: {' '.join(CONTROLS)}")
-    if texts < 2:
-        raise InputError(f"--texts is {texts}; it must be at least 2")
+    if not 2 <= texts <= _MOST_TEXTS:
+        raise InputError(f"--texts is {texts}; it must be at least 2 and at most {_MOST_TEXTS}")
     named = load_encoder(encoder)
     lm = model.load()
     scored_encoder = encoder_for(lm, named)
@@ -215,8 +219,13 @@ def eval_command(
 
 
 def _untrained(lm: FrozenLM, config: EncoderConfig, starter: Starter | None, seed: int) -> Encoder:
+    from ..arrangements import arrangement_named
     from ..encoder.encoding import Encoder
+    from ..fitting.checks import check_room
 
+    # Before the weights are made, whose number grows with the length.
+    layout = arrangement_named(config.arrangement).layout(config.max_tokens, config.e_tokens)
+    check_room(lm, layout, "choose a smaller --max-tokens")
     return Encoder.untrained(lm, config, starter, seed=seed)
 
 

@@ -18,8 +18,8 @@ from .terminal import flush_output, note
 
 DONE, NOT_EXACT, MISTAKE, SOME_FAILED, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
 EXIT_CODES = (
-    "Exit codes: 0 done; 1 the text is not reproduced exactly; 2 an error, told in one line on stderr; "
-    "3 some of many items failed; 130 interrupted (Ctrl-C or SIGTERM)."
+    "Exit codes: 0 done; 1 not reproduced exactly; 2 an error that you can mend, in one line on stderr; 3 some of many "
+    "failed; 70 a bug, with a traceback; 130 interrupted (Ctrl-C or SIGTERM)."
 )
 
 # Typer brings its own copy of click in some releases: its public BadParameter leads to the right base class.

@@ -67,11 +67,11 @@ def fit_command(
     lm = model.load()
     ids, output = _target(lm, content, source.tokens, output, force)
     with fit_progress() as show, interrupts() as signals:
-        result = fit(lm, ids, config, progress=show, should_stop=lambda: bool(signals))
-    if signals and not keep:
+        result = fit(lm, ids, config, progress=show, should_stop=signals.should_stop)
+    if signals.received and not keep:
         raise KeyboardInterrupt
     code = _save(lm, ids, result, config, output, force, as_json)
-    return INTERRUPTED if signals else code
+    return INTERRUPTED if signals.received else code
 
 
 @add_command(one_text_app, "encode", PANEL)
@@ -82,7 +82,7 @@ def encode_command(
         str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
     ] = None,
     refine: Annotated[
-        int, typer.Option(help="At most so many fit steps after the encoder's pass.", rich_help_panel=RECIPE_PANEL)
+        int, typer.Option(help="Maximum number of fit steps after the encoder's pass.", rich_help_panel=RECIPE_PANEL)
     ] = 0,
     preset: Preset = "fast",
     output: Output = None,
@@ -150,7 +150,7 @@ def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = Fa
 def inspect_command(file: VectorFile, as_json: Json = False) -> int:
     """Show what a file of proto-tokens holds. Loads no model.
 
-    Among it: the model that it needs, and how well it decoded when it was saved.
+    This includes the model that it needs, and how well it decoded when it was saved.
     """
     from ..proto_tokens import load
 

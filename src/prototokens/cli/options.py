@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Preset = Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.", rich_help_panel=RECIPE_PANEL)]
 BatchTokens = Annotated[
-    int | None, typer.Option(help="Tokens in one batch; default: what the memory allows.", metavar="N")
+    int | None, typer.Option(help="Tokens per batch; default: as many as memory allows.", metavar="N")
 ]
 
 
@@ -101,7 +101,7 @@ class FileModelOptions:
     model: Annotated[
         str | None,
         typer.Option(
-            help="Another place of the model, if it is not where the file says.",
+            help="Where the model is now, if it is not where the file says.",
             metavar="MODEL",
             rich_help_panel=MODEL_PANEL,
         ),
@@ -151,27 +151,30 @@ class RecipeOptions:
     e_tokens: Annotated[
         int | None,
         typer.Option(
-            help="The number of e-tokens; 1 is the paper's. Default: 1 up to 32 tokens, and one for each block beyond.",
+            help="Number of e-tokens; the paper has 1. Default: 1 up to 32 tokens, then one per block.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None
     tokens_per_vector: Annotated[
         int | None,
         typer.Option(
-            help="An e-token for every block of so many tokens; default: 8 beyond 32 tokens.",
+            help="Tokens per block, each with an e-token of its own; default: 8 beyond 32 tokens.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None
     restarts: Annotated[
-        int, typer.Option(help="Fit from so many starts at once; the best is kept.", rich_help_panel=RECIPE_PANEL)
+        int,
+        typer.Option(
+            help="Number of starts that are fitted side by side; the best is kept.", rich_help_panel=RECIPE_PANEL
+        ),
     ] = 1
     max_steps: Annotated[
-        int | None, typer.Option(help="At most so many steps; default: the preset's.", rich_help_panel=RECIPE_PANEL)
+        int | None, typer.Option(help="Maximum number of steps; default: the preset's.", rich_help_panel=RECIPE_PANEL)
     ] = None
     margin: Annotated[
         float | None,
         typer.Option(
-            help="Fit until every token leads by so many logits; default: the preset's.", rich_help_panel=RECIPE_PANEL
+            help="Lead in logits that every token must reach; default: the preset's.", rich_help_panel=RECIPE_PANEL
         ),
     ] = None
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0
@@ -185,9 +188,7 @@ class RecipeOptions:
         from ..fitting.recipes import preset
 
         if self.e_tokens is not None and self.tokens_per_vector is not None:
-            raise InputError(
-                "--e-tokens and --tokens-per-vector both set the number of e-tokens: give one of them"
-            )
+            raise InputError("--e-tokens and --tokens-per-vector both set the number of e-tokens: give one of them")
         config = preset(self.preset, restarts=self.restarts, seed=self.seed)
         if self.e_tokens is not None:
             config = replace(config, e_tokens=self.e_tokens, tokens_per_vector=None)
@@ -213,12 +214,16 @@ class RunnerOptions:
     ] = None
     workers: Annotated[
         int | None,
-        typer.Option(help="Ray workers, each with a model; default: all that fit.", rich_help_panel=RUNNER_PANEL),
+        typer.Option(
+            help="Number of Ray workers, each with a model; default: all that fit.", rich_help_panel=RUNNER_PANEL
+        ),
     ] = None
-    gpus: Annotated[float, typer.Option(help="GPUs of each Ray worker.", rich_help_panel=RUNNER_PANEL)] = 0
+    gpus: Annotated[float, typer.Option(help="GPUs per Ray worker.", rich_help_panel=RUNNER_PANEL)] = 0
     threads: Annotated[
         int | None,
-        typer.Option(help="CPU threads; default: torch's, or 1 for a Ray worker.", rich_help_panel=RUNNER_PANEL),
+        typer.Option(
+            help="Number of CPU threads; default: torch's, or 1 for a Ray worker.", rich_help_panel=RUNNER_PANEL
+        ),
     ] = None
 
     def check(self) -> None:

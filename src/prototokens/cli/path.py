@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CURVE_PANEL = "A fitted curve"
 path_app = typer.Typer()
 
+_MOST_POINTS, _MOST_INNER = 100_000, 1000
 _ENDS = ("first", "last")
 _COST = ("steps", "token_positions", "backward_positions", "seconds", "stop_reason")
 """Fields of a fitted curve; null for a segment."""
@@ -37,32 +38,32 @@ def path_command(
     first: Annotated[Path, typer.Argument(help="A file that fit wrote: the vectors at tau = 0.")],
     last: Annotated[Path, typer.Argument(help="Another one: the vectors at tau = 1.")],
     model: FileModelOptions,
-    points: Annotated[int, typer.Option(help="Decode so many points, evenly spaced.", metavar="N")] = 11,
+    points: Annotated[int, typer.Option(help="Number of points to decode, evenly spaced.", metavar="N")] = 11,
     begin: Annotated[float, typer.Option("--from", help="The first point; below 0 is before FIRST.")] = 0.0,
     end: Annotated[float, typer.Option("--to", help="The last point; above 1 is beyond LAST.")] = 1.0,
-    vectors: Annotated[str, typer.Option(help="What moves: both, e or m; the other stays that of FIRST.")] = "both",
+    vectors: Annotated[str, typer.Option(help="Which vectors move: both, e or m. The other stays.")] = "both",
     fit: Annotated[
         bool,
         typer.Option(
             "--fit",
-            help="Fit a curve that decodes to one text all along; FIRST and LAST are two solutions of it.",
+            help="Fit a curve on which every point decodes to the text of which FIRST and LAST are solutions.",
             rich_help_panel=CURVE_PANEL,
         ),
     ] = False,
     kind: Annotated[
-        str, typer.Option(help="bezier, or chain: straight pieces.", rich_help_panel=CURVE_PANEL)
+        str, typer.Option(help="bezier, or chain (straight pieces).", rich_help_panel=CURVE_PANEL)
     ] = "bezier",
     inner: Annotated[
         int, typer.Option(help="Control points between the ends.", metavar="N", rich_help_panel=CURVE_PANEL)
     ] = 1,
-    max_steps: Annotated[int, typer.Option(help="At most so many steps.", rich_help_panel=CURVE_PANEL)] = 500,
+    max_steps: Annotated[int, typer.Option(help="Maximum number of steps.", rich_help_panel=CURVE_PANEL)] = 500,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=CURVE_PANEL)] = 0,
     as_json: Json = False,
 ) -> int:
     """Decode points on a path between the vectors of two texts.
 
-    The path is FIRST + tau (LAST - FIRST), or with --fit a curve. Each point is printed with tau, the shares of its
-    tokens that agree with what FIRST and LAST decode to, and its text.
+    The path is the line FIRST + tau (LAST - FIRST), or with --fit a curve. Each point is printed with its tau and its
+    text, and with the shares of its tokens that agree with what FIRST and LAST decode to.
 
     Example: prototokens path friend.safetensors another.safetensors --from -0.5 --to 1.5 --points 9
     """
@@ -70,14 +71,15 @@ def path_command(
     from ..geometry.profiles import even_taus
     from ..proto_tokens import load
 
-    if points < 2:
-        raise InputError(f"--points is {points}; it must be at least 2")
+    for option, value, least, most in (("--points", points, 2, _MOST_POINTS), ("--inner", inner, 1, _MOST_INNER)):
+        if not least <= value <= most:
+            raise InputError(f"{option} is {value}; it must be at least {least} and at most {most}")
     if not (math.isfinite(begin) and math.isfinite(end)):
         raise InputError(f"--from is {begin:g} and --to {end:g}; both must be numbers")
     if begin >= end:
         raise InputError(f"--from is {begin:g} and --to {end:g}; --from must be below --to")
-    if not fit and (kind != "bezier" or inner != 1):
-        raise InputError("--kind and --inner are for curves that are fitted: give --fit too")
+    if not fit and (kind, inner, max_steps, seed) != ("bezier", 1, 500, 0):
+        raise InputError("--kind, --inner, --max-steps and --seed are for curves that are fitted: give --fit too")
     config = _config(kind, inner, max_steps, seed, vectors) if fit else None
     ends = load(first), load(last)
     straight = segment(*ends, vectors)  # type: ignore[arg-type]

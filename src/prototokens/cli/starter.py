@@ -21,25 +21,25 @@ starter_app = typer.Typer(name="starter", help=_ABOUT, short_help=_ABOUT)
 
 @add_command(starter_app, "train")
 def train_command(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save; written again after every step.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save; updated after every step.")],
     model: ModelOptions,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 200,
+    steps: Annotated[int, typer.Option(help="Number of training steps.")] = 200,
     inner_steps: Annotated[int, typer.Option(help="Steps of each short fit.")] = 16,
     lengths: Annotated[str, typer.Option(help="Text lengths to draw from, in tokens, comma-separated.")] = "8,16,16,32",
     block_lengths: Annotated[
         str | None,
-        typer.Option(help="For long texts: lengths of blocks to draw from, each block with an e-token of its own."),
+        typer.Option(help="For long texts: block lengths to draw from. Each block has its own e-token."),
     ] = None,
-    batch_tokens: Annotated[int, typer.Option(help="Tokens in the batch of a step.")] = 128,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens per batch.")] = 128,
     arrangement: Annotated[str, typer.Option(help="Arrangement of the fits.")] = "m,e,m*(n-1)",
     source: Annotated[
         str, typer.Option(help="speeches, old, random, or a .txt, .jsonl, .csv or .parquet file.")
     ] = "speeches",
     seed: Seed = 0,
     begin: Annotated[
-        Path | None, typer.Option(help="Begin at this learned start instead of the mean embeddings.")
+        Path | None, typer.Option(help="Start from this learned start instead of the mean embeddings.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Begin again, and overwrite the file.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over, and overwrite the file.")] = False,
     as_json: Json = False,
 ) -> int:
     """Train a learned start for a model and save it.

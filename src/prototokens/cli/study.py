@@ -41,20 +41,21 @@ def run_command(
     loading: LoadOptions,
     runs: RunnerOptions,
     store: Annotated[
-        Path | None, typer.Option(help="The SQLite file of results, made if it is missing; vectors go beside it.")
+        Path | None, typer.Option(help="The SQLite file of results, created if missing; vectors go beside it.")
     ] = None,
     scale: Annotated[str, typer.Option(help="smoke, laptop or paper.")] = "laptop",
     model: Annotated[
         list[str] | None,
         typer.Option(
             help="smollm2-135m (built in), a Hub id, a folder, or a .gguf file; may be given several times. "
-            "Default: the built-in one, or the paper's six at its scale.",
+            "Default: the built-in one; at scale paper, the paper's six.",
             metavar="MODEL",
             rich_help_panel=MODEL_PANEL,
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List batches with time and memory; run nothing, load no weights.")
+        bool,
+        typer.Option("--dry-run", help="List batches with their time and memory. Runs nothing."),
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Measure failed cells again.")] = False,
     old: Annotated[
@@ -66,9 +67,13 @@ def run_command(
 ) -> int:
     """Run one study, or all; `STUDIES` has their help."""
     from ..study.scales import scale_named
+    from ..texts.corpora import SOURCES, check_file
 
     assert context.info_name is not None
     names = list(STUDIES) if context.info_name == "all" else [context.info_name]
+    for source in filter(None, (old, recent)):
+        if source not in SOURCES:
+            check_file(source)
     size = scale_named(scale).with_corpora(old=old, recent=recent)
     models = model or list(size.models)
     runs.check()

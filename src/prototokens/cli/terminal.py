@@ -133,14 +133,33 @@ def encoded(lm: FrozenLM, text: str) -> Tensor:
     return ids
 
 
-@contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Note the first Ctrl-C or SIGTERM in the list that this yields; a second one ends the program at once.
+class Interrupts:
+    """Whether Ctrl-C or SIGTERM has come, for a loop that asks between its steps.
 
-    A loop that checks the list between steps notices every signal. An exception would be lost where it is raised
-    inside a callback or a destructor.
+    A loop that asks notices every signal, and ends with what it has. An exception would be lost where it is raised
+    inside a callback or a destructor. Until the loop asks for the first time, a signal raises as usual.
     """
-    received: list[int] = []
+
+    def __init__(self) -> None:
+        self.received = False
+        self._is_asked = False
+
+    def should_stop(self) -> bool:
+        """What the loop asks."""
+        self._is_asked = True
+        return self.received
+
+    def receive(self) -> None:
+        """Take a signal."""
+        self.received = True
+        if not self._is_asked:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Take the first Ctrl-C or SIGTERM as `Interrupts` says; a second one ends the program at once."""
+    signals = Interrupts()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def restore() -> None:
@@ -148,13 +167,13 @@ def interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
     def receive(number: int, frame: Any) -> None:
-        received.append(number)
         restore()
+        signals.receive()
 
     for number in before:
         signal.signal(number, receive)
     try:
-        yield received
+        yield signals
     finally:
         restore()
 

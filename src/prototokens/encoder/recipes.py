@@ -52,8 +52,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if self.lr <= 0 or self.clip <= 0:
-            raise InputError(f"lr is {self.lr:g} and clip {self.clip:g}; both must be above 0")
+        if not (0 < self.lr < float("inf") and self.clip > 0):
+            raise InputError(f"lr is {self.lr:g} and clip {self.clip:g}; both must be above 0, and lr finite")
         _check("warmup_steps", self.warmup_steps, 0)
         _check("decay_share", self.decay_share, 0, 1)
         _check("weight_decay", self.weight_decay, 0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..arrangements import Layout
+from ..arrangements import MOST_TOKENS, Layout
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 
@@ -19,6 +19,7 @@ _KEPT_PER_STATE = 16  # bytes for each entry of a recurrent layer's state, at ev
 _KEPT_PER_WEIGHT = 12  # bytes for each attention weight, where the kernel makes them
 _SHARE = 0.8  # of free memory that an estimate may fill
 _COPIES = 8  # of every vector: its value, the best so far, two running means, gradients and their temporaries
+_MOST_ROWS = 1 << 16  # whose starts are drawn one by one, which takes seconds
 
 
 def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bool = False) -> int:
@@ -93,14 +94,22 @@ def check_vectors(lm: FrozenLM, rows: int, e_tokens: int, length: int, max_steps
     """Refuse more vectors than memory has room for: those of all rows are kept, whatever passes together.
 
     Raises:
-        InputError: it has none; the message says for how much.
+        InputError: it has none, or there are more e-tokens or rows than any fit takes.
     """
+    if e_tokens > MOST_TOKENS:
+        raise InputError(f"an input of {e_tokens} e-tokens: it must have 1 to {MOST_TOKENS}")
     one = (e_tokens + 1) * lm.width * 4 * _COPIES + length * 8 + (max_steps + 1) * 2 * 4
     free = free_bytes(lm)
     if free is not None and rows * one > free:
         raise InputError(
-            f"{rows} rows (texts times restarts) of {e_tokens} e-tokens need about {_gigabytes(rows * one)}, and "
-            f"{_gigabytes(free)} are free; use fewer e-tokens, restarts, or texts at once"
+            f"{rows} rows (texts times restarts) of {e_tokens} e-tokens, with {max_steps} steps, need about "
+            f"{_gigabytes(rows * one)}, and {_gigabytes(free)} are free; use fewer restarts, e-tokens, steps, or texts "
+            "at once"
+        )
+    if rows > _MOST_ROWS:
+        raise InputError(
+            f"{rows} rows (texts times restarts): at most {_MOST_ROWS} are fitted side by side; use fewer restarts, or "
+            "texts at once"
         )
 
 

@@ -48,40 +48,40 @@ NAMES = list(losses())
 
 def test_projections_are_fixed_unit_vectors_that_keep_angles():
     teacher = F.normalize(random(6, 20), dim=-1)
-    found = projected(teacher, 4000)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.norm(dim=-1), torch.ones(6))
-    assert torch.equal(found, projected(teacher, 4000))
-    assert not torch.equal(found, projected(teacher, 4000, seed=1))
+    measured = projected(teacher, 4000)
+    assert measured.dtype == torch.float32
+    assert torch.allclose(measured.norm(dim=-1), torch.ones(6))
+    assert torch.equal(measured, projected(teacher, 4000))
+    assert not torch.equal(measured, projected(teacher, 4000, seed=1))
     assert torch.allclose(projected(3 * teacher, 50), projected(teacher, 50), atol=1e-5)
     assert torch.allclose(projected(teacher, 50)[:2], projected(teacher[:2], 50), atol=1e-6)  # text by text
-    assert torch.allclose(cosines(found).double(), cosines(teacher), atol=0.1)
+    assert torch.allclose(cosines(measured).double(), cosines(teacher), atol=0.1)
 
 
 def test_an_anchor_s_gap_is_0_at_its_place_2_on_the_other_side_and_does_not_mind_lengths():
     places, vectors = random(4, 6), random(4, 3, 6, seed=1)
-    found = anchor_gap(vectors, places)
-    assert found.shape == (4,)
-    assert ((found >= 0) & (found <= 2)).all()
+    measured = anchor_gap(vectors, places)
+    assert measured.shape == (4,)
+    assert ((measured >= 0) & (measured <= 2)).all()
     lengths = torch.tensor([0.1, 1.0, 7.0]).view(1, 3, 1)
-    assert torch.allclose(anchor_gap(vectors * lengths, 5 * places), found)
-    there = places.unsqueeze(1) * lengths
-    assert torch.allclose(anchor_gap(there, places), torch.zeros(4, dtype=torch.float64), atol=1e-12)
-    assert torch.allclose(anchor_gap(-there, places), torch.full((4,), 2.0, dtype=torch.float64))
-    assert torch.allclose(anchor_gap(vectors, -places), 2 - found)
+    assert torch.allclose(anchor_gap(vectors * lengths, 5 * places), measured)
+    aligned = places.unsqueeze(1) * lengths
+    assert torch.allclose(anchor_gap(aligned, places), torch.zeros(4, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(anchor_gap(-aligned, places), torch.full((4,), 2.0, dtype=torch.float64))
+    assert torch.allclose(anchor_gap(vectors, -places), 2 - measured)
 
 
 def test_a_relation_s_gap_is_its_formula_bounded_and_blind_to_turns_and_lengths():
     vectors, teacher = random(5, 2, 3), random(5, 4, seed=1)
-    found = relation_gap(vectors, teacher)
+    measured = relation_gap(vectors, teacher)
     ours, theirs = cosines(vectors), cosines(teacher)
     expected = [sum((ours[i, j] - theirs[i, j]) ** 2 for j in range(5) if j != i) / 4 for i in range(5)]
-    assert torch.allclose(found, torch.stack(expected))
-    assert ((found >= 0) & (found <= 4)).all()
-    assert torch.allclose(found, relation_gap(teacher, vectors))
+    assert torch.allclose(measured, torch.stack(expected))
+    assert ((measured >= 0) & (measured <= 4)).all()
+    assert torch.allclose(measured, relation_gap(teacher, vectors))
     turn = torch.linalg.qr(random(6, 6, seed=2)).Q
     turned = vectors.flatten(1) @ turn * torch.arange(1, 6).unsqueeze(1)
-    assert torch.allclose(relation_gap(turned, teacher), found)
+    assert torch.allclose(relation_gap(turned, teacher), measured)
     assert torch.allclose(relation_gap(turned, vectors), torch.zeros(5, dtype=torch.float64), atol=1e-12)
     assert relation_gap(vectors[:1], teacher[:1]).tolist() == [0]
 
@@ -101,9 +101,9 @@ def test_vectors_that_are_not_finite_leave_the_others_alone():
     spoiled[1, 2] = torch.nan
     spoiled.requires_grad_(True)
     whole = [0, 2, 3]
-    found = relation_gap(spoiled, teacher)
-    assert torch.allclose(found[whole], relation_gap(vectors[whole], teacher[whole]), atol=1e-6)
-    found.sum().backward()
+    measured = relation_gap(spoiled, teacher)
+    assert torch.allclose(measured[whole], relation_gap(vectors[whole], teacher[whole]), atol=1e-6)
+    measured.sum().backward()
     assert spoiled.grad is not None
     assert spoiled.grad.isfinite().all()
     assert spoiled.grad[whole].abs().sum() > 0
@@ -157,16 +157,16 @@ def test_a_weight_of_zero_leaves_the_fit_bit_for_bit(llama, vector):
     teacher = random(4, 5).float()
     plain = fit_batch(llama, texts, config)
     for regulariser in (anchor(projected(teacher, llama.width), vector, 0.0), relational(teacher, vector, 0.0)):
-        for one, other in zip(plain, fit_batch(llama, texts, config, Given(regulariser=regulariser)), strict=True):
-            assert same_vectors(one, other)
-            assert (one.steps, one.loss, one.stop_reason) == (other.steps, other.loss, other.stop_reason)
+        for fit, other in zip(plain, fit_batch(llama, texts, config, Given(regulariser=regulariser)), strict=True):
+            assert same_vectors(fit, other)
+            assert (fit.steps, fit.loss, fit.stop_reason) == (other.steps, other.loss, other.stop_reason)
 
 
 def test_a_loss_of_a_vector_that_is_held_fixed_changes_nothing(llama):
     texts, config = batch(llama, *TEXTS), budget(RANDOM, max_steps=10)
     m, regulariser = llama.embedding_statistics.mean, anchor(random(4, llama.width).float(), "m", 10.0)
-    found = [fit_batch(llama, texts, config, Given(m=m, regulariser=one)) for one in (None, regulariser)]
-    assert all(same_vectors(one, other) for one, other in zip(*found, strict=True))
+    measured = [fit_batch(llama, texts, config, Given(m=m, regulariser=fit)) for fit in (None, regulariser)]
+    assert all(same_vectors(fit, other) for fit, other in zip(*measured, strict=True))
 
 
 @pytest.mark.parametrize("vector", ["e", "m"])
@@ -175,9 +175,9 @@ def test_vectors_of_a_fit_follow_the_teacher_and_the_text_comes_back(llama, vect
     places = projected(teacher, llama.width)
 
     def vectors(regulariser: Regulariser | None) -> Tensor:
-        found = fit_batch(llama, texts, config, Given(regulariser=regulariser))
-        assert all(one.exact for one in found)
-        return torch.stack([one.tokens.e if vector == "e" else one.tokens.m.unsqueeze(0) for one in found])
+        measured = fit_batch(llama, texts, config, Given(regulariser=regulariser))
+        assert all(fit.exact for fit in measured)
+        return torch.stack([fit.tokens.e if vector == "e" else fit.tokens.m.unsqueeze(0) for fit in measured])
 
     plain = vectors(None)
     assert anchor_gap(vectors(anchor(places, vector, 10.0, 60)), places).max() < anchor_gap(plain, places).min()
@@ -204,11 +204,11 @@ def test_rows_that_are_done_stand_still_and_are_related_to(llama):
         "e_start": torch.stack([solved.e, *(e for e, _ in starts)]),
         "m_start": torch.stack([solved.m, *(m for _, m in starts)]),
     }
-    found = fit_batch(llama, texts, budget(config, max_steps=3), Given(**begin, regulariser=Regulariser(loss)))
-    assert found[0].steps == 0
-    assert max(one.steps for one in found) > 0
+    measured = fit_batch(llama, texts, budget(config, max_steps=3), Given(**begin, regulariser=Regulariser(loss)))
+    assert measured[0].steps == 0
+    assert max(fit.steps for fit in measured) > 0
     assert {len(e) for e in seen} == {len(TEXTS)}
-    last = max(range(len(found)), key=lambda n: found[n].steps)
+    last = max(range(len(measured)), key=lambda n: measured[n].steps)
     after = torch.stack(seen)
     assert torch.equal(after[:, 0], after[:1, 0].expand_as(after[:, 0])), "done: it stands still"
     assert not torch.equal(after[0, last], after[-1, last])
@@ -219,9 +219,9 @@ def test_an_auxiliary_loss_has_its_whole_learning_rate_until_texts_may_be_done(l
     texts, annealed = batch(llama, *TEXTS), preset(start="vocabulary", stop=Stop(max_steps=20))
     constant = replace(annealed, optimiser=replace(annealed.optimiser, anneal_below_nats=0.0))
     regulariser = anchor(random(4, llama.width).float(), "e", 1.0, steps=20)
-    for one, other in zip(*(fit_batch(llama, texts, c, Given(regulariser=regulariser)) for c in (annealed, constant)),
+    for fit, other in zip(*(fit_batch(llama, texts, c, Given(regulariser=regulariser)) for c in (annealed, constant)),
                           strict=True):  # fmt: skip
-        assert torch.equal(one.loss_history, other.loss_history)
+        assert torch.equal(fit.loss_history, other.loss_history)
 
 
 def test_more_steps_than_the_budget_are_refused(llama):
@@ -276,12 +276,12 @@ def test_losses_that_cannot_be_are_refused(make):
 
 def test_shuffled_teachers_show_nothing_of_relations_that_are_there():
     teacher = random(12, 5)
-    found = shuffled_correlations(teacher @ random(5, 40, seed=1), teacher)
+    measured = shuffled_correlations(teacher @ random(5, 40, seed=1), teacher)
     assert relation_correlation(teacher @ random(5, 40, seed=1), teacher) > 0.8
-    assert found.shape == (100,)
-    assert abs(found.mean()) < 3 * found.std() / 10
-    assert found.max() < 0.8
-    assert torch.equal(found, shuffled_correlations(teacher @ random(5, 40, seed=1), teacher))
+    assert measured.shape == (100,)
+    assert abs(measured.mean()) < 3 * measured.std() / 10
+    assert measured.max() < 0.8
+    assert torch.equal(measured, shuffled_correlations(teacher @ random(5, 40, seed=1), teacher))
 
 
 def test_neighbours_are_found_by_chance_where_vectors_know_nothing():

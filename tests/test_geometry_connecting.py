@@ -34,9 +34,9 @@ def ring() -> FrozenLM:
 def solutions() -> list[ProtoTokens]:
     """Three solutions of one text on a tiny model, from random starts."""
     lm, config = family("llama"), replace(RECIPE, start="vocabulary", perturbation=0.0)
-    found = [fit(lm, lm.encode(TEXT), replace(config, seed=seed)) for seed in range(3)]
-    assert all(result.exact for result in found)
-    return [result.tokens for result in found]
+    fitted = [fit(lm, lm.encode(TEXT), replace(config, seed=seed)) for seed in range(3)]
+    assert all(result.exact for result in fitted)
+    return [result.tokens for result in fitted]
 
 
 def same_bits(a: Path, b: Path) -> bool:
@@ -47,14 +47,14 @@ def same_bits(a: Path, b: Path) -> bool:
 def test_a_curve_goes_around_the_hole(ring, kind, inner):
     first, last = on_the_ring(ring, 0), on_the_ring(ring, 150)
     config = ConnectConfig(kind=kind, inner=inner, optimiser=AdamW(lr=0.03), max_steps=400)
-    (found,) = connect_pairs(ring, [(first, last)], config)
-    assert found.stop_reason == "accuracy"
-    assert found.lowest_accuracy == 1
-    line = replace(segment(first, last), target_ids=found.path.target_ids)
+    (fitted,) = connect_pairs(ring, [(first, last)], config)
+    assert fitted.stop_reason == "accuracy"
+    assert fitted.lowest_accuracy == 1
+    line = replace(segment(first, last), target_ids=fitted.path.target_ids)
     assert profile(ring, line).lowest_accuracy == 0.5
-    assert profile(ring, found.path).barrier < profile(ring, line).barrier / 2
-    assert profile(ring, found.path, even_taus(101)).lowest_accuracy == 1
-    assert 1 < found.path.ratio < 2
+    assert profile(ring, fitted.path).barrier < profile(ring, line).barrier / 2
+    assert profile(ring, fitted.path, even_taus(101)).lowest_accuracy == 1
+    assert 1 < fitted.path.ratio < 2
 
 
 def test_where_logits_are_linear_every_segment_does(known):
@@ -63,10 +63,10 @@ def test_where_logits_are_linear_every_segment_does(known):
     rows = torch.eye(264)
     first = holding(known, 2 * rows[7:8], rows[9] + 0.3 * rows[1], target)
     last = holding(known, rows[7:8] + 0.5 * rows[2], 3 * rows[9], target)
-    (found,) = connect_pairs(known, [(first, last)])
-    assert (found.stop_reason, found.steps, found.backward_positions) == ("accuracy", 0, 0)
-    assert found.path.ratio == pytest.approx(1)
-    scores = profile(known, found.path)
+    (fitted,) = connect_pairs(known, [(first, last)])
+    assert (fitted.stop_reason, fitted.steps, fitted.backward_positions) == ("accuracy", 0, 0)
+    assert fitted.path.ratio == pytest.approx(1)
+    scores = profile(known, fitted.path)
     assert scores.lowest_accuracy == 1
     assert scores.barrier == pytest.approx(abs(scores.loss_nats[0] - scores.loss_nats[-1]).item() / 2)
 
@@ -86,10 +86,10 @@ def test_the_ends_are_held_and_their_scores_are_those_of_the_solutions(solutions
 def test_a_curve_between_fitted_solutions_is_no_worse_than_the_segment(solutions):
     """At the points of the evaluations: the curve began there, and the best evaluation is kept."""
     lm, config = family("llama"), ConnectConfig(max_steps=100)
-    found = connect_pairs(lm, [(solutions[0], solutions[1])], config)[0]
+    fitted = connect_pairs(lm, [(solutions[0], solutions[1])], config)[0]
     places = even_taus(config.check_taus + 2)
-    line = profile(lm, straight(found.path, "segment", 2), places)
-    curve = profile(lm, found.path, places)
+    line = profile(lm, straight(fitted.path, "segment", 2), places)
+    curve = profile(lm, fitted.path, places)
     assert curve.lowest_accuracy >= line.lowest_accuracy
     assert curve.lowest_accuracy > line.lowest_accuracy or curve.loss_nats.max() <= line.loss_nats.max() + 1e-4
 
@@ -108,8 +108,8 @@ def test_same_seed_same_bits_and_another_seed_another_curve(solutions):
     lm, config = family("llama"), ConnectConfig(max_steps=6, check_every=6)
     again = [connect(lm, *solutions[:2], config) for _ in range(2)]
     assert same_bits(*again)
-    found = connect_pairs(lm, [tuple(solutions[:2])], replace(config, seed=1))[0]
-    assert found.steps == 6
+    fitted = connect_pairs(lm, [tuple(solutions[:2])], replace(config, seed=1))[0]
+    assert fitted.steps == 6
     assert torch.equal(drawn_taus(config), drawn_taus(config))
     assert not torch.equal(drawn_taus(config), drawn_taus(replace(config, seed=1)))
 
@@ -132,13 +132,13 @@ def test_work_is_what_went_through_the_model(ring):
     near, far = on_the_ring(ring, 20), on_the_ring(ring, 150)
     pairs = [(on_the_ring(ring, 0), near), (on_the_ring(ring, 0), far)]
     with counted(ring) as calls:
-        found = connect_pairs(ring, pairs, ConnectConfig(max_steps=25), torch.tensor([[3, 5], [3, 5]]))
-    assert found[0].steps == 0, "the near ones are done at once and leave the batch"
-    assert found[1].steps > 0
-    assert sum(one.token_positions for one in found) == calls.positions()
-    assert sum(one.backward_positions for one in found) == calls.backward_positions()
+        fitted = connect_pairs(ring, pairs, ConnectConfig(max_steps=25), torch.tensor([[3, 5], [3, 5]]))
+    assert fitted[0].steps == 0, "the near ones are done at once and leave the batch"
+    assert fitted[1].steps > 0
+    assert sum(one.token_positions for one in fitted) == calls.positions()
+    assert sum(one.backward_positions for one in fitted) == calls.backward_positions()
     with counted(ring) as calls:
-        scores = profile(ring, found[1].path, even_taus(9))
+        scores = profile(ring, fitted[1].path, even_taus(9))
     assert scores.token_positions == calls.positions() == 18
 
 
@@ -147,9 +147,9 @@ def test_the_best_evaluation_is_kept(ring):
     ends = on_the_ring(ring, 0), on_the_ring(ring, 150)
     wild = ConnectConfig(optimiser=AdamW(lr=50.0), max_steps=15, check_every=5)
     still = ConnectConfig(max_steps=0)
-    found, begin = (connect_pairs(ring, [ends], config)[0] for config in (wild, still))
+    fitted, begin = (connect_pairs(ring, [ends], config)[0] for config in (wild, still))
     assert begin.path.ratio == pytest.approx(1)
-    assert (found.lowest_accuracy, -found.highest_loss_nats) >= (begin.lowest_accuracy, -begin.highest_loss_nats)
+    assert (fitted.lowest_accuracy, -fitted.highest_loss_nats) >= (begin.lowest_accuracy, -begin.highest_loss_nats)
     scored = profile(ring, begin.path, even_taus(17))
     assert scored.lowest_accuracy == begin.lowest_accuracy
     assert scored.loss_nats.max().item() == pytest.approx(begin.highest_loss_nats, abs=1e-5)
@@ -158,17 +158,17 @@ def test_the_best_evaluation_is_kept(ring):
 def test_what_is_not_finite_ends_its_curve_alone(ring):
     pairs = [(on_the_ring(ring, 0), on_the_ring(ring, angle)) for angle in (150, 155)]
     with spoiled(ring, 3, slice(0, 2)):  # an evaluation comes before it
-        found = connect_pairs(
+        fitted = connect_pairs(
             ring, pairs, ConnectConfig(optimiser=AdamW(lr=0.03), max_steps=200), torch.tensor(2 * [[3, 5]])
         )
-    assert [one.stop_reason for one in found] == ["nonfinite", "accuracy"]
-    assert found[0].path.e.isfinite().all()
+    assert [one.stop_reason for one in fitted] == ["nonfinite", "accuracy"]
+    assert fitted[0].path.e.isfinite().all()
 
 
 def test_a_fit_may_be_interrupted_and_tells_its_progress(ring):
     ends = on_the_ring(ring, 0), on_the_ring(ring, 150)
-    (found,) = connect_pairs(ring, [ends], should_stop=lambda: True)
-    assert (found.stop_reason, found.steps) == ("interrupted", 0)
+    (fitted,) = connect_pairs(ring, [ends], should_stop=lambda: True)
+    assert (fitted.stop_reason, fitted.steps) == ("interrupted", 0)
     seen: list[Any] = []
     connect_pairs(ring, [ends], ConnectConfig(max_steps=20), progress=seen.append)
     assert [p.step for p in seen] == [0, 10, 20]
@@ -267,10 +267,12 @@ def test_the_first_step_is_as_long_along_every_axis_of_its_vector(solutions):
     axes = turned(lm, 1), turned(lm, 2)
     descent = CurveDescent(lm, [path], config, axes)
     descent.run()
-    for bank, start, own, other in zip(descent.banks, (path.e[1], path.m[1:2]), axes, axes[::-1], strict=True):
+    for bank, start, vector_axes, other_axes in zip(
+        descent.banks, (path.e[1], path.m[1:2]), axes, axes[::-1], strict=True
+    ):
         moved = bank.values.detach()[0] - start
-        assert torch.allclose((moved @ own).abs(), torch.full_like(moved, 0.1), rtol=1e-2)
-        assert (moved @ other).abs().std() > 0.01
+        assert torch.allclose((moved @ vector_axes).abs(), torch.full_like(moved, 0.1), rtol=1e-2)
+        assert (moved @ other_axes).abs().std() > 0.01
 
 
 def test_what_cannot_be_connected_is_refused(ring, solutions):

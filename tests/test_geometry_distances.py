@@ -28,17 +28,17 @@ def vectors(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_distances_of_vectors_are_the_library_s_and_symmetric():
     a, b = vectors(0), vectors(1)
-    found = vector_distances(a, b)
-    assert set(found) == {f"{measure}_{part}" for measure in MEASURES for part in PARTS}
+    result = vector_distances(a, b)
+    assert set(result) == {f"{measure}_{part}" for measure in MEASURES for part in PARTS}
     for part, x, y in (
         ("e", a[0].flatten(), b[0].flatten()),
         ("m", a[1], b[1]),
         ("both", torch.cat([a[0].flatten(), a[1]]), torch.cat([b[0].flatten(), b[1]])),
     ):
-        assert found[f"cosine_{part}"] == pytest.approx(1 - F.cosine_similarity(x, y, dim=0).item(), abs=1e-6)
-        assert found[f"euclidean_{part}"] == pytest.approx((x - y).norm().item(), rel=1e-6)
-    assert found == vector_distances(b, a)
-    assert found["euclidean_both"] ** 2 == pytest.approx(found["euclidean_e"] ** 2 + found["euclidean_m"] ** 2)
+        assert result[f"cosine_{part}"] == pytest.approx(1 - F.cosine_similarity(x, y, dim=0).item(), abs=1e-6)
+        assert result[f"euclidean_{part}"] == pytest.approx((x - y).norm().item(), rel=1e-6)
+    assert result == vector_distances(b, a)
+    assert result["euclidean_both"] ** 2 == pytest.approx(result["euclidean_e"] ** 2 + result["euclidean_m"] ** 2)
 
 
 def test_distances_that_are_known():
@@ -66,14 +66,14 @@ def test_vectors_of_other_shapes_are_refused():
 
 
 def test_tfidf_of_equal_texts_is_0_and_of_disjoint_ones_1():
-    found = tfidf_distances([[1, 2, 2, 3], [2, 3, 1, 2], [4, 5], [1, 4]])
-    assert found.shape == (4, 4)
-    assert found[0, 1] == pytest.approx(0, abs=1e-6)  # order does not count
-    assert found[0, 2] == 1
-    assert torch.equal(found, found.T)
-    assert torch.equal(found.diagonal(), torch.zeros(4))
-    assert ((found >= 0) & (found <= 1)).all()
-    assert 0 < found[0, 3] < 1
+    result = tfidf_distances([[1, 2, 2, 3], [2, 3, 1, 2], [4, 5], [1, 4]])
+    assert result.shape == (4, 4)
+    assert result[0, 1] == pytest.approx(0, abs=1e-6)  # order does not count
+    assert result[0, 2] == 1
+    assert torch.equal(result, result.T)
+    assert torch.equal(result.diagonal(), torch.zeros(4))
+    assert ((result >= 0) & (result <= 1)).all()
+    assert 0 < result[0, 3] < 1
     ids = torch.tensor([[1, 2, 3], [3, 4, 5]])
     assert torch.equal(tfidf_distances(ids), tfidf_distances(ids.tolist()))
 
@@ -97,8 +97,8 @@ def teacher() -> Teacher:
         torch.manual_seed(0)
         model = BertModel(config)
     assert model.num_parameters() < 20_000
-    own = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())  # a copy: padding is a state of it
-    return Teacher(model, PreTrainedTokenizerFast(tokenizer_object=own, pad_token=SPECIAL[0]))
+    copy = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str())  # a copy: padding is a state of it
+    return Teacher(model, PreTrainedTokenizerFast(tokenizer_object=copy, pad_token=SPECIAL[0]))
 
 
 @pytest.fixture
@@ -110,24 +110,24 @@ def no_teacher_kept() -> Iterator[None]:
 
 def test_embeddings_have_length_1_and_do_not_depend_on_the_batch(teacher, monkeypatch):
     texts = ["A friend.", "Rain", "a rather longer text, which pads the others", "A friend."]
-    found = teacher.embed(texts)
-    assert torch.allclose(found.norm(dim=-1), torch.ones(4))
-    assert torch.allclose(found, torch.cat([teacher.embed([text]) for text in texts]), atol=1e-5)
+    result = teacher.embed(texts)
+    assert torch.allclose(result.norm(dim=-1), torch.ones(4))
+    assert torch.allclose(result, torch.cat([teacher.embed([text]) for text in texts]), atol=1e-5)
     monkeypatch.setattr(teacher_module, "_TEXTS_AT_ONCE", 3)
-    assert torch.allclose(teacher.embed(texts), found, atol=1e-5)
-    assert not found.requires_grad
+    assert torch.allclose(teacher.embed(texts), result, atol=1e-5)
+    assert not result.requires_grad
     assert not teacher.model.training
     assert torch.equal(teacher.embed(["x" * 256]), teacher.embed(["x" * 256 + "and what is not read"]))
 
 
 def test_meanings_of_equal_texts_are_at_distance_0(teacher):
-    found = semantic_distances(["A friend.", "Rain", "A friend."], teacher)
-    assert found[0, 2] == pytest.approx(0, abs=1e-6)
-    assert torch.allclose(found, found.T)
-    assert ((found >= 0) & (found <= 2)).all()
-    assert found[0, 1] > 0.01
+    result = semantic_distances(["A friend.", "Rain", "A friend."], teacher)
+    assert result[0, 2] == pytest.approx(0, abs=1e-6)
+    assert torch.allclose(result, result.T)
+    assert ((result >= 0) & (result <= 2)).all()
+    assert result[0, 1] > 0.01
     unit = teacher.embed(["A friend.", "Rain"])
-    assert found[0, 1] == pytest.approx(1 - (unit[0] @ unit[1]).item(), abs=1e-6)
+    assert result[0, 1] == pytest.approx(1 - (unit[0] @ unit[1]).item(), abs=1e-6)
 
 
 def test_a_teacher_is_loaded_from_a_folder_and_kept(teacher, tmp_path, no_teacher_kept):

@@ -36,8 +36,8 @@ def solution(seed: int = 0, **changes: Any) -> ProtoTokens:
     return ProtoTokens(**{**fields, "provenance": provenance, **changes})
 
 
-def close(a: Path, taus: Tensor, b: Path, others: Tensor) -> bool:
-    pairs = zip(a.points(taus), b.points(others), strict=True)
+def close(a: Path, taus: Tensor, b: Path, other_taus: Tensor) -> bool:
+    pairs = zip(a.points(taus), b.points(other_taus), strict=True)
     return all(torch.allclose(x, y, atol=1e-5) for x, y in pairs)
 
 

@@ -50,33 +50,33 @@ KINDS = ("words", "length", "source", "teacher")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_linear_effect_that_was_planted_is_found(kind):
     target = target_of(kind, FEATURES @ random(WIDTH, 3, seed=1))
-    found = probe(FEATURES, target, range(ROWS))
-    assert found.score > target.chance + 0.7 * (1 - target.chance)
-    assert found.beaten == 1
-    assert found.chance == target.chance
-    assert found.score > found.shuffled + 4 * found.shuffled_sd
+    result = probe(FEATURES, target, range(ROWS))
+    assert result.score > target.chance + 0.7 * (1 - target.chance)
+    assert result.beaten == 1
+    assert result.chance == target.chance
+    assert result.score > result.shuffled + 4 * result.shuffled_sd
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_there_is_no_effect_the_score_is_chance_as_is_the_control(kind):
     target = target_of(kind, random(ROWS, 3, seed=2))
-    found = probe(FEATURES, target, range(ROWS), shuffles=20)
-    for score in (found.score, found.shuffled):
+    result = probe(FEATURES, target, range(ROWS), shuffles=20)
+    for score in (result.score, result.shuffled):
         assert score == pytest.approx(target.chance, abs=0.17)
-    assert abs(found.score - found.shuffled) < 3.5 * found.shuffled_sd
+    assert abs(result.score - result.shuffled) < 3.5 * result.shuffled_sd
 
 
 @pytest.mark.parametrize("kind", ["words", "length", "teacher"])
 def test_vectors_that_are_all_the_same_score_chance_exactly(kind):
     target = target_of(kind, random(ROWS, 3, seed=2))
-    found = probe(torch.ones(ROWS, WIDTH), target, range(ROWS), shuffles=3)
-    assert (found.score, found.shuffled) == pytest.approx((target.chance, target.chance), abs=1e-6)
+    result = probe(torch.ones(ROWS, WIDTH), target, range(ROWS), shuffles=3)
+    assert (result.score, result.shuffled) == pytest.approx((target.chance, target.chance), abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_control_shows_nothing_of_an_effect_either(kind):
-    found = probe(FEATURES, target_of(kind, FEATURES[:, :3]), range(ROWS), shuffles=20)
-    assert found.shuffled == pytest.approx(found.chance, abs=0.12)
+    result = probe(FEATURES, target_of(kind, FEATURES[:, :3]), range(ROWS), shuffles=20)
+    assert result.shuffled == pytest.approx(result.chance, abs=0.12)
 
 
 def test_a_text_that_is_known_by_its_vector_does_not_help():
@@ -94,9 +94,9 @@ def test_labels_of_whole_texts_are_shuffled_between_texts():
     texts = [n for n in range(16) for _ in range(5)]
     features = random(16, WIDTH)[texts] + 0.01 * random(80, WIDTH, seed=3)
     target = classes("label", ["ab"[n % 2] for n in texts])
-    found = probe(features, target, texts, folds=4, shuffles=40)
-    assert found.shuffled == pytest.approx(0.5, abs=0.1)
-    assert found.shuffled_sd > 0.1  # of 16 labels and not of 80
+    result = probe(features, target, texts, folds=4, shuffles=40)
+    assert result.shuffled == pytest.approx(0.5, abs=0.1)
+    assert result.shuffled_sd > 0.1  # of 16 labels and not of 80
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -105,9 +105,9 @@ def test_few_texts_of_many_classes_score_chance_where_nothing_is_and_so_do_their
     texts = [n for n in range(16) for _ in range(4)]
     target = classes("source", ["abcd"[n // 4] for n in texts])
     features = [random(16, 64, seed=n)[texts] if shared else random(64, 64, seed=n) for n in range(8)]
-    found = [probe(vectors, target, texts, folds=4, shuffles=6, seed=n) for n, vectors in enumerate(features)]
-    assert np.mean([one.score for one in found]) == pytest.approx(0.25, abs=0.07)
-    assert np.mean([one.shuffled for one in found]) == pytest.approx(0.25, abs=0.04)
+    result = [probe(vectors, target, texts, folds=4, shuffles=6, seed=n) for n, vectors in enumerate(features)]
+    assert np.mean([one.score for one in result]) == pytest.approx(0.25, abs=0.07)
+    assert np.mean([one.shuffled for one in result]) == pytest.approx(0.25, abs=0.04)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,9 +121,9 @@ def test_a_probe_is_the_same_again_and_does_not_mind_units(kind):
 
 
 def test_no_shuffles_give_no_control():
-    found = probe(FEATURES, target_of("length", FEATURES[:, :3]), range(ROWS), shuffles=0)
-    assert isinstance(found, ProbeResult)
-    assert all(np.isnan([found.shuffled, found.shuffled_sd, found.beaten]))
+    result = probe(FEATURES, target_of("length", FEATURES[:, :3]), range(ROWS), shuffles=0)
+    assert isinstance(result, ProbeResult)
+    assert all(np.isnan([result.shuffled, result.shuffled_sd, result.beaten]))
 
 
 def test_scores_are_those_of_scikit_learn():

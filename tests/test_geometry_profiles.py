@@ -25,16 +25,16 @@ def ring() -> FrozenLM:
 
 def test_the_segment_s_losses_are_those_of_the_formula(ring):
     path = replace(segment(on_the_ring(ring, 0), on_the_ring(ring, 180)), target_ids=torch.tensor([3, 5]))
-    found = profile(ring, path, even_taus(5))
-    radii = (1 - 2 * found.taus).abs()
+    scores = profile(ring, path, even_taus(5))
+    radii = (1 - 2 * scores.taus).abs()
     logits = torch.tensor([4.0] + 7 * [0.0], dtype=torch.float64).repeat(5, 1)
     logits[:, 3] = 8 * radii**2
     first = F.cross_entropy(logits, torch.full((5,), 3), reduction="none")
     second = F.cross_entropy(torch.tensor([[4.0, 0, 0, 0, 0, 8, 0, 0]]), torch.tensor([5]))
-    assert torch.allclose(found.loss_nats.double(), (first + second) / 2, atol=1e-5)
-    assert found.token_accuracy.tolist() == [1, 0.5, 0.5, 0.5, 1]
-    assert found.lowest_accuracy == 0.5
-    assert found.barrier == pytest.approx(((first[2] - first[0]) / 2).item(), abs=1e-5)
+    assert torch.allclose(scores.loss_nats.double(), (first + second) / 2, atol=1e-5)
+    assert scores.token_accuracy.tolist() == [1, 0.5, 0.5, 0.5, 1]
+    assert scores.lowest_accuracy == 0.5
+    assert scores.barrier == pytest.approx(((first[2] - first[0]) / 2).item(), abs=1e-5)
 
 
 def test_a_profile_says_what_it_needs(llama):

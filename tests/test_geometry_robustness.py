@@ -54,8 +54,8 @@ def test_an_amount_of_zero_changes_nothing(llama, kind, vectors):
 
 @pytest.mark.parametrize("kind", CHANGE_KINDS)
 def test_only_the_vectors_that_are_named_move_and_both_are_e_and_m(llama, kind):
-    tokens, ways = solution(llama), random_directions(llama)
-    both, e, m = (changed(tokens, Change(kind, AMOUNTS[kind], vectors), ways) for vectors in VECTORS)
+    tokens, directions = solution(llama), random_directions(llama)
+    both, e, m = (changed(tokens, Change(kind, AMOUNTS[kind], vectors), directions) for vectors in VECTORS)
     assert torch.equal(e.m, tokens.m)
     assert torch.equal(m.e, tokens.e)
     assert torch.equal(both.e, e.e)
@@ -116,16 +116,16 @@ def test_fewer_bits_are_no_nearer(llama):
 
 
 def test_directions_are_orthogonal_unit_vectors_on_every_family(lm):
-    for ways in (principal_directions(lm), random_directions(lm)):
-        assert ways.rows.shape == (lm.width, lm.width)
-        assert torch.allclose(ways.rows @ ways.rows.T, torch.eye(lm.width), atol=1e-4)
-        assert torch.equal(ways.centre, lm.embedding_statistics.mean)
+    for directions in (principal_directions(lm), random_directions(lm)):
+        assert directions.rows.shape == (lm.width, lm.width)
+        assert torch.allclose(directions.rows @ directions.rows.T, torch.eye(lm.width), atol=1e-4)
+        assert torch.equal(directions.centre, lm.embedding_statistics.mean)
 
 
 def test_principal_directions_are_the_widest_first(llama):
-    ways = principal_directions(llama)
-    rows = llama.embed(torch.arange(llama.vocabulary)) - ways.centre
-    spread = (rows @ ways.rows.T).square().mean(0)  # (D,)
+    directions = principal_directions(llama)
+    rows = llama.embed(torch.arange(llama.vocabulary)) - directions.centre
+    spread = (rows @ directions.rows.T).square().mean(0)  # (D,)
     assert (spread.diff() <= 1e-6).all()
     for draw in range(3):
         chosen = random_directions(llama, draw).rows
@@ -137,25 +137,25 @@ def test_principal_directions_are_the_widest_first(llama):
 
 @pytest.mark.parametrize("make", [principal_directions, random_directions])
 def test_a_projection_goes_to_the_nearest_point_and_stays_there(llama, make):
-    ways, vectors = make(llama), random(5, llama.width)
-    assert torch.allclose(ways.project(vectors, llama.width), vectors, atol=1e-4)
-    assert torch.allclose(ways.project(vectors, 0), ways.centre.expand(5, -1))
+    directions, vectors = make(llama), random(5, llama.width)
+    assert torch.allclose(directions.project(vectors, llama.width), vectors, atol=1e-4)
+    assert torch.allclose(directions.project(vectors, 0), directions.centre.expand(5, -1))
     for kept in (1, 20, 47):
-        there = ways.project(vectors, kept)
-        assert torch.allclose(ways.project(there, kept), there, atol=1e-4)
-        assert torch.allclose((vectors - there) @ ways.rows[:kept].T, torch.zeros(5, kept), atol=1e-4)
-        further = ways.project(vectors, kept - 1)
-        assert ((vectors - further).norm(dim=-1) >= (vectors - there).norm(dim=-1) - 1e-4).all()
+        projected = directions.project(vectors, kept)
+        assert torch.allclose(directions.project(projected, kept), projected, atol=1e-4)
+        assert torch.allclose((vectors - projected) @ directions.rows[:kept].T, torch.zeros(5, kept), atol=1e-4)
+        further = directions.project(vectors, kept - 1)
+        assert ((vectors - further).norm(dim=-1) >= (vectors - projected).norm(dim=-1) - 1e-4).all()
 
 
 def test_the_share_of_a_projection_is_what_is_dropped(llama):
-    tokens, ways = solution(llama), random_directions(llama)
+    tokens, directions = solution(llama), random_directions(llama)
     for share, kept in ((1e-9, 48), (0.25, 36), (0.5, 24), (1.0, 0)):
-        after = changed(tokens, Change("projection", share), ways)
-        assert torch.allclose(stacked(after), ways.project(stacked(tokens), kept), atol=1e-5)
+        after = changed(tokens, Change("projection", share), directions)
+        assert torch.allclose(stacked(after), directions.project(stacked(tokens), kept), atol=1e-5)
 
 
-def test_what_a_known_model_holds_after_a_change(known):
+def test_what_a_known_model_decodes_after_a_change(known):
     tokens = written(known, "abbb")
     ids = known.encode("abbb")
     changes = [
@@ -177,21 +177,21 @@ def test_what_a_known_model_holds_after_a_change(known):
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_texts_are_held_side_by_side_as_they_are_alone(name, monkeypatch):
+def test_changed_texts_of_a_batch_are_decoded_as_each_alone(name, monkeypatch):
     lm = family(name)
     texts = batch(lm, "abc", "xyz", "Yes")
     tokens = [solution(lm, "abc"), solution(lm, "xyz", seed=5), solution(lm, "Yes", seed=9)]
     targets = torch.stack([decode(lm, one).ids for one in tokens])
     assert all(one.token_accuracy == 1 for one in decode_changed(lm, tokens, targets, [Change("noise", 0)] * 3))
-    ways = [None, random_directions(lm), None]
+    all_directions = [None, random_directions(lm), None]
     changes = [Change("noise", 0.2), Change("projection", 0.3), Change("rounding", 28, "m")]
     monkeypatch.setattr(robustness, "POSITIONS_AT_ONCE", 8)  # two texts at once
-    held = decode_changed(lm, tokens, texts, changes, ways)
-    for one, before, change, directions, ids in zip(held, tokens, changes, ways, texts, strict=True):
+    results = decode_changed(lm, tokens, texts, changes, all_directions)
+    for result, before, change, directions, ids in zip(results, tokens, changes, all_directions, texts, strict=True):
         after = changed(before, change, directions)
-        assert torch.equal(one.right, decode(lm, after).ids == ids)
-        assert one.token_accuracy == pytest.approx((decode(lm, after).ids == ids).float().mean().item())
-        assert one.moved == distance_moved(before, after, change.vectors)
+        assert torch.equal(result.right, decode(lm, after).ids == ids)
+        assert result.token_accuracy == pytest.approx((decode(lm, after).ids == ids).float().mean().item())
+        assert result.moved == distance_moved(before, after, change.vectors)
 
 
 def test_ranks_of_lost_margins():
@@ -209,15 +209,15 @@ def test_ranks_of_lost_margins():
 
 
 def test_margins_that_do_not_matter_rank_in_the_middle_and_only_order_counts():
-    margins, found = random(6).abs(), []
+    margins, ranks = random(6).abs(), []
     for code in range(1, 63):
         right = torch.tensor([bool(code >> i & 1) for i in range(6)])
         rank = lost_margin_rank(margins, right)
         assert rank is not None
         assert 0 <= rank <= 1
         assert rank == lost_margin_rank(margins**3, right)
-        found.append(rank)
-    assert sum(found) / len(found) == pytest.approx(0.5)  # every set of tokens once
+        ranks.append(rank)
+    assert sum(ranks) / len(ranks) == pytest.approx(0.5)  # every set of tokens once
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -229,10 +229,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("own", "message"), WRONG.values(), ids=WRONG)
-def test_changes_that_cannot_be_are_refused(own, message):
+@pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG)
+def test_changes_that_cannot_be_are_refused(fields, message):
     with pytest.raises(InputError) as error:
-        Change(**own)
+        Change(**fields)
     assert str(error.value) == message
 
 

@@ -55,13 +55,13 @@ def test_auc_of_samples_that_are_apart():
 @pytest.mark.parametrize("seed", range(4))
 def test_intervals_contain_the_value_and_depend_on_the_seed_alone(seed):
     near, far = pairs(random(20, seed=seed)), pairs(random(30, seed=seed + 9) + 0.4)
-    found = separation(near, far, draws=200, seed=seed)
-    assert found.value == auc([p.distance for p in near], [p.distance for p in far])
-    assert found == separation(near, far, draws=200, seed=seed)
-    assert found.interval is not None
-    assert 0 <= found.interval[0] <= found.value <= found.interval[1] <= 1
+    estimate = separation(near, far, draws=200, seed=seed)
+    assert estimate.value == auc([p.distance for p in near], [p.distance for p in far])
+    assert estimate == separation(near, far, draws=200, seed=seed)
+    assert estimate.interval is not None
+    assert 0 <= estimate.interval[0] <= estimate.value <= estimate.interval[1] <= 1
     again = separation(near[::-1], far[::-1], draws=200, seed=seed)
-    assert again.interval == pytest.approx(found.interval)
+    assert again.interval == pytest.approx(estimate.interval)
 
 
 def test_no_effect_is_mostly_within_the_interval_and_a_large_one_never_is():
@@ -98,12 +98,12 @@ def test_a_resample_draws_as_many_clusters_as_there_are():
 def test_a_resample_s_auc_is_that_of_pairs_that_stand_there_as_often():
     near, far = pairs(list(random(7))), pairs(list(random(9, seed=1)))
     weights = cluster_weights([*near, *far], draws=30, seed=0).astype(int)
-    found = []
+    estimate = []
     for row in weights:
         repeated = [p.distance for p, n in zip([*near, *far], row, strict=True) for _ in range(n)]
-        some = row[:7].sum()
-        found.append(auc(repeated[:some], repeated[some:]))
-    low, high = np.quantile(found, (0.025, 0.975))
+        n_near = row[:7].sum()
+        estimate.append(auc(repeated[:n_near], repeated[n_near:]))
+    low, high = np.quantile(estimate, (0.025, 0.975))
     value = auc([p.distance for p in near], [p.distance for p in far])
     expected = min(low, value), max(high, value)
     assert separation(near, far, draws=30, seed=0).interval == pytest.approx(expected)
@@ -122,11 +122,11 @@ def test_shuffled_labels_show_nothing_whatever_the_effect(shift):
 def test_correlation_is_pearson_s():
     x, noise = random(40), random(40, seed=1)
     for y in (x + noise, -2 * x, noise):
-        found = correlation(pairs(y, texts=list(x)))
-        assert found.value == pytest.approx(np.corrcoef(x, y)[0, 1])
-        assert found.interval[0] <= found.value <= found.interval[1]
+        estimate = correlation(pairs(y, texts=list(x)))
+        assert estimate.value == pytest.approx(np.corrcoef(x, y)[0, 1])
+        assert estimate.interval[0] <= estimate.value <= estimate.interval[1]
         moved = correlation(pairs(7 * y + 3, texts=list(x / 5)))
-        assert moved.value == pytest.approx(found.value)
+        assert moved.value == pytest.approx(estimate.value)
     assert correlation(pairs([1.0, 2.0], texts=[3.0, 3.0])) is None
     assert correlation(pairs([1.0, 1.0], texts=[3.0, 4.0])) is None
     assert correlation([]) is None
@@ -136,9 +136,9 @@ def test_correlation_is_pearson_s():
 def test_a_gap_that_was_planted_is_found(effect):
     x, y = np.abs(random(30)), np.abs(random(40, seed=1)) + 1  # the texts of `near` lie closer
     near, far = pairs(1 + 2 * x - effect, texts=list(x)), pairs(1 + 2 * y, texts=list(y))
-    found = gap(near, far)
-    assert found.value == pytest.approx(effect, abs=1e-9)
-    assert found.interval == pytest.approx((effect, effect), abs=1e-6)
+    estimate = gap(near, far)
+    assert estimate.value == pytest.approx(effect, abs=1e-9)
+    assert estimate.interval == pytest.approx((effect, effect), abs=1e-6)
     noisy = gap(pairs(1 + 2 * x - effect + random(30, seed=5) / 5, texts=list(x)), far)
     assert noisy.interval[0] <= effect <= noisy.interval[1]
     assert noisy.value == pytest.approx(effect, abs=0.2)

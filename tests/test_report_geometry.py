@@ -57,8 +57,8 @@ def test_the_mean_accuracy_is_of_the_places_between_the_ends() -> None:
         rows = [pair("segment", way, [0.5] * len(way), other_seed=n + 1) for n, way in enumerate(ways)]
         return value(connectivity.connectivity(rows), connectivity.WAYS["segment"], connectivity.BETWEEN)
 
-    found = between([1, 0.25, 0, 0.5, 1], [1, 0.75, 1, 0.5, 1])
-    assert (found.value, found.n) == (pytest.approx((0.25 + 0.75) / 2), 2)  # with the ends it were 0.7
+    result = between([1, 0.25, 0, 0.5, 1], [1, 0.75, 1, 0.5, 1])
+    assert (result.value, result.n) == (pytest.approx((0.25 + 0.75) / 2), 2)  # with the ends it were 0.7
     assert between([1, 1]) is None  # the ends alone
 
 
@@ -68,9 +68,9 @@ def test_figure_7_takes_pairs_whose_ends_are_exact() -> None:
     assert value(entries, connectivity.SOLUTIONS, "share exact").value == 0.5
     expected = {
         (segment, "lowest accuracy"): 0.5, (segment, connectivity.BETWEEN): 0.5, (curve, connectivity.BETWEEN): 0.75,
-        (segment, "share whole"): 0.0, (segment, "barrier, nats a token"): 3.0,
+        (segment, "share whole"): 0.0, (segment, "barrier, nats per token"): 3.0,
         (segment, "length / segment's"): 1.0, (curve, "lowest accuracy"): 0.75, (curve, "share whole"): 0.5,
-        (curve, "barrier, nats a token"): 0.125, (curve, "length / segment's"): 1.25, (curve, "longest"): 1.375,
+        (curve, "barrier, nats per token"): 0.125, (curve, "length / segment's"): 1.25, (curve, "longest"): 1.375,
         (curve, "steps"): 40.0,
     }  # fmt: skip
     for where, mean in expected.items():
@@ -84,9 +84,11 @@ def test_figure_7_takes_pairs_whose_ends_are_exact() -> None:
 
 
 def test_figure_7_in_words_names_the_worst_place() -> None:
-    told = connectivity.tell_connectivity(WAYS)
-    assert "straight segment, 2 pairs: least accuracy 0.50 at tau 0.50, most loss 3.50 nats a token at 0.50" in told
-    assert "curve, 2 pairs: least accuracy 0.75 at tau 0.50, most loss 0.75 nats a token at 0.50" in told
+    words = connectivity.tell_connectivity(WAYS)
+    assert (
+        "straight segment, 2 pairs: lowest accuracy 0.50 at tau 0.50, highest loss 3.50 nats per token at 0.50" in words
+    )
+    assert "curve, 2 pairs: lowest accuracy 0.75 at tau 0.50, highest loss 0.75 nats per token at 0.50" in words
     assert connectivity.tell_connectivity([]).endswith("Nothing was measured.")
 
 
@@ -109,8 +111,8 @@ def test_swaps_by_hand() -> None:
     assert value(entries, "another text", "the text of m", "tokens in common").value == 0.25
     assert value(entries, "another text", "others of their kinds", "token accuracy") is None
     assert value(entries, "another text", "itself", "tokens that differ").n == 2
-    told = roles.tell_swaps(rows)
-    assert "0.50 with the text of e, 0.25 with the text of m, 0.00 with others of their kinds" in told
+    words = roles.tell_swaps(rows)
+    assert "0.50 with the text of e, 0.25 with the text of m, 0.00 with others of their kinds" in words
 
 
 def test_probes_say_how_many_rows_and_shuffles_stand_behind_them() -> None:
@@ -135,9 +137,9 @@ def test_attention_names_the_head_with_most_and_what_is_missing() -> None:
         row("roles", method="attention", inputs="vectors", heads=json.dumps([[0.1, 0.3], [0.1, 0.9]]), **made),
         row("roles", method="attention", inputs="text", place="e", heads=None, missing="the model gives none"),
     ]
-    told = roles.tell_attention(rows)
-    assert "e and m, where e stands: 0.35 in the mean, most in attention layer 1, head 1 (0.90)" in told
-    assert told.endswith("the model gives none.")
+    words = roles.tell_attention(rows)
+    assert "e and m, where e stands: 0.35 on average, most in attention layer 1, head 1 (0.90)" in words
+    assert words.endswith("the model gives none.")
     entries = roles.attention(rows)
     assert value(entries, "where e stands", "e and m", "mean over heads") == Summary(0.35, 3)
     assert value(entries, "where e stands", "e and m", "if attention were even") == Summary(0.2)
@@ -166,10 +168,10 @@ def test_structure_by_hand() -> None:
     assert value(entries, *distilled, "correlation of cosines, e") == Summary(0.6)
     assert value(entries, *distilled, "the same, teacher shuffled, e") == Summary(0.01, sd=0.1)
     assert value(entries, "none", "none", "0", "cosine with the anchor, e").value == pytest.approx(0.2)
-    found = structure.retrieval(CHUNKS)
-    assert value(found, "none", "none", "0", "by e").value == 0.5
-    assert value(found, *distilled, "by e").value == 1.0
-    assert value(found, *distilled, "by chance") == Summary(0.25)
+    result = structure.retrieval(CHUNKS)
+    assert value(result, "none", "none", "0", "by e").value == 0.5
+    assert value(result, *distilled, "by e").value == 1.0
+    assert value(result, *distilled, "by chance") == Summary(0.25)
     assert "relational distillation of e: weight 0: 0.20 at accuracy 1.00, weight 10: 0.60 at accuracy 0.62" in (
         structure.tell_trade(CHUNKS)
     )
@@ -210,11 +212,11 @@ def test_locality_by_hand() -> None:
 
 @pytest.mark.parametrize("measure", locality.MEASURES)
 def test_starts_stand_beside_the_solutions_in_either_distance(measure: str) -> None:
-    own = {"same text": (0.1, 0.9), "same context": (0.5, 0.7), "different": (0.9, 0.3)}
+    distances = {"same text": (0.1, 0.9), "same context": (0.5, 0.7), "different": (0.9, 0.3)}
     rows = [solutions(kind, after, 0, int(kind == "different"), **{f"start_{measure}_m": before})
-            for kind, (after, before) in own.items()]  # fmt: skip
+            for kind, (after, before) in distances.items()]  # fmt: skip
     entries = locality.locality(rows)
-    for kind, (after, before) in own.items():
+    for kind, (after, before) in distances.items():
         assert value(entries, "normal", measure, f"distance, {kind}", "m") == Summary(after, 1)
         assert value(entries, "normal", measure, f"distance, {kind}: {locality.BEFORE}", "m") == Summary(before, 1)
     for near, far in locality.COMPARED:  # the descent turns round what lay closer
@@ -242,19 +244,19 @@ def test_the_control_is_not_scored_for_what_it_was_given() -> None:
     assert value(entries, "e", "greedy", "text", "first token right").value == 1
     assert value(entries, "first token (control)", "greedy", "text", "TF-IDF, own").value == 0.5
     assert value(entries, "first token (control)", "greedy", "text", "first token right") is None
-    told = reading.tell_reading(
+    words = reading.tell_reading(
         [made | {"semantic_auc_text": auc} for made, auc in zip(rows, (0.75, 0.25), strict=True)]
     )
-    assert "from e: own text 0.75" in told
-    assert "from first token (control): own text 0.25" in told
+    assert "from e: own text 0.75" in words
+    assert "from first token (control): own text 0.25" in words
 
 
 def test_reading_is_drawn_apart_with_and_without_bos() -> None:
     auc = {"reading": "x", "part": "e", "sampled": 0, "semantic_auc_context": None}
     rows = [row("reading", bos=bos, semantic_auc_text=0.25 + bos / 2, **auc) for bos in (0, 1)]
     with style():
-        own = reading.draw_reading(rows).axes[0]
-        places, names = own.get_legend_handles_labels()
+        panel = reading.draw_reading(rows).axes[0]
+        places, names = panel.get_legend_handles_labels()
     assert {name: line[0].get_ydata().tolist() for name, line in zip(names, places, strict=True)} == {
         "semantic": [0.25],
         "semantic, BOS before": [0.75],

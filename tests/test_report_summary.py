@@ -21,12 +21,12 @@ def grid(*cells: tuple[int, int, int, float]) -> list[dict]:
 
 
 @given(values)
-def test_mean_and_spread_are_those_of_the_standard_library(found: list[float]) -> None:
-    summary = mean(found)
+def test_mean_and_spread_are_those_of_the_standard_library(result: list[float]) -> None:
+    summary = mean(result)
     assert summary is not None
-    assert summary.n == len(found)
-    assert summary.value == pytest.approx(statistics.fmean(found), abs=1e-6)
-    assert summary.sd == pytest.approx(statistics.stdev(found), rel=1e-6, abs=1e-6)
+    assert summary.n == len(result)
+    assert summary.value == pytest.approx(statistics.fmean(result), abs=1e-6)
+    assert summary.sd == pytest.approx(statistics.stdev(result), rel=1e-6, abs=1e-6)
 
 
 def test_what_is_missing_or_not_finite_does_not_count() -> None:
@@ -39,19 +39,19 @@ def test_what_is_missing_or_not_finite_does_not_count() -> None:
 
 def test_interval_of_a_share() -> None:
     # Wilson's interval for 9 of 16, worked out by hand from its formula.
-    found = share([1] * 9 + [0] * 7)
-    assert (found.value, found.n, found.sd) == (0.5625, 16, None)
-    assert found.interval == pytest.approx((0.3318, 0.7690), abs=1e-3)
+    result = share([1] * 9 + [0] * 7)
+    assert (result.value, result.n, result.sd) == (0.5625, 16, None)
+    assert result.interval == pytest.approx((0.3318, 0.7690), abs=1e-3)
     assert share([0, 0]).interval[0] == 0
     assert share([1, 1]).interval[1] == 1
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))
-def test_a_share_lies_in_its_interval(found: list[bool]) -> None:
-    summary = share(found)
+def test_a_share_lies_in_its_interval(result: list[bool]) -> None:
+    summary = share(result)
     low, high = summary.interval
     assert 0 <= low <= summary.value <= high <= 1
-    other = share([not x for x in found])
+    other = share([not x for x in result])
     assert other.interval == pytest.approx((1 - high, 1 - low))
 
 
@@ -65,7 +65,7 @@ def test_both_definitions_of_capacity_by_hand() -> None:
     assert best_capacity(rows) == 16
     assert mean_capacity(rows) == 8
     longest = longest_by_text(rows)
-    assert [found["tokens"] for found in longest] == [16, 4]
+    assert [result["tokens"] for result in longest] == [16, 4]
 
 
 def test_capacity_of_what_never_comes_back_is_0() -> None:
@@ -86,8 +86,8 @@ cells = st.tuples(st.integers(0, 3), st.integers(0, 1), st.sampled_from((4, 8, 1
 
 
 @given(st.lists(cells, max_size=24, unique_by=lambda cell: cell[:3]))
-def test_the_best_is_never_shorter_than_the_mean(found: list[tuple[int, int, int, float]]) -> None:
-    rows = grid(*found)
+def test_the_best_is_never_shorter_than_the_mean(result: list[tuple[int, int, int, float]]) -> None:
+    rows = grid(*result)
     best = best_capacity(rows)
     assert mean_capacity(rows) <= best
     assert max([0, *(x["tokens"] for x in longest_by_text(rows) if x)]) == best
@@ -96,28 +96,28 @@ def test_the_best_is_never_shorter_than_the_mean(found: list[tuple[int, int, int
 
 
 def test_rows_of_different_conditions_are_never_averaged() -> None:
-    own = ("arrangement", "tokens")
+    laid_out = ("arrangement", "tokens")
     same = [row("arrangements", arrangement="e*n", text=text) for text in range(2)]
-    assert list(series(same, own)) == ["tiny (laptop)"]
+    assert list(series(same, laid_out)) == ["tiny (laptop)"]
     longer = row("arrangements", arrangement="e*n", max_steps=800)
-    assert {label: len(found) for label, found in series([*same, longer], own).items()} == {
+    assert {label: len(result) for label, result in series([*same, longer], laid_out).items()} == {
         "tiny (laptop, max_steps 400)": 2,
         "tiny (laptop, max_steps 800)": 1,
     }
     # A setting that only tells cells of the table apart splits nothing.
-    assert len(series([*same, row("arrangements", arrangement="e*n", tokens=9, max_steps=800)], own)) == 1
+    assert len(series([*same, row("arrangements", arrangement="e*n", tokens=9, max_steps=800)], laid_out)) == 1
     # A model, a scale and other weights of the same name always do.
-    others = [row("arrangements", arrangement="e*n", **x) for x in ({"model": "b"}, {"scale": "smoke"})]
-    assert len(series([*same, *others], own)) == 3
-    assert len(series([*same, row("arrangements", arrangement="e*n", fingerprint="0" * 64)], own)) == 2
-    assert len(series([*same, row("arrangements", arrangement="e*n", threads=1)], own)) == 1
-    assert len(series([*same, row("arrangements", arrangement="e*n", threads=1)], own, more=("threads",))) == 2
+    other_rows = [row("arrangements", arrangement="e*n", **x) for x in ({"model": "b"}, {"scale": "smoke"})]
+    assert len(series([*same, *other_rows], laid_out)) == 3
+    assert len(series([*same, row("arrangements", arrangement="e*n", fingerprint="0" * 64)], laid_out)) == 2
+    assert len(series([*same, row("arrangements", arrangement="e*n", threads=1)], laid_out)) == 1
+    assert len(series([*same, row("arrangements", arrangement="e*n", threads=1)], laid_out, more=("threads",))) == 2
 
 
 def test_order_of_values() -> None:
     rows = [{"x": x} for x in ("b", 16, 4, "a", 8, 4)]
     assert distinct([*rows, {"x": None}, {}], "x") == [4, 8, 16, "a", "b"]
-    assert [(value, len(found)) for (value,), found in by(rows, "x").items()] == [
+    assert [(value, len(result)) for (value,), result in by(rows, "x").items()] == [
         (4, 2), (8, 1), (16, 1), ("a", 1), ("b", 1),
     ]  # fmt: skip
     assert ordered({"c", "a", "old", "random"}, ("random", "old")) == ["random", "old", "a", "c"]

@@ -1,4 +1,4 @@
-"""What a store holds and what is missing from it; the settings and versions behind its rows. Pure functions of rows."""
+"""What a store has, what it lacks, and what made its rows. These are pure functions of rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Coverage:
         study: its name.
         done: cells with a result, solved or not.
         failed: cells that ended in an error.
-        planned: cells that were laid out and not reached.
+        planned: cells that are still to be run.
         errors: (error, how many cells), the most frequent first.
     """
 
@@ -33,69 +33,69 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Something was run, and nothing is left or failed."""
+        """Whether cells were run, and none is left or failed."""
         return self.done > 0 and not self.failed and not self.planned
 
     def __str__(self) -> str:
-        """One sentence about what there is and what is missing."""
+        """How many cells are done, failed and left, in words."""
         if not self.done + self.failed + self.planned:
             return f"not run: prototokens study {self.study} --store STORE"
         parts = [f"{self.done} {'cell' if self.done == 1 else 'cells'} done"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.planned:
-            parts.append(f"{self.planned} not reached yet: the same command goes on")
+            parts.append(f"{self.planned} left to run: the same command resumes")
         return ", ".join(parts)
 
 
 def coverage(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]], studies: Sequence[str]) -> list[Coverage]:
-    """What there is of each study.
+    """How much of each study there is.
 
     Args:
         rows: done and failed cells.
         counts: for each study, model and scale, with `study` and `planned`, as `Store.counts` gives them.
         studies: names of the studies, in the report's order.
     """
-    found = []
+    coverages = []
     for study in studies:
-        own = [row for row in rows if row["study"] == study]
-        errors = Counter(str(row.get("error")) for row in own if row["status"] == "failed")
-        found.append(
+        study_rows = [row for row in rows if row["study"] == study]
+        errors = Counter(str(row.get("error")) for row in study_rows if row["status"] == "failed")
+        coverages.append(
             Coverage(
                 study,
-                done=sum(row["status"] == "done" for row in own),
+                done=sum(row["status"] == "done" for row in study_rows),
                 failed=sum(errors.values()),
                 planned=sum(count["planned"] for count in counts if count["study"] == study),
                 errors=tuple(sorted(errors.items(), key=lambda item: (-item[1], item[0]))),
             )
         )
-    return found
+    return coverages
 
 
 PROVENANCE_HEADS = ("study", "model", "scale", "cells", "texts", "settings", "made with", "finished (UTC)")
 
 
 def provenance(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """What made the rows: for each study, model, scale and set of versions one line, as PROVENANCE_HEADS names it."""
+    """How the rows were made: a line for each study, model, scale and set of versions, with PROVENANCE_HEADS."""
     lines: list[tuple[str, ...]] = []
     done = [row for row in rows if row["status"] == "done"]
-    for own in by(done, "study", "model", "scale", "fingerprint", "dtype", "device", "threads", *LIBRARIES).values():
-        first = own[0]
-        texts = len({(row.get("source"), row.get("text")) for row in own})
+    for cells in by(done, "study", "model", "scale", "fingerprint", "dtype", "device", "threads", *LIBRARIES).values():
+        first = cells[0]
+        texts = len({(row.get("source"), row.get("text")) for row in cells})
         weights = f"weights {str(first['fingerprint'])[:12]}" if first.get("fingerprint") else ""
-        made = [f"{name} {first[name]}" for name in LIBRARIES if first.get(name)]
-        made += [str(first[name]) for name in ("dtype", "device") if first.get(name)]
-        made += [f"{first['threads']} threads"] if first.get("threads") else []
-        days = distinct(own, "finished")
+        versions = [f"{name} {first[name]}" for name in LIBRARIES if first.get(name)]
+        versions += [str(first[name]) for name in ("dtype", "device") if first.get(name)]
+        versions += [f"{first['threads']} threads"] if first.get("threads") else []
+        days = distinct(cells, "finished")
         lines.append(
             (
                 str(first["study"]),
                 ", ".join(part for part in (str(first.get("model")), weights) if part),
                 str(first.get("scale")),
-                str(len(own)),
-                f"{texts} ({', '.join(distinct(own, 'source'))}), {len(distinct(own, 'seed'))} seeds",
-                _settings(own),
-                ", ".join(made),
+                str(len(cells)),
+                f"{texts} ({', '.join(distinct(cells, 'source'))}), {len(distinct(cells, 'seed'))} seeds",
+                _settings(cells),
+                ", ".join(versions),
                 " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "",
             )
         )
@@ -103,7 +103,7 @@ def provenance(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def _settings(rows: Sequence[Row]) -> str:
-    told = []
+    parts = []
     for name, heading in (
         ("recipe", "recipe"),
         ("recipe_hash", "of hash"),
@@ -112,5 +112,5 @@ def _settings(rows: Sequence[Row]) -> str:
         ("corpus", "corpora"),
     ):
         values = [str(value) for value in distinct(rows, name)]
-        told += [f"{heading} {', '.join(values)}"] if values else []
-    return "; ".join(told)
+        parts += [f"{heading} {', '.join(values)}"] if values else []
+    return "; ".join(parts)

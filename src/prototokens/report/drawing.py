@@ -1,4 +1,4 @@
-"""Drawing with matplotlib: one style, readable on light and dark paper; SVG for the page, SVG and PNG files.
+"""Drawing with matplotlib: one style that can be read on light and dark ground, as SVG and PNG.
 
 The same figure gives the same bytes: no dates, no random ids. Matplotlib is imported when something is drawn.
 """
@@ -16,10 +16,10 @@ from ..errors import InputError
 from .summary import Summary
 
 INK = "#20242a"
-"""Colour of lines and letters; in the page it becomes the text's own colour, whatever the reader's theme."""
+"""Colour of lines and letters. In the page it becomes the colour of the text, in either theme."""
 
 PALETTE = ("#2f7dc0", "#cf6a1d", "#23916a", "#946bd0", "#cc4458", "#85801f")
-"""Colours of series: each stands out against white and against the page's dark ground."""
+"""Colours of series. Each stands out on white and on the page's dark ground."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
@@ -53,7 +53,7 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The style of every figure, to draw and to write within; a user's own settings play no part.
+    """A context with the style of every figure, for drawing and writing. A user's own settings have no effect.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -69,7 +69,7 @@ def style() -> Iterator[None]:
 
 
 def panels(rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
-    """A new figure of that height, in inches, and its axes, row by row. All are as wide, so that all letters are."""
+    """A new figure of some height, in inches, and its axes, row by row. All figures have one width."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -77,41 +77,42 @@ def panels(rows: int, columns: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def legend(figure: Any, axes: list[Any], columns: int = 1) -> None:
-    """One legend for all axes, below them, each name once."""
+    """One legend below all axes, each name once."""
     named = {name: line for ax in axes for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
     if named:
         figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=columns)
 
 
 def above(label: str, labels: Collection[str], columns: int = 1) -> str:
-    """What stands above a panel, one of so many in a row, to say whose it is: nothing where all are of one series."""
+    """The label of a panel's series, wrapped for a row of `columns` panels; nothing where there is one series."""
     return "\n".join(wrap(label, 90 // columns)) if len(labels) > 1 else ""
 
 
-def dots(ax: Any, found: Sequence[Summary | None], place: int, of: int, name: str) -> None:
-    """Numbers over 0, 1, ... as dots with their standard deviations, the `place`-th of so many beside one another."""
-    shown = [(n + (place - (of - 1) / 2) * 0.7 / of, one) for n, one in enumerate(found) if one is not None]
-    if shown:
-        xs, ys, spreads = zip(*((x, one.value, one.sd or 0.0) for x, one in shown), strict=True)
-        style = {"color": PALETTE[place], "marker": MARKERS[place], "linestyle": "none", "capsize": 2}
+def dots(ax: Any, summaries: Sequence[Summary | None], index: int, n_series: int, name: str) -> None:
+    """Numbers over 0, 1, ... as dots with standard deviations, moved aside from those of the other series."""
+    aside = (index - (n_series - 1) / 2) * 0.7 / n_series
+    points = [(n + aside, summary) for n, summary in enumerate(summaries) if summary is not None]
+    if points:
+        xs, ys, spreads = zip(*((x, summary.value, summary.sd or 0.0) for x, summary in points), strict=True)
+        style = {"color": PALETTE[index], "marker": MARKERS[index], "linestyle": "none", "capsize": 2}
         ax.errorbar(xs, ys, yerr=spreads, label=name, **style)
 
 
 def named_ticks(ax: Any, names: Sequence[str]) -> None:
-    """Names below 0, 1, ..."""
+    """Names as the ticks at 0, 1, ..."""
     ax.set_xticks(range(len(names)), ["\n".join(wrap(name, 11)) for name in names], fontsize=7.5)
     ax.set_xlim(-0.5, max(1, len(names)) - 0.5)
 
 
 def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float = 1.0) -> Any:
-    """Numbers as coloured cells, the first row at the top; cell (row, column) is centred on its numbers from 0.
+    """Numbers as coloured cells, the first row at the top. Cell (i, j) is centred on column j and row i, from 0.
 
     Returns:
-        What a colour bar is made of.
+        The mesh, for a colour bar.
     """
     from matplotlib.ticker import MaxNLocator
 
-    seams = {"edgecolors": "face", "linewidth": 0.3}  # without, browsers show the ground between cells
+    seams = {"edgecolors": "face", "linewidth": 0.3}  # otherwise browsers show the ground between cells
     mesh = ax.pcolormesh(values, vmin=low, vmax=high, cmap="viridis", shading="nearest", **seams)
     ax.invert_yaxis()
     ax.grid(visible=False)
@@ -121,7 +122,7 @@ def heat_map(ax: Any, values: list[list[float]], low: float = 0.0, high: float =
 
 
 def logarithmic(axis: Any) -> None:
-    """A logarithmic axis with plain numbers as its ticks."""
+    """Make an axis logarithmic, with plain numbers as its ticks."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
@@ -131,7 +132,7 @@ def logarithmic(axis: Any) -> None:
 
 
 def octaves(axis: Any, values: Iterable[float], apart: float = 1.6) -> None:
-    """A logarithmic axis of values such as text lengths, with those as its ticks that are so many times apart."""
+    """Make an axis logarithmic, with ticks at those values, such as lengths, that are a factor of `apart` apart."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     kept: list[float] = []
     for value in sorted(set(values)):
@@ -142,18 +143,18 @@ def octaves(axis: Any, values: Iterable[float], apart: float = 1.6) -> None:
 
 
 def render(figure: Any, name: str) -> tuple[str, str, bytes]:
-    """Write a figure out.
+    """Write a figure as SVG and PNG.
 
     Returns:
-        SVG to stand in a page (no prolog, ids of its own, ink in the colour of the text around it); SVG as a file of
-        its own, on white; PNG, on white, at 160 dots an inch.
+        SVG for the page (no prolog, unique ids, ink in the colour of the text around it); SVG for a file, on white; and
+        PNG, on white, at 160 dots an inch.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     vector, raster = io.BytesIO(), io.BytesIO()
-    # The canvases themselves: savefig draws everything twice, and lays it out anew each time.
+    # The canvases are called directly: savefig draws everything twice, and lays it out anew each time.
     with style(), matplotlib.rc_context({"svg.hashsalt": name}):
         FigureCanvasSVG(figure).print_svg(vector, metadata={"Date": None, "Creator": None})
         figure.set_layout_engine("none")

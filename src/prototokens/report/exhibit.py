@@ -1,4 +1,4 @@
-"""What a table or a figure of the report is, how a table is laid out, and how it is written as CSV."""
+"""Tables and figures of the report: what they are made of, how a table is laid out, and how it is written as CSV."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Entry:
     """One number of a table.
 
     Attributes:
-        row: what stands at the head of its row, one text for each of the table's `row_heads`.
-        group: who the number is of: a model and its conditions, or a paper.
-        column: what stands above its column, within the group.
+        row: the head of its row, one text for each of the table's `row_heads`.
+        group: whose number it is: a model and its conditions, or a paper.
+        column: the heading of its column, within the group.
         summary: the number, its spread and its count.
-        decimals: how many decimals are worth showing.
-        published: it is a paper's, not the store's.
+        decimals: number of decimals to show.
+        published: whether it is a paper's, not the store's.
     """
 
     row: tuple[str, ...]
@@ -32,19 +32,35 @@ class Entry:
     published: bool = False
 
 
+PAPER = "paper"
+"""The group of the published numbers."""
+
+
+def entry(
+    row: tuple[str, ...],
+    group: str,
+    column: str,
+    summary: Summary | None,
+    decimals: int = 3,
+    from_paper: bool = False,
+) -> list[Entry]:
+    """A list of one entry, or of none where nothing was measured."""
+    return [] if summary is None else [Entry(row, group, column, summary, decimals, from_paper)]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the report.
 
     Attributes:
         name: a word for files and links, e.g. `table-1`.
-        title: as a heading.
+        title: its heading.
         caption: what is in a cell, over what, with units.
-        study: whose rows it is made of.
+        study: the study whose rows it is made of.
         row_heads: headings of the columns that name a row.
-        make: the rows of the study that are done -> the table's numbers, published ones included, in reading order.
-        comparable: the paper has rows of the same kind, so that what was not measured of them is worth naming.
-        order: first row heads in the order of their rows; others come after, as their entries came.
+        make: the study's finished rows -> the table's numbers, published ones included, in reading order.
+        comparable: whether the paper has rows of the same kind. Those that were not measured are then named.
+        order: first row heads, in the order of their rows. Others follow in the order of their entries.
     """
 
     name: str
@@ -63,10 +79,10 @@ class Figure:
 
     Attributes:
         name: a word for files and links, e.g. `figure-1`.
-        title: as a heading.
+        title: its heading.
         caption: what is drawn, with units.
-        study: whose rows it is made of.
-        draw: the rows of the study that are done -> a matplotlib figure; None where they hold nothing to draw.
+        study: the study whose rows it is made of.
+        draw: the study's finished rows -> a matplotlib figure; None where there is nothing to draw.
         tell: the same rows -> what the figure shows, in words, for readers who do not see it.
     """
 
@@ -105,8 +121,8 @@ def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
     ]
     cells = {(entry.row, entry.group, entry.column): entry for entry in entries}
     assert len(cells) == len(entries), "two numbers for one cell"
-    place = {head: i for i, head in enumerate(order)}
-    heads = sorted(_grouped([e.row for e in entries]), key=lambda head: place.get(head[0], len(place)))
+    rank = {head: i for i, head in enumerate(order)}
+    heads = sorted(_grouped([e.row for e in entries]), key=lambda head: rank.get(head[0], len(rank)))
     return Grid(
         groups=[(group, published[group], sum(g == group for g, _ in columns)) for group in published],
         columns=columns,
@@ -115,7 +131,7 @@ def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
 
 
 def _grouped(heads: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Row heads, each once, in the order in which they came, but those that begin alike together."""
+    """Row heads, each once, in their order, but with those that begin alike next to each other."""
     first: dict[tuple[str, ...], int] = {}
     for head in heads:
         for end in range(1, len(head) + 1):
@@ -127,7 +143,7 @@ def to_csv(table: Table, entries: Sequence[Entry]) -> str:
     """A table as CSV, one line for each number, unrounded.
 
     Columns: `numbers` (measured or published), the table's row heads, `of`, `column`, `value`, `sd`, `low`, `high` (a
-    share's 95 % interval) and `n`; what does not apply is empty.
+    share's 95 % interval) and `n`. What does not apply is empty.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -140,11 +156,11 @@ def to_csv(table: Table, entries: Sequence[Entry]) -> str:
 
 
 def unmeasured(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """Rows of a table that hold published numbers only."""
+    """Rows of a table that have published numbers only."""
     measured = {entry.row for entry in entries if not entry.published}
     return list(dict.fromkeys(entry.row for entry in entries if entry.published and entry.row not in measured))
 
 
-def listed(told: Sequence[str]) -> str:
-    """What a figure shows, as a sentence."""
-    return "; ".join(told) + "." if told else "Nothing was measured."
+def listed(parts: Sequence[str]) -> str:
+    """Parts of what a figure shows, as one sentence."""
+    return "; ".join(parts) + "." if parts else "Nothing was measured."

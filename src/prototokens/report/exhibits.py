@@ -1,7 +1,4 @@
-"""Every table and figure of the report, in its order. To add one, add it here (see CONTRIBUTING.md).
-
-Those on where solutions lie and what they say stand in `geometry_exhibits.py`.
-"""
+"""Every table and figure of the report, in its order. Those on where solutions lie are in `geometry/exhibits.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ EXHIBITS: tuple[Table | Figure, ...] = (
         "table-1",
         "Table 1: arrangements",
         "Token accuracy by arrangement of e and m and by length N in tokens: mean and standard deviation over texts "
-        "and seeds. The paper's: the same 50 PG-19 texts.",
+        "and seeds. The paper's numbers are of 50 PG-19 texts.",
         "arrangements",
         ("arrangement",),
         tables.arrangements,
@@ -24,9 +21,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-2",
         "Table 2: sharing a vector",
-        "Mean token accuracy where the texts of a group share e or m. Best seed: of each group the seed with the "
-        "highest mean, then mean and standard deviation over groups. Average: over groups and seeds. The paper's: "
-        f"{published.TABLE_2_TEXTS} PG-19 texts, {published.TABLE_2_SEEDS} seeds.",
+        "Mean token accuracy where the texts of a group share e or m. Best seed: the seed with the highest mean of "
+        "each group, then mean and standard deviation over groups. Average: over groups and seeds. The paper's "
+        f"numbers are of {published.TABLE_2_TEXTS} PG-19 texts and {published.TABLE_2_SEEDS} seeds.",
         "sharing",
         ("shared", "seeds"),
         tables.sharing,
@@ -34,11 +31,11 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-3",
         "Table 3: capacity",
-        "C is the longest text that comes back, in tokens. Best: that any text and seed reached, at token accuracy "
-        "0.99 (the one-step paper's definition). Mean: the longest length at which the mean accuracy over texts and "
-        "seeds is 0.99 (the cramming paper's), of the lengths measured for every text. By text: of each text the "
-        "longest length over seeds, and H_LM that of the same prefix; 0 for a text that never came back. n counts "
-        "texts and seeds for the first two, texts for the others.",
+        "C is the length of the longest reconstructed text, in tokens. Best: the longest that any text and seed "
+        "reached, at token accuracy 0.99 (the one-step paper's definition). Mean: the longest length at which the "
+        "mean accuracy over texts and seeds is 0.99 (the cramming paper's), of the lengths measured for every text. "
+        "By text: the longest length of each text over its seeds, 0 for a text that was never reconstructed; H_LM "
+        "is that of the same prefix. n counts texts and seeds for the first two, texts for the others.",
         "capacity",
         ("source", "m", "quantity"),
         tables.capacity,
@@ -46,8 +43,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-3-search",
         "Capacity by search",
-        "The longest prefix at token accuracy 0.99 that growing a text while it holds, or bisecting its length, finds: "
-        "over texts and seeds. The paper has no such table.",
+        "The longest prefix with token accuracy 0.99 that a search finds: growth lengthens a text as long as it is "
+        "reconstructed, bisection halves the interval of lengths. Means are over texts and seeds. The paper has no "
+        "such table.",
         "capacity",
         ("source", "m", "method"),
         tables.searched_capacity,
@@ -56,8 +54,8 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Figure(
         "figure-1",
         "Figure 1: capacity",
-        "Table 3 drawn, ours in colour beside the paper's six models: left the best length in tokens, right H_LM in "
-        "nats. Logarithmic axes. What did not reach any length is left out.",
+        "Table 3 drawn, our numbers in colour beside the paper's six models. Left: the best length in tokens. "
+        "Right: H_LM in nats. Axes are logarithmic. Points at 0 are left out.",
         "capacity",
         figures.draw_capacity,
         figures.tell_capacity,
@@ -65,7 +63,7 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Figure(
         "figure-1-accuracy",
         "Figure 1 in detail: accuracy by length",
-        "Mean token accuracy over texts and seeds against length, with the standard deviation as bars.",
+        "Mean token accuracy over texts and seeds against length. Bars are standard deviations.",
         "capacity",
         figures.draw_accuracy,
         figures.tell_accuracy,
@@ -73,10 +71,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Figure(
         "figure-3",
         "Figure 3: information in one step and autoregressively",
-        "H_LM of what comes back, in nats, each text a point, with equally many vectors; one step with one vector has "
-        "an m that the texts share. The paper finds in one step, relative to autoregressive cramming, "
-        f"{published.H_LM_SHARE['natural']} on natural text and "
-        f"{published.H_LM_SHARE['random']} on random words.",
+        "H_LM of what is reconstructed, in nats, with equally many vectors. Each point is a text. One step with one "
+        "vector uses an m that the texts share. The paper finds in one step, relative to autoregressive cramming, "
+        f"{published.H_LM_SHARE['natural']} on natural text and {published.H_LM_SHARE['random']} on random words.",
         "information",
         figures.draw_information,
         figures.tell_information,
@@ -84,8 +81,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-3",
         "Figure 3 in numbers",
-        "What comes back in one step and autoregressively, means and standard deviations over texts and seeds; the "
-        "ratio is that of the sums over texts that both were run on. Cramming paper: tokens at mean accuracy 0.99.",
+        "What is reconstructed in one step and autoregressively: means and standard deviations over texts and "
+        "seeds. The ratio is that of the sums over the texts that both have. Cramming paper: tokens at mean "
+        "accuracy 0.99.",
         "information",
         ("source", "vectors", "method"),
         comparisons.information,
@@ -93,8 +91,8 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Figure(
         "figure-4",
         "Figure 4: throughput",
-        "Tokens a second of decoding, verified output only, mean and standard deviation. Fitting is left out, as in "
-        f"the paper, which finds one-step decoding {published.SPEED_UP} times as fast on average.",
+        "Tokens per second of decoding, verified output only: mean and standard deviation. Fitting is not counted, "
+        f"as in the paper, which finds one-step decoding {published.SPEED_UP} times as fast on average.",
         "throughput",
         figures.draw_throughput,
         figures.tell_throughput,
@@ -102,9 +100,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-4",
         "Figure 4 in numbers",
-        "Tokens a second by length N, mean and standard deviation over verified outputs; the share of outputs that are "
-        "verified, with its 95 % interval; and how many times as fast that is as autoregressive decoding with a KV "
-        "cache, where both have verified outputs. n counts texts.",
+        "Tokens per second by length N: mean and standard deviation over verified outputs. Share verified: of all "
+        "outputs, with its 95 % interval. Times autoregressive: how many times as fast as autoregressive decoding "
+        "with a KV cache, where both have verified outputs. n counts texts.",
         "throughput",
         ("decoding", "quantity"),
         comparisons.throughput,
@@ -114,9 +112,9 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "table-4",
         "Table 4: the cost of fitting",
-        "Seconds, steps and work (positions passed forward and backward) of a fit by length N, mean and standard "
-        "deviation over texts and seeds, exact or not; and the share of fits that came out exact, with its 95 % "
-        "interval. The paper's seconds are of one A100 or H100.",
+        "Seconds, steps and work (positions passed forward and backward) of a fit by length N: mean and standard "
+        "deviation over texts and seeds, exact or not. Share exact: of all fits, with its 95 % interval. The "
+        "paper's seconds are of one A100 or H100.",
         "cost",
         ("model", "recipe", "quantity"),
         tables.cost,
@@ -125,9 +123,10 @@ EXHIBITS: tuple[Table | Figure, ...] = (
     Table(
         "quality",
         "Quality of reconstruction",
-        "Scores of one-step reconstruction, autoregressive cramming and other parallel decoding on the same texts with "
-        "the same budget: means and standard deviations over texts and seeds; the share that is exact with its 95 % "
-        "interval. BLEU and chrF run from 0 to 100. Accuracies count the first token. The paper has no such table.",
+        "Scores of one-step reconstruction, autoregressive cramming and other parallel decoding, on the same texts "
+        "with the same budget: means and standard deviations over texts and seeds. Share exact: with its 95 % "
+        "interval. BLEU and chrF run from 0 to 100. Accuracies include the first token. The paper has no such "
+        "table.",
         "quality",
         ("source", "tokens", "method"),
         comparisons.quality,

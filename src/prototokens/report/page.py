@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style and figures inside, no script, and nothing to fetch."""
+"""The page: one HTML file that contains its style and figures, has no script and fetches nothing."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Report:
 
     Attributes:
         page: HTML.
-        figures: file name -> bytes, an SVG and a PNG for each figure that there is something to draw of.
+        figures: file name -> bytes: an SVG and a PNG for each figure with something to draw.
         tables: file name -> CSV, one for each table.
-        missing: sentences on studies that are not complete.
+        missing: a line about each study that is not complete.
     """
 
     page: str
@@ -37,41 +37,41 @@ class Report:
 
 
 def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) -> Report:
-    """Make the report of a store's rows. The same rows, in any order, give the same bytes.
+    """Build the report of a store's rows. The same rows, in any order, give the same bytes.
 
     Args:
         rows: done and failed cells, as `Store.rows` gives them.
         counts: how many cells of each study are still planned, as `Store.counts` gives them.
 
     Raises:
-        InputError: what draws or lays out is not installed.
+        InputError: matplotlib or jinja2 is not installed.
     """
     rows = sorted(rows, key=lambda row: str(row["key"]))
-    covered = coverage(rows, counts, tuple(STUDIES))
-    state = {c.study: c for c in covered}
+    coverages = coverage(rows, counts, tuple(STUDIES))
+    state = {c.study: c for c in coverages}
     sections: list[dict[str, Any]] = []
     drawings: dict[str, bytes] = {}
     csvs: dict[str, str] = {}
     for exhibit in EXHIBITS:
-        done = [row for row in rows if row["study"] == exhibit.study and row["status"] == "done"]
+        finished = [row for row in rows if row["study"] == exhibit.study and row["status"] == "done"]
         if isinstance(exhibit, Table):
-            entries = exhibit.make(done)
+            entries = exhibit.make(finished)
             csvs[f"{exhibit.name}.csv"] = to_csv(exhibit, entries)
-            content = _table(exhibit, entries, bool(done))
+            content = _table(exhibit, entries, bool(finished))
         else:
-            svg, files = _draw(exhibit, done)
+            svg, files = _draw(exhibit, finished)
             drawings |= files
-            content = {"svg": svg, "words": exhibit.tell(done)}
+            content = {"svg": svg, "words": exhibit.tell(finished)}
         sections.append({"exhibit": exhibit, "state": state[exhibit.study], **content})
     page = _render(
         sections=sections,
-        covered=covered,
+        coverages=coverages,
         models=sorted({f"{row['model']} ({row['scale']})" for row in rows if row["status"] == "done"}),
         provenance_heads=PROVENANCE_HEADS,
         provenance=provenance(rows),
         sources=(published.ONE_STEP, published.CRAMMING, published.ENCODED),
     )
-    return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in covered if not c.complete))
+    return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in coverages if not c.complete))
 
 
 def write_report(
@@ -82,19 +82,19 @@ def write_report(
     tables: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Write a report's page, and its figures and tables as files into folders that are made where they are missing.
+    """Write a report's page, and its figures and tables into folders. Missing folders are made.
 
     Returns:
-        What was written.
+        The files written.
 
     Raises:
-        InputError: a file exists (and `overwrite` is not set) or cannot be written; then none is written.
+        InputError: a file exists (and `overwrite` is not set) or cannot be written. Then no file is written.
     """
     contents = {Path(output): report.page.encode()}
-    for folder, found in ((figures, report.figures), (tables, report.tables)):
+    for folder, folder_files in ((figures, report.figures), (tables, report.tables)):
         if folder is not None:
             _make_folder(Path(folder))
-            for name, content in found.items():
+            for name, content in folder_files.items():
                 contents[Path(folder) / name] = content.encode() if isinstance(content, str) else content
     for path in contents:
         check_new_file(path, overwrite=overwrite)
@@ -105,9 +105,9 @@ def write_report(
 
 
 def number(value: float, decimals: int) -> str:
-    """A number with so many decimals, or more where they would hide that it is not 0, or not quite 1.
+    """A number with some decimals, or more where these would hide that it is not 0, or not quite 1.
 
-    What is within 5e-10 of either is taken for it: that is a sum's rounding, and no result.
+    A number within 5e-10 of 0 or 1 counts as equal to it: the difference is rounding.
     """
     value = round(value, 9) + 0.0  # -0.0 becomes 0.0
     text = f"{value:,.{decimals}f}"
@@ -129,7 +129,7 @@ def _table(table: Table, entries: list[Entry], measured: bool) -> dict[str, Any]
 
 
 def _span(heads: list[tuple[str, ...]], row: int, column: int) -> int:
-    """Over how many rows a head reaches that begins at this row; 0 if it began above."""
+    """Number of rows that a head spans from this row on; 0 if it begins above."""
     prefix = heads[row][: column + 1]
     if row and heads[row - 1][: column + 1] == prefix:
         return 0
@@ -140,7 +140,7 @@ def _span(heads: list[tuple[str, ...]], row: int, column: int) -> int:
 
 
 def _draw(figure: Figure, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
-    """A figure as SVG for the page, and as files; nothing where there is nothing to draw."""
+    """A figure as SVG for the page, and as files; both empty where there is nothing to draw."""
     with style():
         drawing = figure.draw(rows)
     if drawing is None:

@@ -1,7 +1,7 @@
-"""Many results in one number, with its spread and its count; both definitions of capacity. Pure functions of rows.
+"""Summaries of many results: means, shares, and both definitions of capacity. These are pure functions of rows.
 
-A row is a dict of columns, as the study's store gives it. What is missing or not finite takes no part, and the count
-tells.
+A row is a dict of columns, as the study's store gives it. Values that are missing or not finite are left out, of the
+count too.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any
 Row = Mapping[str, Any]
 
 REACHED = 0.99
-"""Token accuracy from which on a text counts as reconstructed (both papers)."""
+"""Token accuracy at which a text counts as reconstructed, or above (both papers)."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A number, how much is behind it, and how it spreads.
+    """A number, with the count and spread of the values that it summarises.
 
     Attributes:
-        value: a mean, or the one value there is.
-        n: how many values it summarises; None where a paper does not say.
+        value: a mean, or a single value.
+        n: number of values; None where a paper does not say.
         sd: standard deviation of the sample (n - 1); None for fewer than two values.
-        interval: of a share, the 95 % interval.
+        interval: the 95 % interval of a share.
     """
 
     value: float
@@ -37,11 +37,11 @@ class Summary:
 
 def mean(values: Iterable[Any]) -> Summary | None:
     """Mean and standard deviation of the sample (n - 1) of the numbers among `values`; None if there are none."""
-    found = _numbers(values)
-    if not found:
+    numbers = _numbers(values)
+    if not numbers:
         return None
-    n, middle = len(found), math.fsum(found) / len(found)
-    sd = math.sqrt(math.fsum((x - middle) ** 2 for x in found) / (n - 1)) if n > 1 else None
+    n, middle = len(numbers), math.fsum(numbers) / len(numbers)
+    sd = math.sqrt(math.fsum((x - middle) ** 2 for x in numbers) / (n - 1)) if n > 1 else None
     return Summary(middle, n, sd)
 
 
@@ -53,10 +53,10 @@ def share(values: Iterable[Any]) -> Summary | None:
 
     Reference: Probable inference, the law of succession, and statistical inference (Wilson, 1927).
     """
-    found = _numbers(values)
-    if not found:
+    numbers = _numbers(values)
+    if not numbers:
         return None
-    n, p, z = len(found), sum(map(bool, found)) / len(found), 1.959964
+    n, p, z = len(numbers), sum(map(bool, numbers)) / len(numbers), 1.959964
     centre, scale = p + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Summary(
@@ -65,7 +65,7 @@ def share(values: Iterable[Any]) -> Summary | None:
 
 
 def best_capacity(rows: Iterable[Row]) -> int:
-    """Longest length that any text and seed reached: the definition of the one-step paper (section 3). 0 if none did.
+    """Longest length that any text and seed reached, 0 if none did: the definition of the one-step paper (section 3).
 
     Args:
         rows: one for each text, seed and length, with `tokens` and `token_accuracy`.
@@ -76,8 +76,8 @@ def best_capacity(rows: Iterable[Row]) -> int:
 def mean_capacity(rows: Iterable[Row]) -> int:
     """Longest length at which the mean token accuracy over texts and seeds is at least 0.99 (cramming, section 3).
 
-    Only lengths count that were measured for as many texts and seeds as any other length, so that a grid that is half
-    done, or failed on its hardest texts, cannot look better than it is. 0 if there is no such length.
+    A length counts only if it was measured for as many texts and seeds as any other length. So a grid that is half
+    done, or failed on its hardest texts, cannot look better than it is. 0 if no length counts.
 
     Args:
         rows: one for each text, seed and length, with `tokens` and `token_accuracy`.
@@ -86,13 +86,13 @@ def mean_capacity(rows: Iterable[Row]) -> int:
     for row in rows:
         by_length[row["tokens"]] += _numbers([row["token_accuracy"]])
     full = max(map(len, by_length.values()), default=0)
-    # A mean of numbers that are all at the bound may be a rounding error below it.
+    # The mean of numbers that are all at the bound may be below it by a rounding error.
     reached = [t for t, x in by_length.items() if len(x) == full and math.fsum(x) >= (REACHED - 1e-9) * full > 0]
     return max(reached, default=0)
 
 
 def longest_by_text(rows: Iterable[Row]) -> list[Row | None]:
-    """Of each text, the row of its longest reconstruction over lengths and seeds, or None: in the order of the texts.
+    """For each text, in order, the row of its longest reconstruction over lengths and seeds, or None.
 
     Args:
         rows: one for each text, seed and length, with `source`, `text`, `tokens` and `token_accuracy`.

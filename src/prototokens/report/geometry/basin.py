@@ -1,4 +1,4 @@
-"""The basin: how far vectors may be moved before their tokens go wrong, and which tokens go first."""
+"""The basin: how far vectors may be moved before tokens become wrong, and which tokens are lost first."""
 
 from __future__ import annotations
 
@@ -6,64 +6,65 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
-from ..conditions import by, distinct, ordered, series
+from ..conditions import by, distinct, of_method, ordered, series
 from ..drawing import INK, MARKERS, PALETTE, above, heat_map, legend, octaves, panels
-from ..exhibit import Entry, listed
-from ..reconstruction.tables import entry, of_method
+from ..exhibit import Entry, entry, listed
 from ..summary import REACHED, Row, mean, share
 
 VECTORS = ("e", "m", "both")
-KINDS = {
+CHANGE_NAMES = {
     "noise": "noise, of the vector's length",
     "scaling": "scaling, factor",
     "rounding": "rounding, bits kept",
     "projection": "principal directions kept",
     "random projection": "random directions kept",
 }
-"""Kinds of change, with what their amount is told in."""
+"""Kinds of change, with the unit in which their amount is shown."""
 
 NO_CHANGE, MOVED = "none", "moved"
 LARGEST, SMALLEST = "largest still exact", "smallest still exact"
-RANK, POSITION = "margin rank of what goes first, by chance 0.5", "position of what goes first, by chance 0.5"
+RANK, POSITION = "margin rank of the first lost, at random 0.5", "position of the first lost, at random 0.5"
 
 _SIDES = {"noise": {LARGEST: 1}, "scaling": {LARGEST: 1, SMALLEST: -1}}
-"""What the amount furthest from no change is called, and the sign of such amounts; else SMALLEST, positive."""
+"""Names of the amounts furthest from no change, and their sign. Other kinds have SMALLEST, of amounts above 0."""
 
-_OWN = ("method", "kind", "amount", "vectors", "draw", "margin", "text", "tokens")
+_LAID_OUT = ("method", "kind", "amount", "vectors", "draw", "margin", "text", "tokens")
 _LINES = ("-", "--", ":", "-.")
 
 
 def basin(rows: Sequence[Row]) -> list[Entry]:
-    """Token accuracy after every change, of texts that were exact before it, and how far it moved the vectors."""
+    """Token accuracy after every change, of texts that were exact before, and how far it moved the vectors."""
     entries = []
-    for label, own in series(rows, _OWN).items():
-        cells = by(_changes(own), "kind", "vectors")
-        for kind, vectors in product(ordered((kind for kind, _ in cells), KINDS), VECTORS):
+    for label, series_rows in series(rows, _LAID_OUT).items():
+        cells = by(_changes(series_rows), "kind", "vectors")
+        for kind, vectors in product(ordered((kind for kind, _ in cells), CHANGE_NAMES), VECTORS):
             entries += _of_kind(label, kind, vectors, cells.get((kind, vectors), []))
-        for (margin,), cell in by(own, "margin").items():
+        for (margin,), cell in by(series_rows, "margin").items():
             fits = [row["exact"] for row in of_method(cell, "fit")]
             entries += entry((NO_CHANGE, "none", "share exact"), label, f"margin {margin:g}", share(fits), 2)
     return entries
 
 
 def _of_kind(label: str, kind: str, vectors: str, rows: Sequence[Row]) -> list[Entry]:
-    head, entries = (KINDS.get(kind, kind), vectors), []
+    head, entries = (CHANGE_NAMES.get(kind, kind), vectors), []
     for (amount, margin), cell in by(rows, "amount", "margin").items():
-        row, column = (*head, f"{told(kind, amount):g}"), f"margin {margin:g}"
-        entries += entry(row, label, column, mean(one["token_accuracy"] for one in cell))
-        entries += entry(row, label, f"{column}, {MOVED}", mean(one["moved"] for one in cell))
+        row, column = (*head, f"{shown_amount(kind, amount):g}"), f"margin {margin:g}"
+        entries += entry(row, label, column, mean(change["token_accuracy"] for change in cell))
+        entries += entry(row, label, f"{column}, {MOVED}", mean(change["moved"] for change in cell))
     for (margin,), cell in by(rows, "margin").items():
         column = f"margin {margin:g}"
         for side, sign in _SIDES.get(kind, {SMALLEST: 1}).items():
             entries += entry((*head, side), label, column, mean(_still_exact(cell, kind, sign)))
-        first = _first_losses(cell)
-        entries += entry((*head, RANK), label, column, mean(one["lost_margin_rank"] for one in first), 2)
-        entries += entry((*head, POSITION), label, column, mean(_lost_position(one["right"]) for one in first), 2)
+        losing = _least_losing(cell)
+        entries += entry((*head, RANK), label, column, mean(change["lost_margin_rank"] for change in losing), 2)
+        entries += entry(
+            (*head, POSITION), label, column, mean(_lost_position(change["right"]) for change in losing), 2
+        )
     return entries
 
 
-def told(kind: str, amount: float) -> float:
-    """The amount of a change as a reader wants it: factor, bits kept, share of directions kept."""
+def shown_amount(kind: str, amount: float) -> float:
+    """The amount of a change as the page shows it: factor, bits kept, share of directions kept."""
     if kind == "scaling":
         return round(1 + amount, 6)
     if kind == "rounding":
@@ -76,51 +77,54 @@ def _changes(rows: Sequence[Row]) -> list[Row]:
 
 
 def _still_exact(rows: Sequence[Row], kind: str, sign: int) -> list[float]:
-    """For each text and draw the furthest amount of that sign, as told, that it and all nearer ones leave exact.
+    """For each text and draw the amount furthest from no change at which it and all nearer ones leave the text exact.
 
-    That of no change where none does; nothing where no amount has that sign.
+    Only amounts of that sign count, and they are as shown. Where even the nearest loses tokens, it is that of no
+    change. Texts and draws without such amounts are left out.
     """
-    found = []
+    furthest = []
     for runs in by([row for row in rows if row["amount"] * sign > 0], "text", "draw").values():
         kept = 0.0
         for row in sorted(runs, key=lambda row: abs(row["amount"])):
             if not row["exact"]:
                 break
             kept = row["amount"]
-        found.append(told(kind, kept))
-    return found
+        furthest.append(shown_amount(kind, kept))
+    return furthest
 
 
-def _first_losses(rows: Sequence[Row]) -> list[Row]:
-    """For each text and draw the change that moves least of those that lose some tokens and not all."""
-    found = []
+def _least_losing(rows: Sequence[Row]) -> list[Row]:
+    """For each text and draw, of the changes that lose some tokens and not all, the one that moves least."""
+    losing_changes = []
     for runs in by(rows, "text", "draw").values():
         losing = [row for row in runs if row.get("lost_margin_rank") is not None]
         if losing:
-            found.append(min(losing, key=lambda row: row["moved"]))
-    return found
+            losing_changes.append(min(losing, key=lambda row: row["moved"]))
+    return losing_changes
 
 
 def _lost_position(right: str) -> float:
-    """Mean position of the lost tokens of a text, from 0 (the first alone is lost) to 1 (the last alone is)."""
+    """Mean position of a text's lost tokens: 0 where only the first is lost, 1 where only the last is."""
     lost = [i for i, digit in enumerate(right) if digit == "0"]
     return sum(lost) / len(lost) / (len(right) - 1)
 
 
 def draw_basin(rows: Sequence[Row]) -> Any:
     """Accuracy against the amount of every kind of change, a line for each vector and margin."""
-    labelled = {label: own for label, rows_of in series(rows, _OWN).items() if (own := _changes(rows_of))}
+    labelled = {
+        label: changes for label, series_rows in series(rows, _LAID_OUT).items() if (changes := _changes(series_rows))
+    }
     if not labelled:
         return None
-    everything = [row for own in labelled.values() for row in own]
-    kinds, margins = ordered(distinct(everything, "kind"), KINDS), distinct(everything, "margin")
+    all_changes = [row for changes in labelled.values() for row in changes]
+    kinds, margins = ordered(distinct(all_changes, "kind"), CHANGE_NAMES), distinct(all_changes, "margin")
     places = [(label, kind) for label in labelled for kind in kinds]
     height = -(-len(places) // 2)
     figure, axes = panels(height, 2, 1.0 + 2.1 * height)
     for ax, (label, kind) in zip(axes, places, strict=False):
         _lines(ax, [row for row in labelled[label] if row["kind"] == kind], kind, margins)
         ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":")
-        ax.set(xlabel=KINDS.get(kind, kind), ylabel="token accuracy", ylim=(-0.03, 1.05))
+        ax.set(xlabel=CHANGE_NAMES.get(kind, kind), ylabel="token accuracy", ylim=(-0.03, 1.05))
         ax.set_title(above(label, labelled, 2), fontsize=8.5)
     for ax in axes[len(places) :]:
         ax.remove()
@@ -133,35 +137,39 @@ def _lines(ax: Any, rows: Sequence[Row], kind: str, margins: Sequence[float]) ->
     cells = by(rows, "vectors", "margin")
     for (i, vectors), (j, margin) in product(enumerate(VECTORS), enumerate(margins)):
         points = [
-            (told(kind, amount), found.value)
+            (shown_amount(kind, amount), summary.value)
             for (amount,), texts in by(cells.get((vectors, margin), []), "amount").items()
-            if (found := mean(row["token_accuracy"] for row in texts))
+            if (summary := mean(row["token_accuracy"] for row in texts))
         ]
         if points:
             style = {"color": PALETTE[i], "marker": MARKERS[i], "linestyle": _LINES[j % len(_LINES)]}
             ax.plot(*zip(*sorted(points), strict=True), label=f"{vectors}, margin {margin:g}", **style)
     if kind in ("noise", "scaling", "rounding"):
-        octaves(ax.xaxis, (told(kind, amount) for amount in distinct(rows, "amount")), 1.3)
+        octaves(ax.xaxis, (shown_amount(kind, amount) for amount in distinct(rows, "amount")), 1.3)
 
 
 def tell_basin(rows: Sequence[Row]) -> str:
     """The basin in words."""
-    radii = [e for e in basin(rows) if (e.row[0], e.row[2]) == (KINDS["noise"], LARGEST)]
-    found = [f"{e.group}, {e.column}, {e.row[1]}: {e.summary.value:.3f}" for e in radii]
+    radii = [e for e in basin(rows) if (e.row[0], e.row[2]) == (CHANGE_NAMES["noise"], LARGEST)]
+    parts = [f"{e.group}, {e.column}, {e.row[1]}: {e.summary.value:.3f}" for e in radii]
     return (
         "Token accuracy against the amount of noise, scaling, rounding and projection of e, m and both. Mean of the "
-        f"largest noise, of the vector's length, that leaves a text exact: {listed(found)}"
+        f"largest noise, in lengths of the vector, that leaves a text exact: {listed(parts)}"
     )
 
 
 def draw_positions(rows: Sequence[Row]) -> Any:
     """Share of right tokens by position and amount of noise, a panel for each vector and margin."""
-    found = _position_panels(rows)
-    if not found:
+    shares_of = _position_panels(rows)
+    if not shares_of:
         return None
-    figure, axes = panels(len(found), len(VECTORS), 0.6 + 2.1 * len(found))
-    labels = {label for label, _ in found}
-    places = [(label, margin, vectors, own[vectors]) for (label, margin), own in found.items() for vectors in VECTORS]
+    figure, axes = panels(len(shares_of), len(VECTORS), 0.6 + 2.1 * len(shares_of))
+    labels = {label for label, _ in shares_of}
+    places = [
+        (label, margin, vectors, by_vectors[vectors])
+        for (label, margin), by_vectors in shares_of.items()
+        for vectors in VECTORS
+    ]
     meshes = {}
     for ax, (label, margin, vectors, (amounts, shares)) in zip(axes, places, strict=True):
         if not amounts:
@@ -176,19 +184,16 @@ def draw_positions(rows: Sequence[Row]) -> Any:
 
 
 def tell_positions(rows: Sequence[Row]) -> str:
-    """Which positions go first, in words."""
-    told_of = []
-    for (label, margin), own in _position_panels(rows).items():
-        for vectors, (amounts, shares) in own.items():
+    """Which positions are lost first, in words."""
+    parts = []
+    for (label, margin), by_vectors in _position_panels(rows).items():
+        for vectors, (amounts, shares) in by_vectors.items():
             if amounts:
                 means = [sum(column) / len(column) for column in zip(*shares, strict=True)]
                 worst = sorted(range(len(means)), key=lambda i: means[i])[:3]
                 places = ", ".join(f"{i} ({means[i]:.2f} right)" for i in worst)
-                told_of.append(f"{label}, margin {margin:g}, {vectors}: {places}")
-    return (
-        "Share of right tokens by position under noise. Positions that go wrong most, counted from 0: "
-        f"{listed(told_of)}"
-    )
+                parts.append(f"{label}, margin {margin:g}, {vectors}: {places}")
+    return f"Share of right tokens by position under noise. Positions that are lost most often, from 0: {listed(parts)}"
 
 
 _Shares = dict[str, tuple[list[float], list[list[float]]]]
@@ -196,13 +201,13 @@ _Shares = dict[str, tuple[list[float], list[list[float]]]]
 
 def _position_panels(rows: Sequence[Row]) -> dict[tuple[str, float], _Shares]:
     """By label and margin, for each vector: amounts of noise, and for each the share right at every position."""
-    found: dict[tuple[str, float], _Shares] = {}
-    for label, own in series(rows, _OWN).items():
-        noisy = [row for row in _changes(own) if row["kind"] == "noise"]
+    shares_of: dict[tuple[str, float], _Shares] = {}
+    for label, series_rows in series(rows, _LAID_OUT).items():
+        noisy = [row for row in _changes(series_rows) if row["kind"] == "noise"]
         cells = by(noisy, "margin", "vectors")
         for margin in distinct(noisy, "margin"):
-            found[label, margin] = {vectors: _shares(cells.get((margin, vectors), [])) for vectors in VECTORS}
-    return found
+            shares_of[label, margin] = {vectors: _shares(cells.get((margin, vectors), [])) for vectors in VECTORS}
+    return shares_of
 
 
 def _shares(rows: Sequence[Row]) -> tuple[list[float], list[list[float]]]:

@@ -1,4 +1,4 @@
-"""Connectivity: what lies on the ways between two solutions of one text, figure 7 and its numbers."""
+"""Connectivity: what is decoded on the ways between two solutions of one text; figure 7 and its numbers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from ...study import published
-from ..conditions import by, ordered, series
+from ..conditions import by, of_method, ordered, series
 from ..drawing import PALETTE, above, legend, panels
-from ..exhibit import Entry, listed
-from ..reconstruction.tables import PAPER, entry, of_method
+from ..exhibit import PAPER, Entry, entry, listed
 from ..summary import Row, Summary, mean, share
 from .profiles import draw_means, even_taus, means
 
@@ -22,34 +21,34 @@ WAYS = {
     "chain": "two straight pieces",
     "cubic": "cubic Bezier curve",
 }
-"""Ways between two solutions, with their names for a reader; all but the first are fitted."""
+"""Ways between two solutions, with their names on the page. All but the first are fitted."""
 
 SOLUTIONS, BETWEEN, WHOLE, LONGEST = "the solutions", "mean accuracy between the ends", "share whole", "longest"
 
-_OWN = ("method", "inner", "text", "tokens", "fit_seed", "other_seed")
+_LAID_OUT = ("method", "inner", "text", "tokens", "fit_seed", "other_seed")
 _SETTINGS = ("taus", "curve_steps", "curve_hash")
-_SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats a token"}
+_SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats per token"}
 
 
 def connectivity(rows: Sequence[Row]) -> list[Entry]:
     """Figure 7 in numbers: accuracy, barrier and length of each way, over pairs of exact solutions."""
     entries = []
-    for label, own in _series(rows).items():
-        solved = share(row["exact"] for row in of_method(own, "fit"))
+    for label, series_rows in _series(rows).items():
+        solved = share(row["exact"] for row in of_method(series_rows, "fit"))
         entries += entry((SOLUTIONS,), label, "share exact", solved, 2)
-        for method, pairs in _ways(own).items():
+        for method, pairs in _ways(series_rows).items():
             head = (WAYS.get(method, method),)
             ratios = [row["length_ratio"] for row in pairs if row["length_ratio"] is not None]
-            for heading, found, decimals in (
+            for heading, summary, decimals in (
                 ("lowest accuracy", mean(row["lowest_accuracy"] for row in pairs), 3),
                 (BETWEEN, mean(_between_ends(row) for row in pairs), 3),
                 (WHOLE, share(row["lowest_accuracy"] == 1 for row in pairs), 2),
-                ("barrier, nats a token", mean(row["barrier_nats"] for row in pairs), 3),
+                ("barrier, nats per token", mean(row["barrier_nats"] for row in pairs), 3),
                 ("length / segment's", mean(ratios), 3),
                 (LONGEST, Summary(max(ratios), len(ratios)) if ratios else None, 3),
                 ("steps", mean(row["steps"] for row in pairs), 0),
             ):
-                entries += entry(head, label, heading, found, decimals)
+                entries += entry(head, label, heading, summary, decimals)
     pairs_of_paper = published.FIGURE_7_TEXTS * math.comb(published.FIGURE_7_SOLUTIONS, 2)
     for heading, value, decimals in (
         ("accuracy, about", published.CURVE_ACCURACY, 0),
@@ -60,8 +59,8 @@ def connectivity(rows: Sequence[Row]) -> list[Entry]:
 
 
 def draw_connectivity(rows: Sequence[Row]) -> Any:
-    """Figure 7: accuracy and loss along the ways, means over pairs with their spread, and each pair as a faint line."""
-    labelled = {label: ways for label, own in _series(rows).items() if (ways := _ways(own))}
+    """Figure 7: accuracy and loss along the ways: means over pairs, their spread, and each pair as a thin line."""
+    labelled = {label: ways for label, series_rows in _series(rows).items() if (ways := _ways(series_rows))}
     if not labelled:
         return None
     figure, axes = panels(len(labelled), len(_SCORES), 0.8 + 2.6 * len(labelled))
@@ -79,22 +78,24 @@ def draw_connectivity(rows: Sequence[Row]) -> Any:
 
 def tell_connectivity(rows: Sequence[Row]) -> str:
     """Figure 7 in words."""
-    told = []
-    for label, own in _series(rows).items():
-        for method, pairs in _ways(own).items():
+    parts = []
+    for label, series_rows in _series(rows).items():
+        for method, pairs in _ways(series_rows).items():
             accuracies, losses = (means(pairs, column) for column in _SCORES)
             low = min(accuracies, key=lambda tau: accuracies[tau].value)
             high = max(losses, key=lambda tau: losses[tau].value, default=None)
-            worst = "" if high is None else f", most loss {losses[high].value:.2f} nats a token at {high:.2f}"
-            told.append(
-                f"{label}, {WAYS.get(method, method)}, {len(pairs)} pairs: least accuracy {accuracies[low].value:.2f} "
+            worst = "" if high is None else f", highest loss {losses[high].value:.2f} nats per token at {high:.2f}"
+            parts.append(
+                f"{label}, {WAYS.get(method, method)}, {len(pairs)} pairs: lowest accuracy {accuracies[low].value:.2f} "
                 f"at tau {low:.2f}{worst}"
             )
-    return f"Token accuracy and loss along the ways between two solutions of one text, means over pairs. {listed(told)}"
+    return (
+        f"Token accuracy and loss along the ways between two solutions of one text, means over pairs. {listed(parts)}"
+    )
 
 
 def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    return series(rows, _OWN, more=_SETTINGS)
+    return series(rows, _LAID_OUT, more=_SETTINGS)
 
 
 def _ways(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -104,13 +105,13 @@ def _ways(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _between_ends(row: Row) -> float | None:
-    """Mean accuracy of the places without both ends, which are exact; None if there are no others."""
+    """Mean accuracy of all places but the two ends, which are exact; None if there are no others."""
     inner = json.loads(row["accuracies"])[1:-1]
     return fmean(inner) if inner else None
 
 
 def _along(ax: Any, rows: Sequence[Row], column: str, method: str) -> None:
-    """One kind of way: its pairs, their mean, and one standard deviation to both sides."""
+    """Draw one kind of way: its pairs, their mean, and one standard deviation to both sides."""
     colour = PALETTE[(list(WAYS).index(method) if method in WAYS else len(WAYS)) % len(PALETTE)]
     for row in rows:
         values = [math.nan if value is None else value for value in json.loads(row[column])]

@@ -1,4 +1,4 @@
-"""The report's tables and figures on where solutions lie and what they say, in their order."""
+"""The report's tables and figures on where solutions lie and what they know, in their order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-5",
         "Figure 5: distance of vectors and distance of texts",
-        "Cosine distance of the vectors of two solutions against the distance of their texts, token by token (TF-IDF) "
-        "and in meaning (all-MiniLM-L6-v2), each pair of exact solutions a point. The paper: at equal text distance, "
-        "pairs of the same context lie slightly closer.",
+        "Cosine distance of the vectors of two solutions against the distance of their texts, token by token "
+        "(TF-IDF) and in meaning (all-MiniLM-L6-v2). Each point is a pair of exact solutions. The paper: at equal "
+        "text distance, pairs of the same context lie slightly closer.",
         "locality",
         locality.draw_likeness,
         locality.tell_likeness,
@@ -20,9 +20,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-5",
         "Figure 5 in numbers",
-        "Correlation of the cosine distance of the vectors with the distance of the texts; and by how much pairs of "
-        "the same context lie closer at equal text distance (least squares, one slope for both kinds). With 95 % "
-        "intervals over resampled contexts; n counts pairs of exact solutions.",
+        "Correlation of the cosine distance of the vectors with the distance of the texts. Closer by: how much "
+        "closer pairs of the same context lie at equal text distance (least squares, one slope for both kinds). 95 "
+        "% intervals are over resampled contexts. n counts pairs of exact solutions.",
         "locality",
         ("start", "text distance", "quantity"),
         locality.likeness,
@@ -31,11 +31,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-6",
         "Figure 6: locality",
-        "Density of the cosine distance of two solutions of one text, of two continuations of one context, and of "
-        "different contexts, exact solutions only; each tick is a pair. AUC: the probability that a pair of the same "
-        "text lies closer than one of the same context, with the 95 % interval over resampled contexts; 0.5: nothing "
-        "tells them apart. A start that is learned or made from the text puts solutions of one text together by "
-        "itself; random ones (normal, vocabulary) do not.",
+        "Density of the cosine distance of two solutions: of one text, of two continuations of one context, and of "
+        "different contexts. Each tick is a pair of exact solutions. AUC: the probability that a pair of the same "
+        "text lies closer than a pair of the same context, with the 95 % interval over resampled contexts; 0.5 is "
+        "chance. A start that is learned or made from the text brings solutions of one text together by itself. "
+        "Random starts (normal, vocabulary) do not.",
         "locality",
         locality.draw_locality,
         locality.tell_locality,
@@ -43,11 +43,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-6",
         "Figure 6 in numbers",
-        "Mean distance of two solutions by kind of pair, with standard deviation, and how well each kind is told from "
-        "the next: AUC of distances with the 95 % interval over resampled contexts. Before the fit: the same of the "
-        "starts of those pairs. Labels shuffled: the mean over 1,000 shuffles of which pair is of which kind, and "
-        "where 95 % of them lie; pairs share solutions, so that this interval, which takes them as independent, is too "
-        "narrow. n counts pairs of exact solutions.",
+        "Distance: mean and standard deviation by kind of pair. AUC: how well distances tell a kind of pair from "
+        "another, with the 95 % interval over resampled contexts. Before the fit: the same for the starts of these "
+        "pairs. Labels shuffled: the control, the mean AUC over 1,000 shuffles of which pair is of which kind, and "
+        "the bounds of 95 % of them. Pairs share solutions and this interval ignores it, so it is too narrow. n "
+        "counts pairs of exact solutions.",
         "locality",
         ("start", "distance", "quantity"),
         locality.locality,
@@ -56,10 +56,10 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-7",
         "Figure 7: connectivity",
-        "Token accuracy and loss along the straight segment between two solutions of one text, from different seeds, "
-        "and along a curve that is fitted between them: thin lines are pairs of exact solutions, thick ones their "
-        "means, bands one standard deviation over pairs. The segment is the control: nothing is fitted on it. In the "
-        f"paper the segment {published.FIGURE_7['segment']}, and a quadratic Bezier curve "
+        "Token accuracy and loss on the way between two solutions of one text from different seeds: along the "
+        "straight segment, and along a fitted curve. Thin lines are pairs of exact solutions, thick lines their "
+        "means, bands one standard deviation over pairs. The segment is the control: nothing is fitted on it. In "
+        f"the paper the segment {published.FIGURE_7['segment']}, and a quadratic Bezier curve "
         f"{published.FIGURE_7['bezier']}.",
         "connectivity",
         connectivity.draw_connectivity,
@@ -68,12 +68,12 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-figure-7",
         "Figure 7 in numbers",
-        "The lowest token accuracy on each way, of all places that were looked at; the mean accuracy between the ends, "
-        "of those places without both ends; the share of pairs whose way is whole, every place of it right; the "
-        "barrier, the highest loss on the way less the mean of both ends; the length over the segment's, mean and "
-        "longest; and steps of the curve's fit. Means and standard deviations over pairs of exact solutions, n counts "
-        "them. Pairs share solutions, so that intervals, which take them as independent, are too narrow. The paper: "
-        f"all pairs of {published.FIGURE_7_SOLUTIONS} solutions of each of {published.FIGURE_7_TEXTS} texts.",
+        "Lowest accuracy: the lowest token accuracy of all places scored on a way. Mean accuracy between the ends: "
+        "of those places without both ends. Share whole: of the pairs, those whose way is right at every place. "
+        "Barrier: the highest loss on the way less the mean of both ends. Length: over the segment's, mean and "
+        "longest. Steps: of the curve's fit. Means and standard deviations are over pairs of exact solutions, and n "
+        "counts them. Pairs share solutions and intervals ignore it, so these are too narrow. The paper: all pairs "
+        f"of {published.FIGURE_7_SOLUTIONS} solutions of each of {published.FIGURE_7_TEXTS} texts.",
         "connectivity",
         ("way",),
         connectivity.connectivity,
@@ -82,11 +82,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-interpolation",
         "Interpolation: between and beyond the vectors of two texts",
-        "What decodes where the vectors of one text, at tau 0, are moved on a straight line towards those of another, "
-        "at tau 1, and beyond either: both vectors, e alone or m alone, the other staying the first text's. Share of "
-        "tokens, position by position, that are the first text's, the last's and, as a control, those of the other "
-        "texts of the grid, mean of them: means over pairs of exactly fitted texts, bands one standard deviation. "
-        "Dotted: the two ends. The paper has no such figure.",
+        "What is decoded where the vectors of a first text, at tau 0, are moved on a straight line to those of a "
+        "last one, at tau 1, and beyond. Moved are both vectors, e alone or m alone; the other vector stays the "
+        "first text's. The share of tokens, position by position, that agree with the first text, with the last "
+        "and, as a control, with the grid's other texts on average. Lines are means over pairs of exact texts, "
+        "bands one standard deviation. Dotted: the two ends. The paper has no such figure.",
         "interpolation",
         interpolation.draw_interpolation,
         interpolation.tell_interpolation,
@@ -94,11 +94,12 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-interpolation",
         "Interpolation in numbers",
-        "The same at some places tau; the share of pairs in which a text is wholly right at its own end, the first at "
-        "tau 0, the last at tau 1, with its 95 % interval; and of those the lowest and the highest tau to which it "
-        "stays so without a gap, of the places that were looked at: below 0 and above 1 beyond the ends. Means and "
-        "standard deviations over pairs of exact texts, n counts them. Pairs share texts, so that intervals, which "
-        "take them as independent, are too narrow. Nothing moved: the share of fits that are exact.",
+        "The same at some places tau. Share whole at its end: of the pairs, those in which all tokens of a text are "
+        "right at its own end (the first at tau 0, the last at tau 1), with its 95 % interval. Whole from and to: "
+        "for these pairs, the lowest and highest tau up to which the text stays whole without a gap, of the places "
+        "scored; below 0 and above 1 is beyond the ends. Means and standard deviations are over pairs of exact "
+        "texts, and n counts them. Pairs share texts and intervals ignore it, so these are too narrow. Nothing "
+        "moved: the share of exact fits.",
         "interpolation",
         ("moved", "compared with"),
         interpolation.interpolation,
@@ -108,20 +109,20 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "basin",
         "The basin: how far vectors may be moved",
-        "Mean token accuracy, over texts that were exact and over draws, where e alone, m alone or both are "
-        "changed: by noise of some share of a vector's own length, a factor, fewer bits, or a projection onto the "
-        "first principal directions of the model's embeddings. Random directions are the control of the last; they and "
-        "noise are drawn several times. A line style for each margin, in logits, that the fit was to reach; dotted: "
-        "accuracy 0.99. The paper has no such figure.",
+        "Mean token accuracy after a change of e alone, m alone or both, over texts that were exact and over draws. "
+        "Changes are noise of some share of a vector's own length, a factor, fewer bits, and a projection onto the "
+        "first principal directions of the model's embeddings. Random directions are the projection's control. They "
+        "and noise are drawn several times. Line styles are the margins, in logits, that fits were to reach. "
+        "Dotted: accuracy 0.99. The paper has no such figure.",
         "basin",
         basin.draw_basin,
         basin.tell_basin,
     ),
     Figure(
         "basin-positions",
-        "The basin in detail: what goes first",
-        "Share of texts and directions in which a token is still right, by its position and by the amount of noise, "
-        "in lengths of the vector. Texts that were exact without it. The paper has no such figure.",
+        "The basin in detail: which tokens are lost first",
+        "The share of texts and draws in which a token is still right, by its position and by the amount of noise, "
+        "in lengths of the vector. Only texts that were exact without noise count. The paper has no such figure.",
         "basin",
         basin.draw_positions,
         basin.tell_positions,
@@ -129,27 +130,28 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-basin",
         "The basin in numbers",
-        "Mean token accuracy after a change, over texts that were exact and over draws of noise and of random "
-        "directions; beside it how far that moved the changed vectors, over their own length. Largest and smallest "
-        "still exact: the mean of the amounts furthest from no change that leave a text exact, as all nearer ones that "
-        "were tried do; no change itself (noise 0, factor 1, 32 bits, all directions) where none does. Which tokens go "
-        "first, of those changes that lose some and not all the one that moves least: the mean rank of the lost tokens "
-        "by their lead before it, 0 the smallest, 1 the largest; and by their position, 0 the first, 1 the last; 0.5 "
-        "by chance. None: the share of fits that are exact, with its 95 % interval. The paper has no such table.",
+        "Mean token accuracy after a change, over texts that were exact and over draws. Moved: how far the change "
+        "moved the vectors, in their own length. Largest and smallest still exact: for each text and draw the "
+        "amount furthest from no change at which it and all nearer amounts leave the text exact; no change itself "
+        "(noise 0, factor 1, 32 bits, all directions) where the nearest does not. The mean of these is shown. What "
+        "goes first: of the changes that lose some tokens and not all, the one that moves least. Margin rank is the "
+        "mean rank of the lost tokens by their margin before it: 0 is the smallest, 1 the largest. Position is "
+        "their mean position: 0 is the first, 1 the last. Both are 0.5 on average if tokens are lost at random. "
+        "None: the share of exact fits, with its 95 % interval. The paper has no such table.",
         "basin",
         ("change", "vectors", "amount"),
         basin.basin,
         comparable=False,
-        order=(basin.NO_CHANGE, *basin.KINDS.values()),
+        order=(basin.NO_CHANGE, *basin.CHANGE_NAMES.values()),
     ),
     Table(
         "swaps",
         "Roles: e of one text, m of another",
-        "What e of one text decodes to with the m of another of the same length, both exact before, compared token by "
-        "token with either text and, as a control, with the mean of others of the same kinds; beside it, each e with "
-        "its own m. "
-        "Tokens in common: whatever their places. Tokens that differ: the share of distinct tokens in what is decoded. "
-        f"Means and standard deviations over pairs. Bondarenko et al. (2026) find that {published.ROLES}.",
+        "What e of one text decodes to with m of another text of the same length, both exact before. It is compared "
+        "token by token with both texts and, as a control, with the mean of other texts of the same kinds. Beside "
+        "it stands each e with the m of the same text. Tokens in common: at whatever positions. Tokens that differ: "
+        "the share of distinct tokens in what is decoded. Means and standard deviations are over pairs. Bondarenko "
+        f"et al. (2026) find that {published.ROLES}.",
         "roles",
         ("m from", "compared with"),
         roles.swaps,
@@ -158,8 +160,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-swaps",
         "Roles: whose text comes back",
-        "Accuracy and tokens in common with the text of e, with that of m, and with others of the same kinds (the "
-        "control): mean and standard deviation over pairs of two exactly fitted texts.",
+        "Accuracy and tokens in common with the text of e, with the text of m, and with others of the same kinds "
+        "(the control): mean and standard deviation over pairs of two exact texts.",
         "roles",
         roles.draw_swaps,
         roles.tell_swaps,
@@ -167,10 +169,10 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "probes",
         "Roles: what a linear probe reads",
-        "Score of a linear probe on texts that it was not fitted on, n counts chunks of text, exact or not. Controls: "
-        "the same probe on shuffled labels, mean and standard deviation over shuffles, with the share of them that the "
-        "probe beats; the score of knowing nothing (chance); and the mean embedding of the text in the vectors' place. "
-        f"Bondarenko et al. (2026) find that {published.ROLES}.",
+        "Score of a linear probe on texts that it was not fitted on. n counts chunks of text, exact or not. "
+        "Controls: the same probe on shuffled labels, mean and standard deviation over shuffles, and the share of "
+        "shuffles that the probe beats; the score of knowing nothing (chance); and a probe of the text's mean "
+        f"embedding. Bondarenko et al. (2026) find that {published.ROLES}.",
         "roles",
         ("read out", "from"),
         roles.probes,
@@ -180,8 +182,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-probes",
         "Roles: probes beside their controls",
-        "Score of a linear probe by what it reads from, and of the same probe on shuffled labels, mean and standard "
-        "deviation over shuffles.",
+        "Score of a linear probe by the vectors that it reads, and of the same probe on shuffled labels, mean and "
+        "standard deviation over shuffles.",
         "roles",
         roles.draw_probes,
         roles.tell_probes,
@@ -189,9 +191,10 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "attention",
         "Roles: attention",
-        "Share of the attention of later positions that goes to where e stands, and to position 0, by attention layer "
-        "and head, both counted from 0 (layers without attention weights are left out), mean over texts and "
-        "positions. The control is ordinary text, which has a token of its own there. The paper has no such figure.",
+        "The share of the attention of later positions that goes to where e stands, and to position 0, by attention "
+        "layer and head: mean over texts and positions. Layers and heads are counted from 0, and layers without "
+        "attention weights are left out. The control is ordinary text, with a token of its own at that position. "
+        "The paper has no such figure.",
         "roles",
         roles.draw_attention,
         roles.tell_attention,
@@ -199,8 +202,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-attention",
         "Attention in numbers",
-        "The same over all heads: their mean, the head with most and its layer, and the share that a place would have "
-        "if each position attended evenly to itself and all before it. n counts texts.",
+        "The same over all heads: their mean, the head with the most and its layer, and the share if each position "
+        "attended evenly to itself and all before it. n counts texts.",
         "roles",
         ("attention to", "inputs"),
         roles.attention,
@@ -210,11 +213,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "reading",
         "Reading without decoding",
-        "Ordinary generation from the vectors of exactly fitted texts: cosine distance of what comes after its first "
-        "token to the own text or context and, mean, to the others of the batch; AUC: the share of those others that "
-        "lie farther, 0.5 by chance. Means and standard deviations over texts. First token right: where e stands last "
-        "it was fitted to be. The control begins with the text's first token instead of vectors. The paper finds "
-        "text unrelated to the original.",
+        "Ordinary generation from the vectors of exact texts, compared without its first token. Cosine distance to "
+        "the text's own tokens or context, and the mean distance to those of the batch's other texts. AUC: the "
+        "share of these others that lie farther; 0.5 is chance. Means and standard deviations are over texts. First "
+        "token right: where e comes last, it was fitted to be. The control begins with the text's first token "
+        "instead of vectors. The paper finds text unrelated to the original.",
         "reading",
         ("begins with", "generation", "compared with"),
         reading.reading,
@@ -223,9 +226,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-reading",
         "Reading without decoding: what is told apart",
-        "AUC of the distance to the own text, or context, against that to the others, by what generation begins with, "
-        "without and with BOS before it: mean and standard deviation over texts, greedy and sampled; dotted: chance. "
-        "The control begins with the text's first token.",
+        "AUC of the distance to the own text, or context, against the distance to the others, by what generation "
+        "begins with, without and with BOS in front: mean and standard deviation over texts, greedy and sampled. "
+        "Dotted: chance. The control begins with the text's first token.",
         "reading",
         reading.draw_reading,
         reading.tell_reading,
@@ -233,10 +236,10 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "structure",
         "Structure: following a teacher",
-        "Mean token accuracy against how far e or m follows a teacher's sentence embeddings, for each weight of the "
-        "further loss, which stands at its point; 0: no such loss, the control. Left the cosine with an anchor, a "
-        "fixed projection of the embedding; right the correlation, over pairs of texts, of the vectors' cosines with "
-        "the teacher's. Bondarenko et al. (2026) find, for e, that the anchor "
+        "Mean token accuracy against how closely e or m follows a teacher's sentence embeddings. Each point is a "
+        "weight of the auxiliary loss, which is written beside it; 0 is the control without that loss. Left: the "
+        "cosine with an anchor, a fixed projection of the embedding. Right: the correlation, over pairs of texts, "
+        "of the vectors' cosines with the teacher's. Bondarenko et al. (2026) find, for e, that the anchor "
         f"{published.TEACHING['anchor']} and relational distillation {published.TEACHING['relational']}.",
         "structure",
         structure.draw_trade,
@@ -245,11 +248,11 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "table-structure",
         "Structure in numbers",
-        "What a further loss costs and what it reaches, means and standard deviations over chunks of text; the share "
-        "that is exact with its 95 % interval. Error of cosines: root mean square difference between a chunk's cosines "
-        "to the others and the teacher's. The correlation is one number of all chunks; with the teacher shuffled, mean "
-        "and standard deviation over shuffles. All fits take the same least number of steps; the rows without a loss "
-        "are the control.",
+        "What an auxiliary loss costs and what it achieves: means and standard deviations over chunks of text. "
+        "Share exact: with its 95 % interval. Error of cosines: root mean square difference between a chunk's "
+        "cosines to the others and the teacher's. The correlation is one number for all chunks. With the teacher "
+        "shuffled: mean and standard deviation over shuffles. All fits take the same least number of steps. Rows "
+        "without a loss are the control.",
         "structure",
         ("loss", "vector", "weight"),
         structure.trade,
@@ -259,9 +262,9 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Table(
         "neighbours",
         "Structure: finding the neighbour",
-        "Share of chunks whose nearest chunk, by the cosine of e, m or both, is their neighbour in the text, with its "
-        "95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n counts chunks. "
-        "The paper has no such table.",
+        "The share of chunks whose nearest chunk, by the cosine of e, m or both, is their neighbour in the text, "
+        "with its 95 % interval. Controls: the mean embedding of the chunk, the teacher itself, and chance. n "
+        "counts chunks. The paper has no such table.",
         "structure",
         ("loss", "vector", "weight"),
         structure.retrieval,
@@ -271,7 +274,8 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     Figure(
         "figure-neighbours",
         "Structure: finding the neighbour, by weight",
-        "The same for the vector that the further loss is about, against its weight; 0: no such loss. Dotted: chance.",
+        "The same for the vector that the auxiliary loss acts on, against its weight; 0 is without that loss. "
+        "Dotted: chance.",
         "structure",
         structure.draw_retrieval,
         structure.tell_retrieval,

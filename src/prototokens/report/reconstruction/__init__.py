@@ -1,1 +1,1 @@
-"""The report's tables and figures of how much is brought back, at what cost."""
+"""The report's tables and figures of how much text is reconstructed, and at what cost."""

@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from ...study import published
 from ..conditions import by, distinct, ordered, series
-from ..exhibit import Entry
+from ..exhibit import PAPER, Entry, entry
 from ..summary import Row, Summary, mean, share
-from .tables import PAPER, SHARED_M, SOURCES, entry, work
+from .tables import SHARED_M, SOURCES, work
 
 ONE_STEP, AUTOREGRESSIVE = "one-step", "autoregressive"
 ONE_STEP_BATCHED, AUTOREGRESSIVE_BATCHED = f"{ONE_STEP}-batched", f"{AUTOREGRESSIVE}-batched"
 METHODS = (ONE_STEP, ONE_STEP_BATCHED, "one-vector", "jacobi", AUTOREGRESSIVE, AUTOREGRESSIVE_BATCHED)
 RATIO = "one-step / autoregressive"
 _BASE = {ONE_STEP: AUTOREGRESSIVE, ONE_STEP_BATCHED: AUTOREGRESSIVE_BATCHED}
-"""What each way to decode in one step is compared with."""
+"""The method that each way to decode in one step is compared with."""
 
-SPEED, VERIFIED, GAIN = "tokens a second", "share verified", "times autoregressive"
+SPEED, VERIFIED, GAIN = "tokens per second", "share verified", "times autoregressive"
 
 QUALITY = {
     "exact": ("share exact", 2),
@@ -38,15 +38,15 @@ def information(rows: Sequence[Row]) -> list[Entry]:
     """Figure 3: H_LM and tokens that were reconstructed in one step and autoregressively, with equally many vectors."""
     entries = []
     rows = [row for row in rows if row.get("method") != SHARED_M]
-    for label, own in series(rows, ("source", "vectors", "method", "text", "seed")).items():
-        for source in ordered(distinct(own, "source"), SOURCES):
-            for vectors in distinct(own, "vectors"):
-                chosen = [row for row in own if (row["source"], row["vectors"]) == (source, vectors)]
+    for label, series_rows in series(rows, ("source", "vectors", "method", "text", "seed")).items():
+        for source in ordered(distinct(series_rows, "source"), SOURCES):
+            for vectors in distinct(series_rows, "vectors"):
+                chosen = [row for row in series_rows if (row["source"], row["vectors"]) == (source, vectors)]
                 head = (SOURCES.get(source, source), str(vectors))
                 for method in ordered(distinct(chosen, "method"), METHODS):
                     cell = [row for row in chosen if row["method"] == method]
-                    found = mean(row.get("capacity_tokens") for row in cell)
-                    entries += entry((*head, method), label, "tokens", found, 1)
+                    summary = mean(row.get("capacity_tokens") for row in cell)
+                    entries += entry((*head, method), label, "tokens", summary, 1)
                     entries += entry((*head, method), label, "H_LM, nats", mean(row["h_lm_nats"] for row in cell), 1)
                 ratio = _ratio(paired_nats(chosen))
                 entries += entry((*head, RATIO), label, "H_LM, nats", ratio, 2)
@@ -66,23 +66,26 @@ def paired_nats(rows: Sequence[Row]) -> list[tuple[Row, float, float]]:
     """
     pairs = []
     for texts in by(rows, "source", "vectors", "text").values():
-        found = {method: mean(row["h_lm_nats"] for row in own) for (method,), own in by(texts, "method").items()}
-        one_step, autoregressive = found.get(ONE_STEP), found.get(AUTOREGRESSIVE)
+        means = {
+            method: mean(row["h_lm_nats"] for row in method_rows)
+            for (method,), method_rows in by(texts, "method").items()
+        }
+        one_step, autoregressive = means.get(ONE_STEP), means.get(AUTOREGRESSIVE)
         if one_step and autoregressive:
             pairs.append((texts[0], one_step.value, autoregressive.value))
     return pairs
 
 
 def throughput(rows: Sequence[Row]) -> list[Entry]:
-    """Figure 4: tokens a second of each way to decode, verified output only, and what it gains over autoregression.
+    """Figure 4: tokens per second of each way to decode, of verified output, and the gain over autoregressive decoding.
 
-    A text alone is compared with a text alone, a batch with a batch of as many.
+    Single texts are compared with single texts, and batches with batches of the same size.
     """
     entries = []
-    for label, own in series(rows, ("method", "batch", "tokens"), more=("threads",)).items():
-        cells = by(own, "method", "batch", "tokens")
+    for label, series_rows in series(rows, ("method", "batch", "tokens"), more=("threads",)).items():
+        cells = by(series_rows, "method", "batch", "tokens")
         speeds = {where: mean(row["tokens_per_second"] for row in cell) for where, cell in cells.items()}
-        for name in ordered(distinct(own, "method"), METHODS):
+        for name in ordered(distinct(series_rows, "method"), METHODS):
             for (method, batch, tokens), cell in cells.items():
                 head, column, speed = way(method, batch), f"N = {tokens}", speeds[method, batch, tokens]
                 if method == name:
@@ -109,16 +112,16 @@ def way(method: str, batch: int | None) -> str:
 def quality(rows: Sequence[Row]) -> list[Entry]:
     """Every score of every way to reconstruct, on the same texts with the same budget."""
     entries = []
-    for label, own in series(rows, ("source", "tokens", "method")).items():
-        for source in ordered(distinct(own, "source"), SOURCES):
-            for (tokens,), texts in by([row for row in own if row["source"] == source], "tokens").items():
+    for label, series_rows in series(rows, ("source", "tokens", "method")).items():
+        for source in ordered(distinct(series_rows, "source"), SOURCES):
+            for (tokens,), texts in by([row for row in series_rows if row["source"] == source], "tokens").items():
                 for method in ordered(distinct(texts, "method"), METHODS):
                     cell = [row for row in texts if row["method"] == method]
                     for column, (heading, decimals) in QUALITY.items():
                         values = [work(row) if column == "work" else row.get(column) for row in cell]
-                        found = share(values) if column == "exact" else mean(values)
+                        summary = share(values) if column == "exact" else mean(values)
                         head = (SOURCES.get(source, source), str(tokens), method)
-                        entries += entry(head, label, heading, found, decimals)
+                        entries += entry(head, label, heading, summary, decimals)
     return entries
 
 

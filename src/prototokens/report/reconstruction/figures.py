@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from the same numbers as the tables, each with its words for readers who don't see it."""
+"""The paper's figures, drawn from the numbers of the tables, each with a description for readers who do not see it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...study import published
-from ..conditions import by, distinct, ordered, series
+from ..conditions import by, distinct, of_method, ordered, series
 from ..drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panels
 from ..exhibit import Entry, listed
 from ..summary import REACHED, Row, mean
 from .comparisons import AUTOREGRESSIVE, GAIN, METHODS, RATIO, information, paired_nats, throughput, way
-from .tables import BEST, M_SHARED, NATS, SHARED_M, SOURCES, capacity, of_method, searched_capacity
+from .tables import BEST, M_SHARED, NATS, SHARED_M, SOURCES, capacity, searched_capacity
 
 
 def draw_capacity(rows: Sequence[Row]) -> Any:
     """Figure 1: capacity in tokens and in nats by source, ours beside the paper's six models."""
-    own = _capacity_points(rows)
-    if not own:
+    measured = _capacity_points(rows)
+    if not measured:
         return None
-    paper = [(e.row[:2], e.row[2], e.column, e.summary.value) for e in capacity(()) if e.published]
-    heads = list(dict.fromkeys([*(head for head, *_ in paper), *(head for head, *_ in own)]))
+    published_points = [(e.row[:2], e.row[2], e.column, e.summary.value) for e in capacity(()) if e.published]
+    heads = list(dict.fromkeys([*(head for head, *_ in published_points), *(head for head, *_ in measured)]))
     figure, axes = panels(1, 2, 1.4 + 0.42 * len(heads))
     for ax, quantity in zip(axes, (BEST, NATS), strict=True):
         for family, marker in (("Pythia", "o"), ("Llama", "s")):
             models = [model for model in published.MODELS if model.startswith(family)]
             for size, model in enumerate(models):
-                points = [(v, float(heads.index(h))) for h, q, m, v in paper if (q, m) == (quantity, model)]
+                points = [(v, float(heads.index(h))) for h, q, m, v in published_points if (q, m) == (quantity, model)]
                 name = f"paper: {family} {', '.join(m.split()[-1] for m in models)} (by size)"
                 drawn = {"facecolors": "none", "edgecolors": INK, "linewidths": 0.8, "alpha": 0.7}
                 ax.scatter(*zip(*points, strict=True), s=12 + 16 * size, marker=marker, label=name, **drawn)
-        labels = list(dict.fromkeys(label for *_, label, _ in own))
+        labels = list(dict.fromkeys(label for *_, label, _ in measured))
         for i, label in enumerate(labels):
             aside = 0.16 * (i - (len(labels) - 1) / 2)
-            points = [(v, heads.index(h) + aside) for h, q, name, v in own if (q, name) == (quantity, label) and v > 0]
+            points = [
+                (v, heads.index(h) + aside) for h, q, name, v in measured if (q, name) == (quantity, label) and v > 0
+            ]
             if points:
                 colour, marker = PALETTE[i % len(PALETTE)], MARKERS[-1 - i % len(MARKERS)]
                 ax.scatter(*zip(*points, strict=True), s=44, color=colour, marker=marker, label=label, zorder=3)
@@ -47,11 +49,11 @@ def draw_capacity(rows: Sequence[Row]) -> Any:
 
 def tell_capacity(rows: Sequence[Row]) -> str:
     """Figure 1 in words."""
-    told = [
+    parts = [
         f"{label}, {source}, {shared} m: {value:.0f} {'tokens' if quantity == BEST else 'nats'}"
         for (source, shared), quantity, label, value in _capacity_points(rows)
     ]
-    return f"Capacity by source, on logarithmic axes, beside the six models of the paper. {listed(told)}"
+    return f"Capacity by source, on logarithmic axes, beside the six models of the paper. {listed(parts)}"
 
 
 def draw_accuracy(rows: Sequence[Row]) -> Any:
@@ -64,8 +66,8 @@ def draw_accuracy(rows: Sequence[Row]) -> Any:
     figure, axes = panels(-(-len(sources) // columns), columns, 0.8 + 2.3 * -(-len(sources) // columns))
     labelled = series(grid, ("source", "m_shared", "text", "seed", "tokens"))
     for ax, source in zip(axes, sources, strict=False):
-        for i, (label, own) in enumerate(labelled.items()):
-            for (shared,), cell in by([row for row in own if row["source"] == source], "m_shared").items():
+        for i, (label, series_rows) in enumerate(labelled.items()):
+            for (shared,), cell in by([row for row in series_rows if row["source"] == source], "m_shared").items():
                 line = "--" if shared else "-"
                 name = f"{label}, {M_SHARED[bool(shared)]} m"
                 _means(ax, cell, "token_accuracy", 2 * i + bool(shared), name, line)
@@ -80,27 +82,27 @@ def draw_accuracy(rows: Sequence[Row]) -> Any:
 
 def tell_accuracy(rows: Sequence[Row]) -> str:
     """Figure 1, in detail, in words."""
-    told = []
-    for label, own in series(of_method(rows, "grid"), ("source", "m_shared", "text", "seed", "tokens")).items():
-        for (source, shared), cell in by(own, "source", "m_shared").items():
+    parts = []
+    for label, series_rows in series(of_method(rows, "grid"), ("source", "m_shared", "text", "seed", "tokens")).items():
+        for (source, shared), cell in by(series_rows, "source", "m_shared").items():
             curve = by(cell, "tokens")
             first, last = (mean(row["token_accuracy"] for row in curve[end]) for end in (min(curve), max(curve)))
             if first and last:
                 where = f"{label}, {SOURCES.get(source, source)}, {M_SHARED[bool(shared)]} m"
-                told.append(
+                parts.append(
                     f"{where}: {first.value:.2f} at {min(curve)[0]} tokens, {last.value:.2f} at {max(curve)[0]}"
                 )
-    return f"Mean token accuracy against length of text, one panel for each source. {listed(told)}"
+    return f"Mean token accuracy against length of text, one panel for each source. {listed(parts)}"
 
 
 def draw_information(rows: Sequence[Row]) -> Any:
     """Figure 3: H_LM of each text in one step against autoregressively."""
-    found = {label: paired_nats(own) for label, own in _information_series(rows).items()}
-    found = {label: pairs for label, pairs in found.items() if pairs}
-    if not found:
+    labelled = {label: paired_nats(series_rows) for label, series_rows in _information_series(rows).items()}
+    labelled = {label: pairs for label, pairs in labelled.items() if pairs}
+    if not labelled:
         return None
-    figure, axes = panels(len(found), 1, 5.8 * len(found))
-    for ax, (label, pairs) in zip(axes, found.items(), strict=True):
+    figure, axes = panels(len(labelled), 1, 5.8 * len(labelled))
+    for ax, (label, pairs) in zip(axes, labelled.items(), strict=True):
         top = 1.08 * max([1.0, *(value for _, *values in pairs for value in values)])
         ax.plot([0, top], [0, top], color=INK, linewidth=0.8, label="equal")
         ax.plot([0, top], [0, top / 2], color=INK, linewidth=0.8, linestyle="--", label="half (paper: natural text)")
@@ -114,26 +116,26 @@ def draw_information(rows: Sequence[Row]) -> Any:
 def tell_information(rows: Sequence[Row]) -> str:
     """Figure 3 in words."""
     ratios = [e for e in information(rows) if e.row[2] == RATIO]
-    told = [f"{e.group}, {e.row[0]}, {e.row[1]} vectors: {e.summary.value:.2f}" for e in ratios]
-    return f"Nats in one step against nats autoregressively, a point for each text. Ratios of the sums: {listed(told)}"
+    parts = [f"{e.group}, {e.row[0]}, {e.row[1]} vectors: {e.summary.value:.2f}" for e in ratios]
+    return f"Nats in one step against nats autoregressively, a point for each text. Ratios of the sums: {listed(parts)}"
 
 
 def draw_throughput(rows: Sequence[Row]) -> Any:
-    """Figure 4: tokens a second against length for each way to decode."""
+    """Figure 4: tokens per second against length for each way to decode."""
     labelled = series(
         [row for row in rows if row["tokens_per_second"]], ("method", "batch", "tokens"), more=("threads",)
     )
     if not labelled:
         return None
     figure, axes = panels(len(labelled), 1, 0.9 + 3.2 * len(labelled))
-    for ax, (label, own) in zip(axes, labelled.items(), strict=True):
-        ways = by(own, "method", "batch")
+    for ax, (label, series_rows) in zip(axes, labelled.items(), strict=True):
+        ways = by(series_rows, "method", "batch")
         for i, (method, batch) in enumerate(sorted(ways, key=lambda w: (METHODS.index(w[0]), w[1] or 0))):
             line = "--" if method.startswith(AUTOREGRESSIVE) else "-"
             _means(ax, ways[method, batch], "tokens_per_second", i, way(method, batch), line)
-        ax.set(title=label, xlabel="tokens", ylabel="tokens a second")
+        ax.set(title=label, xlabel="tokens", ylabel="tokens per second")
         logarithmic(ax.yaxis)
-        octaves(ax.xaxis, distinct(own, "tokens"))
+        octaves(ax.xaxis, distinct(series_rows, "tokens"))
     legend(figure, axes)
     return figure
 
@@ -141,8 +143,8 @@ def draw_throughput(rows: Sequence[Row]) -> Any:
 def tell_throughput(rows: Sequence[Row]) -> str:
     """Figure 4 in words."""
     gains = [e for e in throughput(rows) if not e.published and e.row[1] == GAIN]
-    told = [f"{e.group}, {e.row[0]}, {e.column}: {e.summary.value:.1f} times autoregressive" for e in gains]
-    return f"Tokens a second against length of text, both axes logarithmic. {listed(told)}"
+    parts = [f"{e.group}, {e.row[0]}, {e.column}: {e.summary.value:.1f} times autoregressive" for e in gains]
+    return f"Tokens per second against length of text, both axes logarithmic. {listed(parts)}"
 
 
 _AXIS = {BEST: "capacity, tokens", NATS: "H_LM, nats"}
@@ -180,8 +182,8 @@ def _scatter_pairs(ax: Any, pairs: Sequence[tuple[Row, float, float]]) -> None:
 
 def _means(ax: Any, rows: Sequence[Row], column: str, i: int, name: str, line: str) -> None:
     """Means against length as a line with the standard deviation as bars."""
-    found = [(tokens, s) for (tokens,), cell in by(rows, "tokens").items() if (s := mean(r[column] for r in cell))]
-    lengths, means = [tokens for tokens, _ in found], [s.value for _, s in found]
-    spread = [s.sd or 0 for _, s in found]
+    summaries = [(tokens, s) for (tokens,), cell in by(rows, "tokens").items() if (s := mean(r[column] for r in cell))]
+    lengths, means = [tokens for tokens, _ in summaries], [s.value for _, s in summaries]
+    spread = [s.sd or 0 for _, s in summaries]
     style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": line}
     ax.errorbar(lengths, means, yerr=spread, label=name, capsize=2, elinewidth=0.8, **style)

@@ -7,11 +7,10 @@ from itertools import product
 from typing import Any
 
 from ...study import published
-from ..conditions import by, distinct, ordered, series
-from ..exhibit import Entry
+from ..conditions import by, distinct, of_method, ordered, series
+from ..exhibit import PAPER, Entry, entry
 from ..summary import Row, Summary, best_capacity, longest_by_text, mean, mean_capacity, share
 
-PAPER = "paper"
 SOURCES = {
     "random": "random words",
     "recent": "recent prose (paper: fan fiction)",
@@ -20,7 +19,7 @@ SOURCES = {
 }
 M_SHARED = {False: "own", True: "shared"}
 SHARED_M = "shared-m"
-"""Method of the rows that a held m was found on; what is judged are others."""
+"""Method of the rows that a held m was found on. Other rows are scored with it."""
 
 BEST, MEAN, BY_TEXT, NATS = "C best", "C mean", "C by text", "H_LM, nats"
 """Quantities of Table 3; the first three are in tokens."""
@@ -29,29 +28,29 @@ BEST, MEAN, BY_TEXT, NATS = "C best", "C mean", "C by text", "H_LM, nats"
 def arrangements(rows: Sequence[Row]) -> list[Entry]:
     """Table 1: token accuracy of each arrangement at each length, over texts and seeds."""
     entries = []
-    for label, own in series(rows, ("arrangement", "tokens")).items():
-        cells = by(own, "arrangement", "tokens")
-        for arrangement in ordered(distinct(own, "arrangement"), published.TABLE_1):
-            for tokens in distinct(own, "tokens"):
-                found = mean(row["token_accuracy"] for row in cells.get((arrangement, tokens), ()))
-                entries += entry((arrangement,), label, f"N = {tokens}", found)
+    for label, series_rows in series(rows, ("arrangement", "tokens")).items():
+        cells = by(series_rows, "arrangement", "tokens")
+        for arrangement in ordered(distinct(series_rows, "arrangement"), published.TABLE_1):
+            for tokens in distinct(series_rows, "tokens"):
+                summary = mean(row["token_accuracy"] for row in cells.get((arrangement, tokens), ()))
+                entries += entry((arrangement,), label, f"N = {tokens}", summary)
     for arrangement, accuracies in published.TABLE_1.items():
         for tokens, (value, sd) in accuracies.items():
-            found = Summary(value, published.TABLE_1_TEXTS, sd)
-            entries += entry((arrangement,), f"{PAPER}: {published.TABLE_1_MODEL}", f"N = {tokens}", found, 2, True)
+            summary = Summary(value, published.TABLE_1_TEXTS, sd)
+            entries += entry((arrangement,), f"{PAPER}: {published.TABLE_1_MODEL}", f"N = {tokens}", summary, 2, True)
     return entries
 
 
 def sharing(rows: Sequence[Row]) -> list[Entry]:
     """Table 2: token accuracy where the texts of a group share a vector, for the best seed and over all seeds."""
     entries = []
-    for label, own in series(rows, ("shared", "group_size", "tokens")).items():
-        for (shared, tokens, size), cell in by(own, "shared", "tokens", "group_size").items():
+    for label, series_rows in series(rows, ("shared", "group_size", "tokens")).items():
+        for (shared, tokens, size), cell in by(series_rows, "shared", "tokens", "group_size").items():
             groups = [
                 [mean(row["token_accuracy"] for row in texts) for texts in by(group, "seed").values()]
                 for group in by(cell, "group").values()
             ]
-            seeds = [[found.value for found in group if found] for group in groups]
+            seeds = [[summary.value for summary in group if summary] for group in groups]
             who, column = f"{label}, N = {tokens}", f"groups of {size}"
             entries += entry((shared, "best seed"), who, column, mean(max(values) for values in seeds if values))
             entries += entry((shared, "average"), who, column, mean(value for values in seeds for value in values))
@@ -66,13 +65,13 @@ def sharing(rows: Sequence[Row]) -> list[Entry]:
 def capacity(rows: Sequence[Row]) -> list[Entry]:
     """Table 3: capacity in tokens, by both definitions, and in nats, from the rows of the grid of lengths."""
     labelled = series(of_method(rows, "grid"), ("source", "m_shared", "text", "seed", "tokens"))
-    groups = {label: by(own, "source", "m_shared") for label, own in labelled.items()}
+    groups = {label: by(series_rows, "source", "m_shared") for label, series_rows in labelled.items()}
     entries = []
     for source, shared in product(ordered({*SOURCES, *distinct(rows, "source")}, SOURCES), (False, True)):
         head = (SOURCES.get(source, source), M_SHARED[shared])
         for label, cells in groups.items():
-            for quantity, found, decimals in _capacities(cells.get((source, int(shared)), [])):
-                entries += entry((*head, quantity), "measured", label, found, decimals)
+            for quantity, summary, decimals in _capacities(cells.get((source, int(shared)), [])):
+                entries += entry((*head, quantity), "measured", label, summary, decimals)
         for model, tokens in zip(published.MODELS, published.TABLE_3_TOKENS.get((source, shared), ()), strict=False):
             entries += entry((*head, BEST), PAPER, model, Summary(tokens), 0, True)
         for model, nats in zip(published.MODELS, published.TABLE_3_NATS.get((source, shared), ()), strict=False):
@@ -84,48 +83,36 @@ def searched_capacity(rows: Sequence[Row]) -> list[Entry]:
     """Beside Table 3: the longest prefix that growing a text, or bisecting its length, finds."""
     entries = []
     searched = [row for row in rows if row.get("method") not in ("grid", SHARED_M)]
-    for label, own in series(searched, ("source", "m_shared", "method", "text", "seed")).items():
-        for (source, shared, method), cell in by(own, "source", "m_shared", "method").items():
+    for label, series_rows in series(searched, ("source", "m_shared", "method", "text", "seed")).items():
+        for (source, shared, method), cell in by(series_rows, "source", "m_shared", "method").items():
             head = (SOURCES.get(source, source), M_SHARED[bool(shared)], method)
-            found = mean(row["capacity_tokens"] for row in cell)
+            summary = mean(row["capacity_tokens"] for row in cell)
             best = max((row["capacity_tokens"] for row in cell), default=0)
             entries += entry(head, label, "C, tokens: best", Summary(best, len(cell)), 0)
-            entries += entry(head, label, "C, tokens: mean", found, 1)
+            entries += entry(head, label, "C, tokens: mean", summary, 1)
             entries += entry(head, label, "H_LM, nats: mean", mean(row.get("capacity_h_lm_nats") for row in cell), 1)
             entries += entry(head, label, "work, positions: mean", mean(row.get("work") for row in cell), 0)
     return entries
 
 
 def cost(rows: Sequence[Row]) -> list[Entry]:
-    """Table 4: seconds, steps and positions of a fit by length and recipe, and how many fits were exact."""
+    """Table 4: seconds, steps and positions of a fit by length and recipe, and the share of exact fits."""
     entries = []
-    for label, own in series(rows, ("recipe", "tokens"), more=("threads",)).items():
-        for recipe in distinct(own, "recipe"):
-            for (tokens,), cell in by([row for row in own if row["recipe"] == recipe], "tokens").items():
-                for quantity, found, decimals in (
+    for label, series_rows in series(rows, ("recipe", "tokens"), more=("threads",)).items():
+        for recipe in distinct(series_rows, "recipe"):
+            for (tokens,), cell in by([row for row in series_rows if row["recipe"] == recipe], "tokens").items():
+                for quantity, summary, decimals in (
                     ("seconds", mean(row["seconds"] for row in cell), 1),
                     ("steps", mean(row["steps"] for row in cell), 0),
                     ("work, positions", mean(work(row) for row in cell), 0),
                     ("share exact", share(row["exact"] for row in cell), 2),
                 ):
-                    entries += entry((label, recipe, quantity), "length", f"N = {tokens}", found, decimals)
+                    entries += entry((label, recipe, quantity), "length", f"N = {tokens}", summary, decimals)
     for model, seconds in published.TABLE_4.items():
         for tokens, value in zip(published.TABLE_4_LENGTHS, seconds, strict=False):
             head = (f"{PAPER}: {model}, A100 or H100", "paper", "seconds")
             entries += entry(head, "length", f"N = {tokens}", Summary(value), 0, True)
     return entries
-
-
-def entry(
-    row: tuple[str, ...],
-    group: str,
-    column: str,
-    found: Summary | None,
-    decimals: int = 3,
-    from_paper: bool = False,
-) -> list[Entry]:
-    """A list of one entry, or of none where nothing was measured."""
-    return [] if found is None else [Entry(row, group, column, found, decimals, from_paper)]
 
 
 def work(row: Row) -> Any:
@@ -134,11 +121,6 @@ def work(row: Row) -> Any:
         return row["work"]
     forward, backward = row.get("token_positions"), row.get("backward_positions")
     return None if forward is None or backward is None else forward + backward
-
-
-def of_method(rows: Sequence[Row], method: str) -> list[Row]:
-    """Rows of one method."""
-    return [row for row in rows if row.get("method") == method]
 
 
 def _capacities(rows: Sequence[Row]) -> list[tuple[str, Summary | None, int]]:

@@ -51,8 +51,8 @@ def test_means_are_over_pairs_whose_texts_are_both_exact() -> None:
         (LAST, interpolation.AT_END): 1, (LAST, interpolation.FROM): 0.75, (LAST, interpolation.TO): 1.25,
     }  # fmt: skip
     for where, mean in expected.items():
-        found = value(entries, E_AND_M, *where)
-        assert (found.value, found.n) == (pytest.approx(mean), 2), where
+        result = value(entries, E_AND_M, *where)
+        assert (result.value, result.n) == (pytest.approx(mean), 2), where
     assert value(entries, E_AND_M, FIRST, "tau 0.5").sd == pytest.approx(0.125**0.5)
 
 
@@ -67,14 +67,14 @@ def test_a_text_that_is_never_whole_reaches_nowhere_and_two_texts_have_no_contro
 
 
 def test_the_words_say_the_shares_and_how_far_a_text_is_whole() -> None:
-    told = interpolation.tell_interpolation(LINES)
+    words = interpolation.tell_interpolation(LINES)
     assert (
         f"{E_AND_M}, 2 pairs, {FIRST}: 0.75 at tau -0.5, 1.00 at tau 0, 0.50 at tau 0.5, 0.00 at tau 1, "
-        "0.00 at tau 1.5, whole from -0.25 to 0.00 in the mean of 2 pairs"
-    ) in told
-    assert f"{E_AND_M}, 2 pairs, {OTHER}: 0.00 at tau -0.5, 0.25 at tau 0" in told
-    assert f"{E}, 1 pairs, {LAST}: 0.00 at tau -0.5" in told
-    assert "0.25 at tau 1, 0.00 at tau 1.5, whole at its end in no pair" in told
+        "0.00 at tau 1.5, whole from -0.25 to 0.00 on average over 2 pairs"
+    ) in words
+    assert f"{E_AND_M}, 2 pairs, {OTHER}: 0.00 at tau -0.5, 0.25 at tau 0" in words
+    assert f"{E}, 1 pairs, {LAST}: 0.00 at tau -0.5" in words
+    assert "0.25 at tau 1, 0.00 at tau 1.5, whole at its end in no pair" in words
     assert interpolation.tell_interpolation([]).endswith("Nothing was measured.")
 
 
@@ -108,6 +108,6 @@ def test_lines_of_other_places_or_margins_are_no_average() -> None:
 
 def test_means_along_a_way_pass_over_what_is_not_a_number() -> None:
     rows = [{"x": "[1, null, null]"}, {"x": "[0, 0.5, null]"}, {"x": None}]
-    assert {tau: found.value for tau, found in means(rows, "x", 0, 1).items()} == {0.0: 0.5, 0.5: 0.5}
+    assert {tau: result.value for tau, result in means(rows, "x", 0, 1).items()} == {0.0: 0.5, 0.5: 0.5}
     assert means([], "x") == {}
     assert even_taus(3, -1, 1) == [-1, 0, 1]

@@ -18,16 +18,16 @@ from study_rows import every_study, row
 
 def value(entries: list[Entry], *where: str) -> Summary:
     """The one measured number at (row heads ..., column)."""
-    (found,) = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
-    return found
+    (result,) = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
+    return result
 
 
 def test_table_1_is_the_mean_over_texts() -> None:
     rows = [
         row("arrangements", arrangement="e*n", tokens=4, text=x, token_accuracy=a) for x, a in enumerate((0, 0.5, 1))
     ]
-    found = value(tables.arrangements(rows), "e*n", "N = 4")
-    assert (found.value, found.sd, found.n) == (0.5, 0.5, 3)
+    result = value(tables.arrangements(rows), "e*n", "N = 4")
+    assert (result.value, result.sd, result.n) == (0.5, 0.5, 3)
 
 
 def test_table_2_takes_the_best_seed_of_each_group() -> None:
@@ -38,8 +38,8 @@ def test_table_2_takes_the_best_seed_of_each_group() -> None:
         for seed, texts in enumerate(seeds)
         for i, a in enumerate(texts)
     ]
-    found = tables.sharing(rows)
-    best, average = (value(found, "m", seeds, "groups of 2") for seeds in ("best seed", "average"))
+    result = tables.sharing(rows)
+    best, average = (value(result, "m", seeds, "groups of 2") for seeds in ("best seed", "average"))
     assert (best.value, best.n) == (pytest.approx((0.75 + 0.5) / 2), 2)
     assert (average.value, average.n) == (pytest.approx((0.75 + 0.7 + 0.2 + 0.5) / 4), 4)
 
@@ -51,16 +51,16 @@ def test_table_3_by_hand() -> None:
         for t, texts in accuracies.items()
         for x, a in enumerate(texts)
     ]
-    found = tables.capacity(rows)
+    result = tables.capacity(rows)
     head = (tables.SOURCES["old"], "shared")
-    got = {q: value(found, *head, q, "tiny (laptop)") for q in (tables.BEST, tables.MEAN, tables.BY_TEXT, tables.NATS)}
+    got = {q: value(result, *head, q, "tiny (laptop)") for q in (tables.BEST, tables.MEAN, tables.BY_TEXT, tables.NATS)}
     assert {q: s.value for q, s in got.items()} == {
         tables.BEST: 16, tables.MEAN: 8, tables.BY_TEXT: (16 + 4) / 2, tables.NATS: (160 + 41) / 2,
     }  # fmt: skip
     assert all(s.n == 2 for s in got.values())
     # A search is no part of the grid.
     searched = row("capacity", m_shared=1, method="growth", tokens=96, capacity_tokens=50, token_accuracy=None)
-    assert tables.capacity([*rows, searched]) == found
+    assert tables.capacity([*rows, searched]) == result
     assert value(tables.searched_capacity([*rows, searched]), *head, "growth", "C, tokens: best").value == 50
 
 
@@ -75,10 +75,10 @@ def test_figure_3_pairs_texts() -> None:
         cell(1, "autoregressive", 20),
     ]
     rows.append(cell(2, "one-step", 1000))  # without a partner
-    found = comparisons.information(rows)
+    result = comparisons.information(rows)
     head = (tables.SOURCES["old"], "1")
-    assert value(found, *head, comparisons.RATIO, "H_LM, nats") == Summary(30 / 60, 2)
-    assert value(found, *head, "one-step", "H_LM, nats").n == 3
+    assert value(result, *head, comparisons.RATIO, "H_LM, nats") == Summary(30 / 60, 2)
+    assert value(result, *head, "one-step", "H_LM, nats").n == 3
 
 
 def test_figure_4_counts_verified_output_only() -> None:
@@ -88,10 +88,10 @@ def test_figure_4_counts_verified_output_only() -> None:
 
     rows = [cell("one-step", 0, 90.0), cell("one-step", 1, 110.0), cell("autoregressive", 0, 20.0)]
     rows.append(cell("autoregressive", 1, None))
-    found = comparisons.throughput(rows)
-    assert value(found, "one-step", comparisons.SPEED, "N = 16").value == 100
-    assert value(found, "one-step", comparisons.GAIN, "N = 16").value == 5
-    assert value(found, "autoregressive", comparisons.VERIFIED, "N = 16").value == 0.5
+    result = comparisons.throughput(rows)
+    assert value(result, "one-step", comparisons.SPEED, "N = 16").value == 100
+    assert value(result, "one-step", comparisons.GAIN, "N = 16").value == 5
+    assert value(result, "autoregressive", comparisons.VERIFIED, "N = 16").value == 0.5
     # Nothing verified to compare with: no gain.
     alone = comparisons.throughput([cell("one-step", 0, 90.0), cell("autoregressive", 0, None)])
     assert comparisons.GAIN not in {e.row[1] for e in alone if not e.published}
@@ -99,18 +99,18 @@ def test_figure_4_counts_verified_output_only() -> None:
 
 def test_table_4_by_hand() -> None:
     rows = [row("cost", text=x, seconds=s, steps=10 * x, exact=x) for x, s in enumerate((1.0, 4.0))]
-    found, head = tables.cost(rows), ("tiny (laptop)", "fast")
-    assert value(found, *head, "seconds", "N = 8").value == 2.5
-    assert value(found, *head, "work, positions", "N = 8").value == 1700
-    assert value(found, *head, "share exact", "N = 8").value == 0.5
+    result, head = tables.cost(rows), ("tiny (laptop)", "fast")
+    assert value(result, *head, "seconds", "N = 8").value == 2.5
+    assert value(result, *head, "work, positions", "N = 8").value == 1700
+    assert value(result, *head, "share exact", "N = 8").value == 0.5
 
 
 def test_quality_by_hand() -> None:
     rows = [row("quality", method="jacobi", text=x, bleu=b, passes=4, chrf=None) for x, b in enumerate((10.0, 20.0))]
-    found, head = comparisons.quality(rows), (tables.SOURCES["old"], "8", "jacobi")
-    assert value(found, *head, "BLEU").value == 15
-    assert value(found, *head, "work, positions").value == 1700
-    assert "chrF" not in {e.column for e in found}
+    result, head = comparisons.quality(rows), (tables.SOURCES["old"], "8", "jacobi")
+    assert value(result, *head, "BLEU").value == 15
+    assert value(result, *head, "work, positions").value == 1700
+    assert "chrF" not in {e.column for e in result}
 
 
 def made(rows: list[dict]) -> dict[str, list[Entry]]:
@@ -121,8 +121,8 @@ def made(rows: list[dict]) -> dict[str, list[Entry]]:
 
 @pytest.mark.parametrize("rows", [[], every_study()], ids=["empty", "every study"])
 def test_every_published_number_stands_in_its_table(rows: list[dict]) -> None:
-    found = {name: [e for e in entries if e.published] for name, entries in made(rows).items()}
-    values = {name: sorted(e.summary.value for e in entries) for name, entries in found.items()}
+    result = {name: [e for e in entries if e.published] for name, entries in made(rows).items()}
+    values = {name: sorted(e.summary.value for e in entries) for name, entries in result.items()}
     one, two = published.TABLE_1.values(), published.TABLE_2.values()
     assert values["table-1"] == sorted(v for lengths in one for v, _ in lengths.values())
     assert values["table-2"] == sorted(v for sizes in two for both in sizes.values() for v in both)
@@ -143,10 +143,10 @@ def test_what_was_measured_stands_before_what_was_published_and_no_cell_holds_tw
 
 
 def test_rows_that_only_the_paper_has_are_named() -> None:
-    found = made(every_study())
-    assert unmeasured(found["table-1"]) == [("e*n/2,m*n/2",), ("(e,m)*n/2",), ("e,m*n",)]
-    assert unmeasured(found["table-3"]) == []
-    assert unmeasured(found["quality"]) == []
+    result = made(every_study())
+    assert unmeasured(result["table-1"]) == [("e*n/2,m*n/2",), ("(e,m)*n/2",), ("e,m*n",)]
+    assert unmeasured(result["table-3"]) == []
+    assert unmeasured(result["quality"]) == []
 
 
 def test_csv_holds_every_number_unrounded() -> None:
@@ -166,7 +166,7 @@ def test_coverage_tells_what_failed_and_what_is_left() -> None:
         [{"study": "cost", "planned": 5}, {"study": "quality", "planned": 0}],
         ("cost", "quality", "sharing"),
     )
-    assert str(cost) == "1 cell done, 3 failed, 5 not reached yet: the same command goes on"
+    assert str(cost) == "1 cell done, 3 failed, 5 left to run: the same command resumes"
     assert cost.errors == (("out of memory", 2), ("other", 1))
     assert not cost.complete
     assert quality.complete

@@ -31,7 +31,7 @@ CHANGES = [
 
 def test_basin_by_hand() -> None:
     entries = basin.basin(CHANGES)
-    noise = basin.KINDS["noise"]
+    noise = basin.CHANGE_NAMES["noise"]
     assert value(entries, basin.NO_CHANGE, "none", "share exact", "margin 2").value == 0.5
     means = {a: value(entries, noise, "e", a, "margin 2").value for a in ("0.1", "0.2", "0.4", "0.8")}
     assert means == {"0.1": 0.875, "0.2": 1.0, "0.4": 0.625, "0.8": 0.125}
@@ -59,16 +59,16 @@ def test_how_far_each_kind_of_change_may_go_by_hand(
 ) -> None:
     rows = [
         change(amount, "11" if right else "01", kind=kind, text=text)
-        for text, own in enumerate(held)
-        for amount, right in own.items()
+        for text, amounts in enumerate(held)
+        for amount, right in amounts.items()
     ]
     entries = basin.basin(rows)
     for side in (basin.LARGEST, basin.SMALLEST):
-        found = value(entries, basin.KINDS[kind], "e", side, "margin 2")
+        result = value(entries, basin.CHANGE_NAMES[kind], "e", side, "margin 2")
         if expected.get(side) is None:
-            assert found is None
+            assert result is None
         else:
-            assert (found.value, found.n) == (pytest.approx(expected[side]), len(held))
+            assert (result.value, result.n) == (pytest.approx(expected[side]), len(held))
 
 
 def test_every_accuracy_stands_beside_how_far_the_vectors_were_moved_mean_over_draws() -> None:
@@ -76,7 +76,7 @@ def test_every_accuracy_stands_beside_how_far_the_vectors_were_moved_mean_over_d
     rows = [change(0.5, right, kind=kind, draw=draw, moved=moved)
             for draw, (right, moved) in enumerate([("1111", 0.5), ("1100", 0.75), ("0000", 1.0)])]  # fmt: skip
     entries = basin.basin([*rows, change(0.9, "0000", kind=kind, moved=1.25)])
-    head = (basin.KINDS[kind], "e")
+    head = (basin.CHANGE_NAMES[kind], "e")
     assert value(entries, *head, "0.5", "margin 2") == Summary(0.5, 3, 0.5)
     assert value(entries, *head, "0.5", "margin 2, moved") == Summary(0.75, 3, 0.25)
     assert value(entries, *head, "0.1", "margin 2, moved").value == 1.25
@@ -88,14 +88,14 @@ def test_every_accuracy_stands_beside_how_far_the_vectors_were_moved_mean_over_d
 def test_which_positions_go_first_is_told_from_0_to_1(right: str, place: float) -> None:
     # All are lost after the larger change, and with them the place of any.
     rows = [change(0.1, right, lost_margin_rank=0.25), change(0.2, "00000")]
-    found = value(basin.basin(rows), basin.KINDS["noise"], "e", basin.POSITION, "margin 2")
-    assert found == Summary(place, 1)
+    result = value(basin.basin(rows), basin.CHANGE_NAMES["noise"], "e", basin.POSITION, "margin 2")
+    assert result == Summary(place, 1)
 
 
 def test_positions_that_go_first_by_hand() -> None:
     noisy = [change(0.1, "1101"), change(0.1, "1100", text=1), change(0.4, "0000"), change(0.4, "1000", text=1)]
-    told = basin.tell_positions(noisy)
-    assert "margin 2, e: 2 (0.00 right), 3 (0.25 right), 1 (0.50 right)" in told
+    words = basin.tell_positions(noisy)
+    assert "margin 2, e: 2 (0.00 right), 3 (0.25 right), 1 (0.50 right)" in words
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_positions_that_go_first_by_hand() -> None:
     [("noise", 0.4, 0.4), ("scaling", -0.75, 0.25), ("scaling", 3, 4), ("rounding", 28, 4), ("projection", 0.9, 0.1)],
 )
 def test_amounts_as_a_reader_wants_them(kind: str, amount: float, shown: float) -> None:
-    assert basin.told(kind, amount) == shown
+    assert basin.shown_amount(kind, amount) == shown

@@ -98,7 +98,7 @@ def test_unfinished_and_failed_cells_are_named() -> None:
     rows = [row("cost"), row("cost", text=1, status="failed", error="out of memory")]
     report = build_report(rows, [{"study": "cost", "planned": 4}])
     text = " ".join(Page(report.page).text.split())
-    assert "1 cell done, 1 failed, 4 not reached yet" in text
+    assert "1 cell done, 1 failed, 4 left to run" in text
     assert "out of memory (1 cell)" in text
     assert "Incomplete." in text
 
@@ -245,7 +245,7 @@ def test_a_store_becomes_a_page_without_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert lines[0] == "saved: page.html"
-    assert "missing: cost: 1 cell done, 1 failed, 1 not reached yet: the same command goes on" in lines
+    assert "missing: cost: 1 cell done, 1 failed, 1 left to run: the same command resumes" in lines
     assert lines[-1] == "0 []"
     text = Page((tmp_path / "page.html").read_text("utf-8")).text
     assert "RuntimeError: no luck" in text

@@ -120,6 +120,14 @@ def test_embeddings_have_length_1_and_do_not_depend_on_the_batch(teacher, monkey
     assert torch.equal(teacher.embed(["x" * 256]), teacher.embed(["x" * 256 + "and what is not read"]))
 
 
+def test_an_embedding_is_the_mean_of_the_last_hidden_states_over_the_word_pieces(teacher):
+    for text in ("Rain", "a rather longer text"):
+        ids = teacher.tokenizer(text, return_tensors="pt").input_ids
+        hidden = teacher.model(input_ids=ids).last_hidden_state[0]  # (L, E)
+        mean = sum(hidden) / len(hidden)
+        assert torch.allclose(teacher.embed([text])[0], mean / mean.norm(), atol=1e-5)
+
+
 def test_meanings_of_equal_texts_are_at_distance_0(teacher):
     result = semantic_distances(["A friend.", "Rain", "A friend."], teacher)
     assert result[0, 2] == pytest.approx(0, abs=1e-6)

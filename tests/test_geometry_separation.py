@@ -119,6 +119,12 @@ def test_shuffled_labels_show_nothing_whatever_the_effect(shift):
     assert (low <= separation(near, far).value <= high) == (shift == 0)
 
 
+def test_the_interval_of_shuffled_labels_has_95_percent_of_them():
+    """With one near and 39 far distances and no ties, the AUC of a shuffle is uniform on 0, 1/39, ..., 1."""
+    low, high = shuffled(pairs([0.5]), pairs(np.arange(39) + 1.0), draws=4000).interval
+    assert (low, high) == pytest.approx((0.025, 0.975), abs=0.026)
+
+
 def test_correlation_is_pearson_s():
     x, noise = random(40), random(40, seed=1)
     for y in (x + noise, -2 * x, noise):

@@ -159,7 +159,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     ),
     Figure(
         "figure-swaps",
-        "Roles: whose text comes back",
+        "Roles: whose text is decoded",
         "Accuracy and tokens in common with the text of e, with the text of m, and with others of the same kinds "
         "(the control): mean and standard deviation over pairs of two exact texts.",
         "roles",
@@ -225,7 +225,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
     ),
     Figure(
         "figure-reading",
-        "Reading without decoding: what is told apart",
+        "Reading without decoding: own and other texts",
         "AUC of the distance to the own text, or context, against the distance to the others, by what generation "
         "begins with, without and with BOS in front: mean and standard deviation over texts, greedy and sampled. "
         "Dotted: chance. The control begins with the text's first token.",

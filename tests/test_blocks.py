@@ -250,6 +250,15 @@ def test_a_start_moves_by_the_mean_over_texts_and_blocks(llama: FrozenLM) -> Non
     assert torch.allclose(trained.e, 0.5 * torch.cat(moved).mean(0), atol=1e-5)
 
 
+def test_axes_wait_for_enough_gradients_of_m(llama: FrozenLM) -> None:
+    """With blocks, e meets as many gradients as there are blocks, and m one a text."""
+    ids = torch.stack([llama.encode("abcdefgh")] * 2)
+    steps = -(-llama.width // (4 * 2 * 3))  # so many that e has met D gradients: 4 blocks, 2 texts, 3 inner steps
+    config = StarterConfig(block_lengths=(2,), lengths=(8,), batch_tokens=16, inner_steps=3, steps=steps)
+    assert train_starter(llama, lambda *_: ids, config).axes is None
+    assert train_starter(llama, lambda *_: ids, replace(config, steps=4 * steps)).axes is not None
+
+
 def test_a_path_between_texts_in_blocks_needs_one_length(llama: FrozenLM) -> None:
     stop = Stop(max_steps=0)
     first, last = (

@@ -213,7 +213,8 @@ def _step(
         training=_after_step(starter.training, results),
     )
     ended = step + 1 == config.steps
-    enough = moments[0].trace() >= width  # each gradient adds 1; fewer would leave axes to chance
+    # Each gradient adds 1; fewer would leave axes to chance. With blocks, m meets fewer of them than e.
+    enough = min(moment.trace() for moment in moments) >= width
     if enough and (ended or (step + 1) & step == 0):
         starter = replace(starter, axes=_axes(moments))
     return StarterTraining(starter, None if ended else moments.cpu()), results

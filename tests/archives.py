@@ -11,16 +11,18 @@ import torch
 from families import ONE, VOCABULARY, family, tokenizer
 from prototokens import FrozenLM, pack
 from prototokens.archive.archive import Archive
-from prototokens.archive.efforts import Effort, FitRound
+from prototokens.archive.efforts import Effort
 from prototokens.archive.pack import PackConfig
 
 TEXT = "Go home, naïve 😀.\r\nBe \ufffd!"
-NOTHING = Effort((4,), (FitRound(False, 0),), tolerated_share=1.0, floor_tokens=4)
+NOTHING = Effort(tokens_per_vector=2, steps=0, own_m=False, chunk_tokens=4)
 """No steps: every chunk is decoded all the same, and all comes from the residual."""
-QUICK = Effort((2,), (FitRound(True, 40),), tolerated_share=1.0, floor_tokens=2)
-"""Most tokens come from the vectors."""
-HALVING = Effort((4,), (FitRound(False, 5), FitRound(True, 40)), tolerated_share=0.0, floor_tokens=2)
-"""Some chunks stay whole, with an m of their own or without, and some do not."""
+QUICK = Effort(tokens_per_vector=2, steps=40, chunk_tokens=2)
+"""Most tokens come from the vectors; a chunk is one block."""
+BLOCKS = Effort(tokens_per_vector=2, steps=40, chunk_tokens=5)
+"""Chunks of three blocks, the last of which is short."""
+SHARED = replace(BLOCKS, own_m=False)
+"""The same with one m for all chunks."""
 
 
 def config(effort: Effort = QUICK, **changes: Any) -> PackConfig:

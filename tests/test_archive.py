@@ -13,10 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from archives import HALVING, NOTHING, QUICK, TEXT, packed, same_archive
+from archives import BLOCKS, NOTHING, QUICK, TEXT, packed, same_archive
 from families import RECIPE, family
 from prototokens import InputError, fit, read_archive, save, unpack
 from prototokens.archive.archive import KIND, Archive, write_archive
+from prototokens.arrangements import arrangement_named
 from prototokens.files.record import FORMAT_VERSION, write_record
 
 
@@ -25,7 +26,7 @@ def file(tmp_path: Path) -> Path:
     return write_archive(tmp_path / "text.proto", packed())
 
 
-@pytest.mark.parametrize("effort", [NOTHING, QUICK])
+@pytest.mark.parametrize("effort", [NOTHING, QUICK, BLOCKS])
 def test_what_is_written_is_what_is_read(effort: Any, tmp_path: Path) -> None:
     path = write_archive(tmp_path / "file", packed(effort))
     again = read_archive(str(path))
@@ -39,7 +40,7 @@ def test_what_is_written_is_what_is_read(effort: Any, tmp_path: Path) -> None:
 
 
 def test_an_archive_with_every_kind_of_chunk_comes_back(tmp_path: Path) -> None:
-    archive = packed(HALVING, text=TEXT[:12])
+    archive = packed(BLOCKS)
     stores = ["int8", "float16", "float32"] * len(archive.vectors)
     every = torch.arange(len(archive.vectors))
     mixed = replace(archive, vectors=type(archive.vectors).of(archive.vectors.take(every), stores[: len(every)]))
@@ -142,7 +143,8 @@ def test_parts_that_do_not_fit_together_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["lengths", "m", "literals", "vectors.scale", "model", "arrangement", "text_hash"])
-def test_a_record_that_lacks_a_part_is_refused(missing: str, file: Path, tmp_path: Path) -> None:
+def test_a_record_that_lacks_a_part_is_refused(missing: str, tmp_path: Path) -> None:
+    file = write_archive(tmp_path / "whole", packed(NOTHING))
     with safe_open(file, framework="pt") as opened:
         record = json.loads(opened.metadata()["prototokens"])["record"]
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -151,6 +153,14 @@ def test_a_record_that_lacks_a_part_is_refused(missing: str, file: Path, tmp_pat
     path = write_record(tmp_path / "short", KIND, tensors, record, overwrite=False)
     with pytest.raises(InputError, match="short: its record cannot be read"):
         read_archive(path)
+
+
+def test_an_m_that_no_chunk_uses_takes_no_bytes(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "file", packed(BLOCKS))
+    assert packed(BLOCKS).own_m.all()
+    with safe_open(path, framework="pt") as opened:
+        assert "m" not in opened.keys()  # noqa: SIM118
+    assert unpack(family("llama"), read_archive(path)) == TEXT
 
 
 def test_sizes_are_counted() -> None:
@@ -180,8 +190,11 @@ def test_counts_that_no_file_of_this_size_can_hold_are_refused() -> None:
 @pytest.mark.parametrize("name", ["llama", "mamba"])
 def test_a_chunk_of_a_billion_tokens_takes_no_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused by the model's positions, and where it has no bound by the free memory."""
-    archive = packed(NOTHING, name=name)
-    large = replace(archive, lengths=archive.lengths * LARGE // archive.lengths.max())
+    archive = packed(replace(NOTHING, chunk_tokens=2), name=name)
+    lengths = archive.lengths * LARGE // archive.lengths.max()
+    with pytest.raises(InputError, match="another number of vectors than its chunks have"):  # one for each block
+        replace(archive, lengths=lengths)
+    large = replace(archive, lengths=lengths, arrangement=arrangement_named("m,e,m*(n-1)"))
     monkeypatch.setattr("prototokens.archive.unpack.chunk_logits", None)
     said = "and LlamaForCausalLM has 64" if name == "llama" else r"whose logits take 1056\.0 GB, and .* GB are free"
     with pytest.raises(InputError, match=f"a chunk of {LARGE} tokens, .*{said}"):
@@ -221,7 +234,7 @@ def test_a_record_of_another_kind_is_refused_in_one_line(name: str, file: Path, 
 
 def test_archives_of_the_first_version_are_read() -> None:
     archive = read_archive(Path(__file__).parent / "first_version" / "text.proto")
-    assert set(archive.packing["effort"]) == set(NOTHING.to_json())
+    assert set(archive.packing["effort"]) == {"lengths", "attempts", "spare", "floor_tokens", "margin"}
     assert archive.packing["effort"]["attempts"] == [{"own_m": False, "steps": 0}]
     # All of its tokens are in the residual: other processors may build the tiny model with other bits.
     assert unpack(family("llama"), replace(archive, model=family("llama").identity)) == TEXT

@@ -15,14 +15,14 @@ import torch
 from archives import odd
 from families import ONE, build, family, tokenizer
 from prototokens import FrozenLM, InputError, Stop, decode, load, read_archive, save, unpack
-from prototokens.archive.efforts import Effort, FitRound, effort_named
+from prototokens.archive.efforts import Effort, effort_named
 from prototokens.archive.pack import PackConfig
 from prototokens.runners.bulk import Outcome, fit_texts, pack_folder
 from prototokens.runners.in_process import InProcess
 from prototokens.runners.work import one
 from prototokens.texts.tables import Row
 
-QUICK = PackConfig(effort=Effort((3,), (FitRound(False, 12),), tolerated_share=1.0, floor_tokens=3, margin=0.0))
+QUICK = PackConfig(effort=Effort(tokens_per_vector=3, steps=12, margin=0.0, own_m=False))
 RECIPE = replace(ONE, stop=Stop(max_steps=60, margin=0.01))
 DOCUMENTS = {"a.txt": b"first", "deep/b.md": "two \u00e9\r\n".encode(), "empty.txt": b""}
 TEXTS = ["ab", "cde", "fg", "hij"]
@@ -190,9 +190,8 @@ def test_an_archive_packed_in_another_way_is_not_taken_for_done(
     pack_folder(runner, folder, packed, QUICK)
     before = contents(packed)
     low = FrozenLM(copy.deepcopy(llama.model).to(torch.bfloat16), tokenizer(), llama.identity)
-    rounds = (FitRound(False, 13),)
     for packer, config, said in (
-        (runner, replace(QUICK, effort=replace(effort_named(QUICK.effort), rounds=rounds)), "effort"),
+        (runner, replace(QUICK, effort=replace(effort_named(QUICK.effort), steps=13)), "effort"),
         (runner, replace(QUICK, store="float32"), "store"),
         (runner, replace(QUICK, chunk_tokens=2), "chunk_tokens"),
         (runner, replace(QUICK, recipe=replace(QUICK.recipe, perturbation=0.2)), "recipe"),

@@ -16,7 +16,7 @@ from encoders import random_encoder
 from families import build, tokenizer
 from prototokens import load_lm, read_archive
 from prototokens.archive import pack as packing
-from prototokens.archive.efforts import EFFORTS, FitRound
+from prototokens.archive.efforts import EFFORTS
 from prototokens.cli import app as cli
 
 RAW = b"\xef\xbb\xbfTwo lines,\r\nna\xc3\xafve \xf0\x9f\x98\x80.\x00 \xef\xbf\xbd"
@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes], tmp_path: Path, models: Path):
     """Run a command in an empty folder with a text in it: exit code, stdout as bytes, stderr without progress."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(EFFORTS, "fast", replace(EFFORTS["fast"], rounds=(FitRound(False, 5),)))
+    monkeypatch.setitem(EFFORTS, "fast", replace(EFFORTS["fast"], steps=5))
     (tmp_path / "text").write_bytes(RAW)
 
     def call(*arguments: object, stdin: bytes = b"") -> tuple[int, bytes, str]:
@@ -62,6 +62,7 @@ def test_bytes_in_are_bytes_out(run: Any, models: Path) -> None:
     assert record["bytes_out"] == Path("archive").stat().st_size
     archive = read_archive("archive")
     assert (record["tokens"], record["chunks"]) == (archive.n_tokens, len(archive))
+    assert (record["vectors"], record["tokens_per_vector"]) == (len(archive.vectors), 8)
     assert record["share_from_vectors"] == archive.share_from_vectors
     assert record["seconds"] > 0
     assert run("unpack", "archive", "-o", "again")[:2] == (0, b"")
@@ -87,7 +88,8 @@ def test_what_is_printed_says_what_it_costs(run: Any, models: Path) -> None:
     archive = read_archive("archive")
     assert f"bytes for {len(RAW)} bytes of text" in out.decode()
     held = archive.n_tokens - len(archive.residual_ids)
-    assert f"{held} of {archive.n_tokens} tokens come from the vectors of {len(archive)} chunks alone" in out.decode()
+    source = f"the {len(archive.vectors)} vectors of {len(archive)} chunks alone"
+    assert f"{held} of {archive.n_tokens} tokens come from {source}" in out.decode()
     assert f"(share from the vectors: {archive.share_from_vectors:.1%})" in out.decode()
     assert archive.vectors.counts["int8"] == len(archive.vectors)
     assert int(archive.lengths.max()) == 4
@@ -103,15 +105,16 @@ def test_ctrl_c_keeps_what_is_finished(run: Any, models: Path, monkeypatch: pyte
         return fit_chunks(*arguments)
 
     monkeypatch.setattr(packing, "fit_chunks", interrupted)
-    code, out, err = run(*pack(models, "--batch-tokens", 8))
+    small = ("--batch-tokens", 8, "--chunk-tokens", 8)
+    code, out, err = run(*pack(models, *small))
     assert (code, out) == (130, b"")
     assert "the same command resumes" in err
     assert not Path("archive").exists()
     assert len(list(Path("archive.partial").glob("part-*"))) == 2
-    code, _, err = run(*pack(models, "--batch-tokens", 8, "--seed", 3))
+    code, _, err = run(*pack(models, *small, "--seed", 3))
     assert (code, err.count("\n")) == (2, 1)
     assert "unfinished work of another recipe" in err
-    assert run(*pack(models, "--batch-tokens", 8))[0] == 0
+    assert run(*pack(models, *small))[0] == 0
     assert run("unpack", "archive")[:2] == (0, RAW)
     assert not Path("archive.partial").exists()
 

@@ -93,8 +93,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, config in PRESETS.items():
         monkeypatch.setitem(PRESETS, name, replace(config, stop=replace(config.stop, max_steps=5)))
     for name, effort in EFFORTS.items():
-        rounds = tuple(replace(fit_round, steps=5) for fit_round in effort.rounds)
-        monkeypatch.setitem(EFFORTS, name, replace(effort, rounds=rounds))
+        monkeypatch.setitem(EFFORTS, name, replace(effort, steps=5))
     for user in ("fitting.starts", "encoder.encoding", "geometry.connecting"):
         monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
@@ -224,9 +223,9 @@ def test_json_fields_of_the_page_are_the_ones_printed(
 
 def effort_row(name: str, effort: Effort) -> list[str]:
     """The page's row about an effort."""
-    rounds = ", ".join(f"{'own' if r.own_m else 'common'} {r.steps}" for r in effort.rounds)
-    lengths = ", ".join(map(str, effort.lengths))
-    return [f"`{name}`", lengths, rounds, f"{effort.tolerated_share:g}", str(effort.floor_tokens), f"{effort.margin:g}"]
+    whose_m = "own" if effort.own_m else "shared"
+    numbers = (effort.tokens_per_vector, effort.steps, effort.tolerated_share, effort.margin, effort.chunk_tokens)
+    return [f"`{name}`", *(f"{number:g}" for number in numbers), whose_m]
 
 
 def test_efforts_of_the_page_are_the_library_s() -> None:

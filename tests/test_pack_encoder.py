@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from archives import HALVING, QUICK, TEXT, config
+from archives import QUICK, TEXT, config
 from encoders import CONFIG, random_encoder
 from families import family
 from prototokens import Encoder, InputError, pack, unpack
-from prototokens.archive.efforts import Effort, FitRound
+from prototokens.archive.efforts import Effort
 from prototokens.archive.pack import PackConfig
 
-AS_WRITTEN = Effort((4,), (FitRound(False, 0), FitRound(True, 0)), tolerated_share=1.0, floor_tokens=4)
+AS_WRITTEN = Effort(tokens_per_vector=4, steps=0, own_m=False)
 """No steps: what is stored is what fits set out from."""
 
 
@@ -36,7 +36,7 @@ def test_every_chunk_begins_at_what_the_encoder_writes(m: Any) -> None:
     assert archive.packing["start"] == encoder.name
 
 
-@pytest.mark.parametrize("effort", [QUICK, HALVING])
+@pytest.mark.parametrize("effort", [QUICK, replace(QUICK, own_m=False)])
 @pytest.mark.parametrize("m", ["text", "global"])
 def test_the_text_comes_back(effort: Effort, m: Any, tmp_path: Path) -> None:
     lm, encoder = family("llama"), random_encoder(config=replace(CONFIG, m=m))
@@ -55,7 +55,8 @@ def test_the_encoder_s_arrangement_is_taken_and_nothing_is_perturbed() -> None:
 
 def test_lengths_are_those_that_the_encoder_takes() -> None:
     lm, encoder = family("llama"), random_encoder()
-    assert int(pack(lm, TEXT, config(replace(QUICK, lengths=(8,)), encoder=encoder)).lengths.max()) == 4
+    wide = replace(QUICK, tokens_per_vector=8, chunk_tokens=512)
+    assert int(pack(lm, TEXT, config(wide, encoder=encoder)).lengths.max()) == 4
     with pytest.raises(InputError, match=r"a chunk of 5 tokens is too long for the encoder, which takes 4; make it"):
         pack(lm, TEXT, config(encoder=encoder, chunk_tokens=5))
 
@@ -66,3 +67,5 @@ def test_an_encoder_of_another_model_is_refused_before_work() -> None:
     two = Encoder.untrained(family("llama"), replace(CONFIG, e_tokens=2))
     with pytest.raises(InputError, match="the encoder writes 2 e-tokens; a chunk has one"):
         PackConfig(encoder=two)
+    with pytest.raises(InputError, match="give chunk_tokens, not tokens_per_vector"):
+        PackConfig(encoder=random_encoder(), tokens_per_vector=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -16,17 +17,17 @@ import torch
 from archives import TEXT, config, same_archive
 from families import counted, family
 from prototokens import InputError, pack, read_archive, unpack
-from prototokens.archive.efforts import Effort, FitRound
-from prototokens.archive.pack import PackConfig
+from prototokens.archive.efforts import Effort
+from prototokens.archive.pack import PackConfig, Packer
 from prototokens.archive.settings import journal_settings, same_setting
 from prototokens.files.resume import Journal
 
-EFFORT = Effort((2,), (FitRound(False, 2), FitRound(True, 2)), tolerated_share=0.5, floor_tokens=1)
+EFFORT = Effort(tokens_per_vector=1, steps=2, chunk_tokens=2)
 SETTINGS = {"text": "one", "margin": 0.5}
 
 
 def small(**changes: object) -> PackConfig:
-    return config(EFFORT, batch_tokens=8, **changes)
+    return config(EFFORT, batch_tokens=4, **changes)
 
 
 def parts(folder: Path) -> list[str]:
@@ -57,9 +58,11 @@ def stopped_after(calls: int) -> Iterator[None]:
 
 def test_a_packing_stopped_at_any_call_of_the_model_ends_the_same(tmp_path: Path) -> None:
     lm, text = family("llama"), TEXT[:12]
-    whole = pack(lm, text, small())
     with counted(lm) as calls:
-        pack(lm, text, small())
+        packer = Packer(lm, text, small())
+        whole = packer.archive()
+    with counted(lm) as assembly:
+        packer.archive()
     for after in range(0, len(calls.forward), 7):
         output = tmp_path / str(after)
         with pytest.raises(Stopped), stopped_after(after):
@@ -67,8 +70,8 @@ def test_a_packing_stopped_at_any_call_of_the_model_ends_the_same(tmp_path: Path
         assert not output.exists()
         with counted(lm) as rest:
             assert same_archive(pack(lm, text, small(), output=output), whole)
-        # At most the batch in flight is done again: three passes, and one that scores.
-        assert after + len(rest.forward) <= len(calls.forward) + 4
+        # At most the batch in flight is done again, three passes and one that scores, or else the assembly.
+        assert after + len(rest.forward) <= len(calls.forward) + max(4, len(assembly.forward))
         assert same_archive(read_archive(output), whole)
     assert {path.suffix for path in tmp_path.iterdir()} == {""}
 
@@ -108,7 +111,7 @@ def run(calls=None, before=None, after=None, output=None):
     os.replace = replace
     if output:
         os.link = lambda *_: die()
-    pack(lm, TEXT[:14], small(), output=folder / "text.proto")
+    pack(lm, TEXT, small(), output=folder / "text.proto")
 
 def forked(work):
     child = os.fork()
@@ -157,8 +160,8 @@ def test_kill_minus_9_at_many_points_loses_no_finished_batch_and_leaves_no_lock(
     assert counts[-1] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["text.proto"]
     lm = family("llama")
-    assert unpack(lm, read_archive(tmp_path / "text.proto")) == TEXT[:14]
-    assert same_archive(read_archive(tmp_path / "text.proto"), pack(lm, TEXT[:14], small()))
+    assert unpack(lm, read_archive(tmp_path / "text.proto")) == TEXT
+    assert same_archive(read_archive(tmp_path / "text.proto"), pack(lm, TEXT, small()))
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
@@ -306,9 +309,10 @@ def test_another_text_or_setting_does_not_take_the_parts_and_another_store_does(
     for text, changes, what in (
         (TEXT + "!", {}, "text"),
         (TEXT, {"margin": 0.3}, "margin"),
-        (TEXT, {"chunk_tokens": 3}, "chunk length"),
-        (TEXT, {"effort": replace(EFFORT, tolerated_share=0.0)}, "effort"),
-        (TEXT, {"effort": replace(EFFORT, rounds=EFFORT.rounds[:1])}, "effort"),
+        (TEXT, {"chunk_tokens": 4}, "chunk length"),
+        (TEXT, {"tokens_per_vector": 3}, "recipe, tokens per vector"),
+        (TEXT, {"effort": replace(EFFORT, tolerated_share=0.5)}, "effort"),
+        (TEXT, {"effort": replace(EFFORT, own_m=False)}, "effort"),
         (TEXT, {"recipe": replace(small().recipe, seed=5)}, "recipe"),
     ):
         with pytest.raises(InputError, match=f"unfinished work of another {what};"):
@@ -322,28 +326,37 @@ def test_another_text_or_setting_does_not_take_the_parts_and_another_store_does(
 
 
 FIRST_VERSION = {
+    "text": hashlib.sha256(TEXT.encode()).hexdigest(),
+    "model": [family("llama").identity.fingerprint, family("llama").identity.tokenizer_hash],
+    "dtype": "float32",
     "effort": "Effort(lengths=(2,), attempts=(Attempt(own_m=False, steps=2), Attempt(own_m=True, steps=2)), spare=0.5, "
     "floor_tokens=1, margin=0.5)",
-    "recipe": "FitConfig(arrangement=Arrangement(name='m,e,m*(n-1)', head=('m', 'e'), body=('m',), tiling='cycle', "
-    "first_read='head'), e_tokens=1, start='auto', perturbation=0.1, optimiser=AdamW(lr=0.22, betas=(0.9, 0.9), "
-    "weight_decay=0.0, eps=1e-08, relative=True, anneal_below_nats=0.0), axes_optimiser=None, "
-    "stop=Stop(max_steps=400, accuracy=1.0, margin=0.01, patience=None, check_every=None), restarts=1, seed=0, "
-    "preset=None)",
+    "chunk length": None,
+    "margin": 0.2,
+    "start": "text-e",
+    "recipe": "FitConfig()",
 }
-"""What the first release wrote for `small()`; nothing that is renamed since may lose a packing that it began."""
+"""What the first release wrote beside unfinished work, whose chunks had one e-token each."""
 
 
-def test_journals_of_the_first_version_are_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_work_of_the_first_version_is_refused_and_kept_until_it_is_disowned(tmp_path: Path) -> None:
+    lm, output = family("llama"), tmp_path / "file"
+    with Journal(output, FIRST_VERSION) as journal:
+        journal.add({"tasks": torch.tensor([[0, 2, 0, 1]]), "e": torch.zeros(1, lm.width)})
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"another chunk length, effort, .*; or begin anew|begin anew \(--force\)"):
+            pack(lm, TEXT, small(), output=output)
+    assert len(parts(tmp_path)) == 1
+    assert unpack(lm, pack(lm, TEXT, small(), output=output, overwrite=True)) == TEXT
+
+
+def test_weights_that_an_earlier_version_fingerprinted_otherwise_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = family("llama")
-    settings = journal_settings(lm, b"", small())
-    assert {name: settings[name] for name in FIRST_VERSION} == FIRST_VERSION
-    one_round = replace(small(), effort=replace(EFFORT, rounds=EFFORT.rounds[:1]))
-    assert "attempts=(Attempt(own_m=False, steps=2),), spare" in str(journal_settings(lm, b"", one_round)["effort"])
+    settings = journal_settings(lm, b"", small().settled(lm))
     weights, vocabulary = lm.identity.fingerprint, lm.identity.tokenizer_hash
     assert same_setting("model", [weights, vocabulary], settings["model"])
     for wrong in ([weights], [None, None], ["0" * 64, vocabulary], [weights, "0" * 64], None):
         assert not same_setting("model", wrong, settings["model"])
-    # Weights that an earlier version gave another fingerprint are the same weights.
     monkeypatch.setattr(
         "prototokens.archive.settings.same_weights", lambda recorded, current: recorded in ("former", current)
     )

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from archives import HALVING, NOTHING, QUICK, TEXT, Odd, config, odd, packed
+from archives import BLOCKS, NOTHING, QUICK, SHARED, TEXT, Odd, config, odd, packed
 from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError, pack, unpack
 from prototokens.archive.archive import Archive
-from prototokens.archive.efforts import FitRound
+from prototokens.archive.efforts import Effort
 from prototokens.archive.unpack import Decoding, Reader, chunk_ids, iter_text, read_range
 from prototokens.lm.identity import Identity
 
@@ -80,7 +80,7 @@ def test_what_is_packed_in_another_dtype_comes_back_in_it_and_in_float32(margin:
         loaded.append(dtype)
         return in_dtype(getattr(torch, dtype))
 
-    archive = pack(low, TEXT, config(replace(QUICK, rounds=(FitRound(True, 14),)), margin=margin))
+    archive = pack(low, TEXT, config(replace(QUICK, steps=14), margin=margin))
     assert archive.packing["dtype"] == "bfloat16"
     for lm in (low, family("llama")):
         for batch_tokens in (1, 6, 10_000):
@@ -150,7 +150,7 @@ def test_another_text_than_was_packed_is_never_given() -> None:
         unpack(lm, replace(archive, literals=bytes(literals)))
 
 
-@pytest.mark.parametrize("effort", [NOTHING, QUICK])
+@pytest.mark.parametrize("effort", [NOTHING, QUICK, BLOCKS])
 def test_every_range_is_that_of_the_text(effort: object) -> None:
     lm, archive = family("llama"), packed(effort)
     for start, stop in product(range(len(TEXT) + 1), repeat=2):
@@ -224,12 +224,39 @@ def test_an_empty_text_needs_no_pass() -> None:
 
 def test_chunks_with_and_without_an_m_of_their_own_share_a_pass() -> None:
     lm = family("llama")
-    archive = packed(HALVING, text=TEXT[:12])
-    assert unpack(lm, archive) == TEXT[:12]
-    one = torch.arange(len(archive))
-    e, m = archive.chunk_vectors(one)
-    for chunk in one.tolist():
-        alone_e, alone_m = archive.chunk_vectors(torch.tensor([chunk]))
-        assert torch.equal(alone_e[0], e[chunk])
-        assert torch.equal(alone_m[0], m[chunk])
-        assert torch.equal(m[chunk], archive.m) != bool(archive.own_m[chunk])
+    mixed = half_shared(packed(BLOCKS))
+    assert set(mixed.own_m.tolist()) == {True, False}
+    same_length = (mixed.lengths == 5).nonzero().squeeze(1)
+    e, m = mixed.chunk_vectors(same_length)
+    assert e.shape == (len(same_length), 3, lm.width)
+    for row, chunk in enumerate(same_length.tolist()):
+        alone_e, alone_m = mixed.chunk_vectors(torch.tensor([chunk]))
+        assert torch.equal(alone_e[0], e[row])
+        assert torch.equal(alone_m[0], m[row])
+        assert torch.equal(m[row], mixed.m) != bool(mixed.own_m[chunk])
+
+
+def half_shared(archive: Archive) -> Archive:
+    """The archive, with every other chunk's own m left out."""
+    vectors, kept, own_m = archive.vectors.take(torch.arange(len(archive.vectors))), [], archive.own_m.clone()
+    first = 0
+    for chunk, length in enumerate(archive.lengths.tolist()):
+        n_e_tokens = archive.arrangement.n_e_tokens(length)
+        own_m[chunk] = chunk % 2 == 1
+        kept.append(vectors[first : first + n_e_tokens + int(own_m[chunk])])
+        first += n_e_tokens + 1
+    rows = torch.cat(kept)
+    return replace(archive, own_m=own_m, vectors=type(archive.vectors).of(rows, ["float32"] * len(rows)))
+
+
+@pytest.mark.parametrize("effort", [BLOCKS, SHARED])
+def test_a_chunk_of_many_blocks_is_decoded_in_one_pass(effort: Effort) -> None:
+    lm, archive = family("llama"), packed(effort)
+    b = effort.tokens_per_vector
+    assert len(archive.vectors) == sum(-(-n // b) + effort.own_m for n in archive.lengths.tolist())
+    assert int(archive.lengths.max()) == effort.chunk_tokens > b
+    for chunk, length in enumerate(archive.lengths.tolist()):
+        with counted(lm) as calls:
+            ids = chunk_ids(lm, archive, chunk)
+        assert (len(ids), calls.forward) == (length, [(1, length + 1)])
+    assert unpack(lm, archive) == TEXT

@@ -38,11 +38,12 @@ class Archive:
     Attributes:
         model: the language model that the vectors belong to.
         arrangement: how vectors fill the input.
-        m: the m-token that chunks share, float32, (D,).
+        m: the m-token that chunks share, float32, (D,); zeros if every chunk has its own.
         fixed: the arrangement's fixed vectors, float32, (F, D).
         lengths: tokens of each chunk, int64, (C,).
         own_m: whether a chunk has an m-token of its own instead, bool, (C,).
-        vectors: each chunk's e-token, followed by its own m-token if it has one.
+        vectors: each chunk's e-tokens, one for every block of the arrangement or else a single one, followed by the
+            chunk's own m-token if it has one.
         checksums: the first 8 bytes of the SHA-256 of each chunk's ids, uint8, (C, 8).
         residual_positions: positions in the document of the tokens that do not come from vectors, rising, int64, (R,).
         residual_ids: their ids, int64, (R,).
@@ -98,7 +99,7 @@ class Archive:
         positions = self.residual_positions
         holds = {
             "a chunk without tokens": bool((self.lengths < 1).any()),
-            "another number of vectors than its chunks have": len(self.vectors) != chunks + int(self.own_m.sum()),
+            "another number of vectors than its chunks have": len(self.vectors) != int(self._vector_starts[-1]),
             "vectors of another width": self.vectors.float32.shape[-1] != width,
             "vectors that are not finite": not bool(self.m.isfinite().all() and self.fixed.isfinite().all()),
             "a residual outside its tokens": bool(((positions < 0) | (positions >= self.n_tokens)).any()),
@@ -144,6 +145,13 @@ class Archive:
         return (self.n_tokens - len(self.residual_ids)) / total if total else 1.0
 
     @cached_property
+    def _vector_starts(self) -> Tensor:
+        """Where each chunk's vectors begin among all, and where the last end, int64, (C+1,)."""
+        b = self.arrangement.block_length
+        n_e_tokens = torch.ones_like(self.lengths) if b is None else (self.lengths + b - 1) // b
+        return torch.cat([torch.zeros(1, dtype=torch.long), (n_e_tokens + self.own_m).cumsum(0)])
+
+    @cached_property
     def token_starts(self) -> Tensor:
         """Where each chunk's tokens begin among the document's, and where the last ends, int64, (C+1,)."""
         return torch.cat([torch.zeros(1, dtype=torch.long), self.lengths.cumsum(0)])
@@ -154,12 +162,14 @@ class Archive:
         return torch.cat([torch.zeros(1, 3, dtype=torch.long), self.pieces.cumsum(0)])
 
     def chunk_vectors(self, chunks: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of these chunks, int64, (n,): e (n, 1, D) and m (n, D), float32."""
-        first = chunks + (self.own_m.long().cumsum(0) - self.own_m.long())[chunks]
-        with_m = self.own_m[chunks]
+        """Vectors of these chunks, int64, (n,), of one length: e (n, K, D) and m (n, D), float32."""
+        first, with_m = self._vector_starts[chunks], self.own_m[chunks]
+        after = self._vector_starts[chunks + 1] - with_m.long()  # the first vector that is no e-token of the chunk
         m = self.m.repeat(len(chunks), 1)
-        m[with_m] = self.vectors.take(first[with_m] + 1)
-        return self.vectors.take(first).unsqueeze(1), m
+        m[with_m] = self.vectors.take(after[with_m])
+        n_e_tokens = int(after[0] - first[0])
+        every = first[:, None] + torch.arange(n_e_tokens)  # (n, K)
+        return self.vectors.take(every.flatten()).unflatten(0, every.shape), m
 
     def patched(self, chunk: int, ids: Tensor) -> Tensor:
         """The ids of a chunk, int64, (T,), from those that its vectors decode to."""
@@ -194,7 +204,8 @@ def write_archive(path: str | os.PathLike[str], archive: Archive, *, overwrite: 
     tensors = {name: _narrow(getattr(archive, name)) for name in _INTEGERS}
     tensors |= {f"vectors.{name}": tensor for name, tensor in archive.vectors.tensors().items()}
     tensors["vectors.store"] = archive.vectors.store.to(torch.uint8)
-    tensors["m"] = archive.m.half() if torch.equal(archive.m.half().float(), archive.m) else archive.m
+    if not archive.own_m.all():
+        tensors["m"] = archive.m.half() if torch.equal(archive.m.half().float(), archive.m) else archive.m
     tensors |= {"fixed": archive.fixed, "own_m": archive.own_m, "checksums": archive.checksums}
     tensors["literals"] = torch.from_numpy(np.frombuffer(archive.literals, np.uint8).copy())
     record = {
@@ -221,7 +232,7 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
         return Archive(
             model=Identity(**record["model"]),
             arrangement=Arrangement.from_json(record["arrangement"]),
-            m=tensors["m"].float(),
+            m=_shared_m(tensors, vectors.float32.shape[-1]),
             fixed=tensors["fixed"].float(),
             own_m=tensors["own_m"].bool(),
             vectors=vectors,
@@ -241,6 +252,11 @@ def read_archive(path: str | os.PathLike[str]) -> Archive:
 _INTEGERS = ("lengths", "residual_positions", "residual_ids", "pieces", "piece_checksums")
 
 
+def _shared_m(tensors: Mapping[str, Tensor], width: int) -> Tensor:
+    """The m-token that chunks share; zeros if the file holds none, since every chunk has its own."""
+    return torch.zeros(width) if "m" not in tensors and tensors["own_m"].all() else tensors["m"].float()
+
+
 def _long(values: Tensor) -> Tensor:
     if values.is_floating_point() or values.is_complex():
         raise TypeError(f"{values.dtype} in place of integers")
@@ -250,7 +266,7 @@ def _long(values: Tensor) -> Tensor:
 def _narrow(values: Tensor) -> Tensor:
     """Integers from 0 in the smallest dtype that holds them all."""
     most = int(values.max()) if values.numel() else 0
-    for dtype in (torch.uint8, torch.int16, torch.int32):
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
         if most <= torch.iinfo(dtype).max:
             return values.to(dtype)
     return values

@@ -1,4 +1,4 @@
-"""Assembly: from fitted chunks to an archive: dtypes that lose no token, the residual, and the text's pieces."""
+"""Assembly: from fitted chunks to an archive: dtypes of the vectors, the residual, and the text's pieces."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from .chunk_fits import is_held
 from .chunks import chunk_logits, in_batches
 from .efforts import ChunkFit
 from .segments import Segment, cut_into_pieces
+
+_LOST_SHARE = 0.05  # of a chunk's tokens; in the residual they take less than the next larger dtype
 
 
 def assemble(
@@ -46,29 +48,30 @@ def assemble(
     """
     ids = torch.cat([torch.empty(0, dtype=torch.long), *(s.ids for s in segments)])
     fixed = lm.fixed_vectors(arrangement.fixed).cpu()
-    chosen = _Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
+    chosen = Stores(lm, arrangement, fits, ids, m, fixed, margin, batch_tokens)
     stores = chosen.smallest() if store == "auto" else [_fitting(fit, store) for fit in fits]
     every_held = chosen.held(range(len(fits)), stores)
     if lm.dtype != torch.float32:  # other batch sizes change leads by more than a margin there
         every_held = [a & b for a, b in zip(every_held, chosen.alone(stores), strict=True)]
     missed = [~held for held in every_held]
-    vectors, store_of = [], []
+    vectors: list[Tensor] = []
+    store_of: list[str] = []
     for fit, name in zip(fits, stores, strict=True):
-        of_chunk = [fit.e] if fit.m is None else [fit.e, fit.m]
-        vectors += of_chunk
+        of_chunk = _vectors(fit)
+        vectors.append(of_chunk)
         store_of += [name] * len(of_chunk)
     residual = torch.cat([torch.empty(0, dtype=torch.bool), *missed]).nonzero().squeeze(1)
-    checksums = [checksum(ids[fit.task.start : fit.task.stop]) for fit in fits]
-    pieces, piece_checksums, literals = _pieces(lm, segments, [fit.task.length for fit in fits])
+    checksums = [checksum(ids[fit.chunk.start : fit.chunk.stop]) for fit in fits]
+    pieces, piece_checksums, literals = _pieces(lm, segments, [fit.chunk.length for fit in fits])
     raw = "".join(s.text for s in segments).encode()
     return Archive(
         model=lm.identity,
         arrangement=arrangement,
-        m=m,
+        m=m if any(fit.m is None for fit in fits) else torch.zeros_like(m),
         fixed=fixed,
-        lengths=torch.tensor([fit.task.length for fit in fits], dtype=torch.long),
+        lengths=torch.tensor([fit.chunk.length for fit in fits], dtype=torch.long),
         own_m=torch.tensor([fit.m is not None for fit in fits], dtype=torch.bool),
-        vectors=StoredVectors.of(torch.stack(vectors) if vectors else torch.empty(0, lm.width), store_of),
+        vectors=StoredVectors.of(torch.cat([torch.empty(0, lm.width), *vectors]), store_of),
         checksums=torch.cat([torch.empty(0, dtype=torch.uint8), *checksums]).reshape(len(fits), CHECKSUM_BYTES),
         residual_positions=residual,
         residual_ids=ids[residual],
@@ -83,11 +86,15 @@ def assemble(
 
 def _fitting(fit: ChunkFit, store: str) -> str:
     """The dtype that was asked for, or float32 where it cannot hold a chunk's vectors."""
-    vectors = fit.e if fit.m is None else torch.stack([fit.e, fit.m])
-    return store if rounded(vectors, store).isfinite().all() else STORES[-1]
+    return store if rounded(_vectors(fit), store).isfinite().all() else STORES[-1]
 
 
-class _Stores:
+def _vectors(fit: ChunkFit) -> Tensor:
+    """The vectors of a chunk as they are stored: its e-tokens, and its own m-token if it has one, (P, D)."""
+    return fit.e if fit.m is None else torch.cat([fit.e, fit.m.unsqueeze(0)])
+
+
+class Stores:
     """Which tokens the chunks' vectors give after storage in a dtype."""
 
     def __init__(
@@ -105,13 +112,14 @@ class _Stores:
         self.ids, self.m, self.fixed, self.batch_tokens = ids, m, fixed, batch_tokens
 
     def smallest(self) -> list[str]:
-        """For each chunk the smallest dtype in which it keeps every token that it has in float32."""
+        """For each chunk the smallest dtype in which it loses at most a twentieth of its tokens to rounding."""
         every = list(range(len(self.fits)))
         wanted = self.held(every, [STORES[-1]] * len(every))
         stores, waiting = [STORES[-1]] * len(every), every
         for store in STORES[:-1]:
             held_each = self.held(waiting, [store] * len(waiting))
-            kept = [n for n, held in zip(waiting, held_each, strict=True) if bool((held | ~wanted[n]).all())]
+            lost = [int((wanted[n] & ~held).sum()) for n, held in zip(waiting, held_each, strict=True)]
+            kept = [n for n, count in zip(waiting, lost, strict=True) if count <= _LOST_SHARE * len(wanted[n])]
             for number in kept:
                 stores[number] = store
             waiting = [n for n in waiting if stores[n] == STORES[-1]]
@@ -121,10 +129,10 @@ class _Stores:
         """For each of these chunks, stored in these dtypes, which tokens its vectors give, bool, (T,)."""
         held_each: list[Tensor] = [torch.empty(0, dtype=torch.bool)] * len(chunks)
         fits = [self.fits[chunk] for chunk in chunks]
-        for batch in in_batches([fit.task.length for fit in fits], self.batch_tokens):
-            e = torch.stack([rounded(fits[n].e, stores[n]) for n in batch]).unsqueeze(1)  # (B, 1, D)
+        for batch in in_batches([fit.chunk.length for fit in fits], self.batch_tokens):
+            e = torch.stack([rounded(fits[n].e, stores[n]) for n in batch])  # (B, K, D)
             m = torch.stack([self._m(fits[n], stores[n]) for n in batch])  # (B, D)
-            targets = torch.stack([self.ids[fits[n].task.start : fits[n].task.stop] for n in batch])
+            targets = torch.stack([self.ids[fits[n].chunk.start : fits[n].chunk.stop] for n in batch])
             logits = chunk_logits(self.lm, self.arrangement, targets.shape[1], e, m, self.fixed)
             for number, held in zip(batch, is_held(logits, targets, self.margin, self.lm.dtype), strict=True):
                 held_each[number] = held

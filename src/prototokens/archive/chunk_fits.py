@@ -17,7 +17,7 @@ from ..fitting.starts import learned_start
 from ..lm.frozen import FrozenLM
 from ..metrics import logit_margins
 from .chunks import chunk_logits
-from .efforts import ChunkFit, FitRound, Task
+from .efforts import Chunk, ChunkFit, Effort
 
 Beginning = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -45,45 +45,44 @@ def in_two_bytes(m: Tensor) -> Tensor:
 def fit_chunks(
     lm: FrozenLM,
     ids: Tensor,
-    tasks: Sequence[Task],
-    fit_round: FitRound,
+    chunks: Sequence[Chunk],
+    effort: Effort,
     m: Tensor,
     recipe: FitConfig,
-    margin: float,
     progress: Callable[[FitProgress], None] | None = None,
     begin: Beginning | None = None,
 ) -> list[ChunkFit]:
     """Fit a batch of chunks of one length, and count what each misses.
 
-    The random draws of a chunk depend on its ids and the number of its round alone.
+    The random draws of a chunk depend on its ids alone.
 
     Args:
         lm: the frozen model.
         ids: ids of the document, int64, (N,).
-        tasks: chunks of one length, all in the same round.
-        fit_round: that round.
-        m: the m-token that the document's chunks have in common, (D,).
+        chunks: chunks of one length.
+        effort: how long they are fitted, and what they are to reach. For missed tokens see `is_held`.
+        m: the m-token that the document's chunks share, if they have none of their own, (D,).
         recipe: arrangement, optimiser, start and seed.
-        margin: in logits; the fit continues until every token leads by that much. For missed tokens see `is_held`.
         progress: see `fit_batch`.
-        begin: the start of fits, instead of the recipe's: texts (B, T) -> e (B, 1, D) and m (B, D).
+        begin: the start of fits, instead of the recipe's: texts (B, T) -> e (B, K, D) and m (B, D).
 
     Returns:
-        One fit per task, in order.
+        One fit per chunk, in order.
     """
-    targets = torch.stack([ids[task.start : task.stop] for task in tasks])  # (B, T)
-    config = replace(recipe, tokens_per_vector=None, stop=Stop(max_steps=fit_round.steps, margin=margin), seed=recipe.seed + tasks[0].round)
+    targets = torch.stack([ids[chunk.start : chunk.stop] for chunk in chunks])  # (B, T)
+    stop = Stop(max_steps=effort.steps, accuracy=1 - effort.tolerated_share, margin=effort.margin)
+    config = replace(recipe, stop=stop)
     e_start, m_start = (None, None) if begin is None else begin(targets)
-    given = Given(e_start=e_start, m_start=m_start) if fit_round.own_m else Given(e_start=e_start, m=m)
+    given = Given(e_start=e_start, m_start=m_start) if effort.own_m else Given(e_start=e_start, m=m)
     descent = descend(lm, targets, config, given, progress=progress)
-    e = torch.stack([outcome.e for outcome in descent.results])  # (B, 1, D)
-    all_m = torch.stack([outcome.m for outcome in descent.results])  # (B, D)
+    e = torch.stack([result.e for result in descent.results])  # (B, K, D)
+    all_m = torch.stack([result.m for result in descent.results])  # (B, D)
     arrangement = arrangement_named(config.arrangement)
     logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, descent.fixed)
-    missed = (~is_held(logits, targets, margin, lm.dtype)).sum(1).tolist()
+    missed = (~is_held(logits, targets, effort.margin, lm.dtype)).sum(1).tolist()
     return [
-        ChunkFit(task, count, chunk_e[0].cpu(), chunk_m.cpu() if fit_round.own_m else None)
-        for task, count, chunk_e, chunk_m in zip(tasks, missed, e, all_m, strict=True)
+        ChunkFit(chunk, count, chunk_e.cpu(), chunk_m.cpu() if effort.own_m else None)
+        for chunk, count, chunk_e, chunk_m in zip(chunks, missed, e, all_m, strict=True)
     ]
 
 
@@ -107,17 +106,14 @@ def is_held(logits: Tensor, targets: Tensor, margin: float, dtype: torch.dtype) 
 
 
 def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:
-    """Fits of one round as tensors; `from_tensors` is the way back."""
-    tasks = torch.tensor([[fit.task.start, fit.task.stop, fit.task.round, fit.missed] for fit in fits])
-    chunk_m = [fit.m for fit in fits if fit.m is not None]
-    return {"tasks": tasks, "e": torch.stack([fit.e for fit in fits])} | (
-        {"m": torch.stack(chunk_m)} if chunk_m else {}
-    )
+    """Fits of one batch as tensors; `from_tensors` is the way back."""
+    chunks = torch.tensor([[fit.chunk.start, fit.chunk.stop, fit.missed] for fit in fits])
+    own_m = [fit.m for fit in fits if fit.m is not None]
+    return {"chunks": chunks, "e": torch.stack([fit.e for fit in fits])} | ({"m": torch.stack(own_m)} if own_m else {})
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Iterable[ChunkFit]:
     """The fits that `to_tensors` gave."""
-    chunk_m = tensors.get("m")
-    for row, (start, stop, number, missed) in enumerate(tensors["tasks"].tolist()):
-        m = None if chunk_m is None else chunk_m[row]
-        yield ChunkFit(Task(start, stop, number), missed, tensors["e"][row], m)
+    own_m = tensors.get("m")
+    for row, (start, stop, missed) in enumerate(tensors["chunks"].tolist()):
+        yield ChunkFit(Chunk(start, stop), missed, tensors["e"][row], None if own_m is None else own_m[row])

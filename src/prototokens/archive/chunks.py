@@ -40,7 +40,7 @@ def chunk_logits(lm: FrozenLM, arrangement: Arrangement, length: int, e: Tensor,
         lm: the language model.
         arrangement: how the vectors fill the input.
         length: T, tokens of each chunk.
-        e: e-tokens, (B, 1, D).
+        e: e-tokens, (B, K, D).
         m: m-tokens, (B, D).
         fixed: fixed vectors, (F, D).
 

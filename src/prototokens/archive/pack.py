@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..arrangements import arrangement_named
+from ..arrangements import MOST_TOKENS, arrangement_named
 from ..encoder.encoding import Encoder, refinement
 from ..encoder.evaluate import encoder_vectors
 from ..errors import InputError
@@ -21,14 +21,12 @@ from ..lm.frozen import FrozenLM
 from .archive import Archive, write_archive
 from .assembly import assemble
 from .chunk_fits import Beginning, fit_chunks, from_tensors, in_two_bytes, shared_m, to_tensors
-from .chunks import default_batch_tokens
-from .efforts import ChunkFit, Effort, Task, effort_named, next_wave, settle
+from .chunks import default_batch_tokens, in_batches
+from .efforts import Chunk, ChunkFit, Effort, check_margin, cut_into_chunks, effort_named
 from .segments import cut_into_segments
-from .settings import journal_settings, margin_of, packing_record, same_setting
+from .settings import journal_settings, packing_record, same_setting
 
-_TRIAL_CHUNKS = 8
-_TRIAL_ENOUGH = 6  # a length succeeds if that many of its trial chunks do
-_TRIAL_SHARE = 8  # longer chunks than the shortest are tried if the document has that many times the trial's
+_IN_TWO_VECTORS = "m,e,m*(n-1)"  # the arrangement whose e-tokens are spread over blocks
 
 
 @dataclass(frozen=True)
@@ -36,13 +34,15 @@ class PackConfig:
     """How to pack a document.
 
     Attributes:
-        effort: name of one of `EFFORTS`, or an `Effort`: how long chunks are fitted before tokens are stored.
-        chunk_tokens: tokens of a chunk; None: the longest of the effort's lengths that succeeds in a trial.
-        store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest in which it keeps all
-            tokens that it has in float32. A chunk whose values exceed float16 is always stored in float32.
+        effort: name of one of `EFFORTS`, or an `Effort`: tokens of a vector, and how long chunks are fitted.
+        chunk_tokens: tokens of a chunk, instead of the effort's; a chunk is what one forward pass decodes.
+        tokens_per_vector: tokens of a block, which has an e-token of its own, instead of the effort's.
+        store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest that costs it few tokens.
+            A chunk whose values exceed float16 is always stored in float32.
         margin: in logits, instead of the effort's (see `Effort`).
         batch_tokens: tokens fitted and decoded side by side; None: from the free memory.
-        recipe: arrangement, optimiser, start and seed of the fits; the effort replaces its stopping rule.
+        recipe: optimiser, start and seed of the fits; the effort replaces its stopping rule. Its arrangement is spread
+            over blocks if it is `m,e,m*(n-1)`. Any other is taken as it is, and chunks are then as long as a block.
         encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its arrangement and its
             longest text apply, and nothing is perturbed. If it writes an m-token for each text, every chunk keeps its
             own.
@@ -50,6 +50,7 @@ class PackConfig:
 
     effort: str | Effort = "balanced"
     chunk_tokens: int | None = None
+    tokens_per_vector: int | None = None
     store: str = "auto"
     margin: float | None = None
     batch_tokens: int | None = None
@@ -60,17 +61,68 @@ class PackConfig:
         object.__setattr__(self, "effort", effort_named(self.effort))
         if self.store not in ("auto", *STORES):
             raise InputError(f"unknown store {self.store!r}; choose one of: auto {' '.join(STORES)}")
-        for name in ("chunk_tokens", "batch_tokens"):
+        for name in ("chunk_tokens", "tokens_per_vector", "batch_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} is {value}; it must be at least 1")
-        if self.margin is not None and not 0 <= self.margin < float("inf"):
-            raise InputError(f"margin is {self.margin:g}; it must be a number of logits, at least 0")
+        if self.margin is not None:
+            check_margin(self.margin)
         if self.recipe.e_tokens != 1:
-            raise InputError(f"e_tokens is {self.recipe.e_tokens}; a chunk has one e-token")
-        if self.encoder is not None:
-            if self.encoder.config.e_tokens != 1:
-                raise InputError(f"the encoder writes {self.encoder.config.e_tokens} e-tokens; a chunk has one")
-            object.__setattr__(self, "recipe", refinement(self.encoder, self.recipe.stop.max_steps, self.recipe))
+            raise InputError(f"e_tokens is {self.recipe.e_tokens}; give tokens_per_vector: blocks have an e-token each")
+        if self.encoder is None:
+            return
+        if self.encoder.config.e_tokens != 1:
+            raise InputError(f"the encoder writes {self.encoder.config.e_tokens} e-tokens; a chunk has one")
+        if self.tokens_per_vector is not None:
+            raise InputError("an encoder writes one e-token for a chunk: give chunk_tokens, not tokens_per_vector")
+        object.__setattr__(self, "recipe", refinement(self.encoder, self.recipe.stop.max_steps, self.recipe))
+
+    def settled(self, lm: FrozenLM) -> PackConfig:
+        """The configuration for a model, with nothing left open: arrangement, chunks and blocks, margin, whose m.
+
+        Raises:
+            InputError: a chunk of the length that is asked for does not fit the model or the encoder.
+        """
+        effort, recipe = effort_named(self.effort), self.recipe
+        asked = recipe.tokens_per_vector if isinstance(recipe.tokens_per_vector, int) else None
+        b = self.tokens_per_vector or asked or effort.tokens_per_vector
+        if self.encoder is None and recipe.arrangement == arrangement_named(_IN_TWO_VECTORS):
+            recipe = replace(recipe, tokens_per_vector=b).at(MOST_TOKENS)
+        b_of_blocks = arrangement_named(recipe.arrangement).block_length
+        effort = replace(
+            effort,
+            tokens_per_vector=b_of_blocks or b,
+            margin=effort.margin if self.margin is None else self.margin,
+            chunk_tokens=_chunk_tokens(lm, self, recipe, effort.chunk_tokens if b_of_blocks else b),
+            own_m=effort.own_m or (self.encoder is not None and self.encoder.config.m == "text"),
+        )
+        return replace(self, effort=effort, recipe=replace(recipe, tokens_per_vector=None))
+
+
+def _chunk_tokens(lm: FrozenLM, config: PackConfig, recipe: FitConfig, default: int) -> int:
+    """Tokens of a chunk: those that are asked for, or as many of the default as the model and the encoder take.
+
+    Raises:
+        InputError: a chunk of the length that is asked for does not fit.
+    """
+    asked, encoder = config.chunk_tokens, config.encoder
+    if encoder is not None:
+        longest = encoder.config.max_tokens
+        if asked and asked > longest:
+            raise InputError(
+                f"a chunk of {asked} tokens is too long for the encoder, which takes {longest}; "
+                f"make it at most {longest} (--chunk-tokens)"
+            )
+        default = min(default, longest)
+    wanted, bound = asked or default, lm.max_positions
+    if bound is None:
+        return wanted
+    most = bound - len(arrangement_named(recipe.arrangement).layout(1).slots) + 1
+    if most < 1 or (asked and asked > most):
+        raise InputError(
+            f"a chunk of {wanted} tokens needs more positions than the {bound} of {lm.identity.name}"
+            + (f"; make it at most {most} (--chunk-tokens)" if most > 0 else "")
+        )
+    return min(wanted, most)
 
 
 @dataclass(frozen=True)
@@ -78,11 +130,11 @@ class PackProgress:
     """The state of a packing.
 
     Attributes:
-        chunks_done: number of settled chunks.
-        chunks: number of all chunks, as far as they are cut.
-        tokens_done: tokens of the settled chunks.
+        chunks_done: number of fitted chunks.
+        chunks: number of all chunks.
+        tokens_done: tokens of the fitted chunks.
         tokens: tokens of all chunks.
-        tokens_per_second: tokens settled a second, since this call began.
+        tokens_per_second: tokens fitted a second, since this call began; steps of the current batch count in part.
         seconds: wall time since then.
         seconds_left: seconds that the rest takes at that speed, or infinity.
         fit: progress of the current batch.
@@ -135,7 +187,7 @@ def pack(
         raise InputError(f"character {error.start} is half of a surrogate pair: the text has no UTF-8") from None
     if output is None:
         return Packer(lm, text, config, None, progress).archive()
-    settings = journal_settings(lm, raw, config)
+    settings = journal_settings(lm, raw, config.settled(lm))
     with Journal(output, settings, overwrite=overwrite, same=same_setting) as journal:
         archive = Packer(lm, text, config, journal, progress).archive()
         journal.finish(lambda path: write_archive(path, archive))
@@ -164,7 +216,7 @@ def _check_types(lm: object, text: object, config: object) -> None:
 
 
 class Packer:
-    """One packing: how the text is cut, what is fitted so far, and what is next. Most callers want `pack`.
+    """One packing: how the text is cut, and what is fitted so far. Most callers want `pack`.
 
     Args:
         lm: the frozen model.
@@ -182,21 +234,22 @@ class Packer:
         journal: Journal | None = None,
         progress: Callable[[PackProgress], None] | None = None,
     ) -> None:
-        self.lm, self.config, self.journal, self.progress = lm, config, journal, progress
-        self.effort, self.margin = effort_named(config.effort), margin_of(config)
-        self.arrangement = arrangement_named(config.recipe.arrangement)
+        if config.encoder is not None:
+            config.encoder.check(lm.identity)
+        self.lm, self.config, self.journal, self.progress = lm, config.settled(lm), journal, progress
+        self.effort, self.recipe = effort_named(self.config.effort), self.config.recipe
         self.batch_tokens = config.batch_tokens or default_batch_tokens(lm)
         self.segments = cut_into_segments(lm, text)
         self.ids = torch.cat([torch.empty(0, dtype=torch.long), *(segment.ids for segment in self.segments)])
-        self.m, self.begin = shared_m(lm, config.recipe), _beginning(lm, config.encoder)
+        lengths = [len(segment.ids) for segment in self.segments]
+        self.chunks = cut_into_chunks(lengths, self.effort.chunk_tokens)
+        self.m, self.begin = shared_m(lm, self.recipe), _beginning(lm, config.encoder)
         if config.encoder is not None:
-            config.encoder.check(lm.identity)
             self.m = in_two_bytes(config.encoder.network.start_m)
         parts = journal.parts() if journal else ()
-        self.fits: dict[Task, ChunkFit] = {fit.task: fit for part in parts for fit in from_tensors(part)}
+        self.fits: dict[Chunk, ChunkFit] = {fit.chunk: fit for part in parts for fit in from_tensors(part)}
         self._began = time.perf_counter()
-        self._done_before: int | None = None
-        self._most_done = 0
+        self._done_before = self._tokens_done()
 
     def archive(self, store: str | None = None) -> Archive:
         """Fit what is missing, and assemble the archive. A second call, with another dtype, fits nothing.
@@ -205,128 +258,54 @@ class Packer:
             store: dtype of the vectors, instead of the configuration's.
         """
         store = store or self.config.store
-        length, first = self._cut()
-        chunks = self._chunks(length)
-        while (state := settle(chunks, self.fits, self.effort, first))[0]:
-            self._fit(next_wave(state[0]), chunks, first)
+        self._fit([chunk for chunk in self.chunks if chunk not in self.fits])
         return assemble(
             self.lm,
-            self.arrangement,
+            arrangement_named(self.recipe.arrangement),
             self.segments,
-            state[1],
+            [self.fits[chunk] for chunk in self.chunks],
             self.m,
             store=store,
-            margin=self.margin,
+            margin=self.effort.margin,
             batch_tokens=self.batch_tokens,
-            packing=packing_record(self.lm, self.config, length, store),
+            packing=packing_record(self.lm, self.config, store),
         )
 
-    def _cut(self) -> tuple[int, int]:
-        """The length of chunks, and the round that they begin with.
-
-        A few chunks of every length are fitted, from the shortest on, while most of them succeed. If they fail with the
-        shared m-token even at the shortest length, every chunk gets its own at once. No trial is wasted, since its
-        chunks are cut as the document is. A short document has no trial and is cut at the shortest length. Longer
-        chunks are tried only if the trial is a small part of the work.
-        """
-        lengths = self._lengths()
-        first_own = next((n for n, fit_round in enumerate(self.effort.rounds) if fit_round.own_m), 0)
-        writes_m = self.config.encoder is not None and self.config.encoder.config.m == "text"
-        for first in sorted({first_own if writes_m else 0, first_own}):
-            taken, tried = None, False
-            for length in lengths:
-                chunks = self._chunks(length)
-                whole = [chunk for chunk in chunks if chunk[1] - chunk[0] == length]
-                if len(whole) < _TRIAL_CHUNKS * (1 if length == lengths[0] else _TRIAL_SHARE):
-                    break
-                tried = True
-                tasks = [Task(*whole[n * len(whole) // _TRIAL_CHUNKS], first) for n in range(_TRIAL_CHUNKS)]
-                self._fit([task for task in tasks if task not in self.fits], chunks, first)
-                if sum(self.fits[t].missed <= self.effort.tolerated_share * length for t in tasks) < _TRIAL_ENOUGH:
-                    break
-                taken = length
-            if taken or not tried:
-                return taken or lengths[0], first
-        return lengths[0], first_own
-
-    def _lengths(self) -> tuple[int, ...]:
-        """Chunk lengths to choose from: those that fit the model's positions and the encoder."""
-        asked, encoder = self.config.chunk_tokens, self.config.encoder
-        lengths = self.effort.lengths if asked is None else (asked,)
-        if encoder is not None:
-            longest = encoder.config.max_tokens
-            if asked and asked > longest:
-                raise InputError(
-                    f"a chunk of {asked} tokens is too long for the encoder, which takes {longest}; "
-                    f"make it at most {longest} (--chunk-tokens)"
-                )
-            lengths = tuple(length for length in lengths if length <= longest) or (longest,)
-        bound = self.lm.max_positions
-        if bound is None:
-            return lengths
-        most = bound - len(self.arrangement.layout(1).slots) + 1
-        fitting = tuple(length for length in lengths if length <= most)
-        if most < 1 or (asked and not fitting):
-            raise InputError(
-                f"a chunk of {lengths[0]} tokens needs more positions than the {bound} of {self.lm.identity.name}"
-                + (f"; make it at most {most} (--chunk-tokens)" if most > 0 else "")
-            )
-        return fitting or (most,)
-
-    def _chunks(self, length: int) -> list[tuple[int, int]]:
-        """First token and end of every chunk: each segment is cut on its own."""
-        chunks, begin = [], 0
-        for segment in self.segments:
-            end = begin + len(segment.ids)
-            chunks += [(start, min(start + length, end)) for start in range(begin, end, length)]
-            begin = end
-        return chunks
-
-    def _fit(self, tasks: Sequence[Task], chunks: Sequence[tuple[int, int]], first: int) -> None:
-        """Fit these tasks, of one length and in one round, batch by batch, and keep each batch."""
-        size = max(1, self.batch_tokens // (tasks[0].length * self.config.recipe.restarts)) if tasks else 1
-        for start in range(0, len(tasks), size):
-            batch = tasks[start : start + size]
-            fits = fit_chunks(
-                self.lm,
-                self.ids,
-                batch,
-                self.effort.rounds[batch[0].round],
-                self.m,
-                self.config.recipe,
-                self.margin,
-                self._show(chunks, first),
-                self.begin,
-            )
+    def _fit(self, chunks: Sequence[Chunk]) -> None:
+        """Fit these chunks, batch by batch, and keep each batch."""
+        lengths = [chunk.length for chunk in chunks]
+        for numbers in in_batches(lengths, self.batch_tokens // self.recipe.restarts):
+            batch = [chunks[number] for number in numbers]
+            fits = fit_chunks(self.lm, self.ids, batch, self.effort, self.m, self.recipe, self._show(batch), self.begin)
             if self.journal:
                 self.journal.add(to_tensors(fits))
-            self.fits |= {fit.task: fit for fit in fits}
-        if self.progress and tasks:
-            self.progress(self._state(chunks, first))
+            self.fits |= {fit.chunk: fit for fit in fits}
+        if self.progress and chunks:
+            self.progress(self._state())
 
-    def _show(self, chunks: Sequence[tuple[int, int]], first: int) -> Callable[[FitProgress], None] | None:
+    def _show(self, batch: Sequence[Chunk]) -> Callable[[FitProgress], None] | None:
         if self.progress is None:
             return None
-        report, state = self.progress, self._state(chunks, first)
-        return lambda fit: report(replace(state, fit=fit, seconds=time.perf_counter() - self._began))
+        report, n_tokens = self.progress, sum(chunk.length for chunk in batch)
+        return lambda fit: report(self._state(fit, n_tokens * fit.step / max(1, fit.max_steps)))
 
-    def _state(self, chunks: Sequence[tuple[int, int]], first: int) -> PackProgress:
-        tasks, chosen = settle(chunks, self.fits, self.effort, first)
-        done = sum(fit.task.length for fit in chosen)
-        if self._done_before is None:
-            self._done_before = done
-        done = self._most_done = max(done, self._most_done)  # a trial of longer chunks begins anew
+    def _tokens_done(self) -> int:
+        return sum(chunk.length for chunk in self.chunks if chunk in self.fits)
+
+    def _state(self, fit: FitProgress | None = None, under_way: float = 0.0) -> PackProgress:
+        """The state, with as many tokens' worth of steps of a batch under way."""
+        done = self._tokens_done()
         seconds = time.perf_counter() - self._began
-        speed = max(0, done - self._done_before) / max(seconds, 1e-9)
+        speed = (done - self._done_before + under_way) / max(seconds, 1e-9)
         return PackProgress(
-            chunks_done=len(chosen),
-            chunks=len(chosen) + len(tasks),
+            chunks_done=len(self.fits),
+            chunks=len(self.chunks),
             tokens_done=done,
             tokens=len(self.ids),
             tokens_per_second=speed,
             seconds=seconds,
-            seconds_left=(len(self.ids) - done) / speed if speed else float("inf"),
-            fit=None,
+            seconds_left=(len(self.ids) - done - under_way) / speed if speed else float("inf"),
+            fit=fit,
         )
 
 

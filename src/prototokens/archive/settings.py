@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from ..fitting.recipes import FitConfig
 from ..fitting.starts import start_name
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions, same_weights
-from .efforts import Effort, effort_named
+from .efforts import effort_named
 
 if TYPE_CHECKING:
     from .pack import PackConfig
@@ -24,17 +23,15 @@ def journal_settings(lm: FrozenLM, raw: bytes, config: PackConfig) -> dict[str, 
     Args:
         lm: the frozen model.
         raw: the text, UTF-8.
-        config: how to pack.
+        config: how to pack, settled for the model.
     """
+    asked = _asked(lm, config)
     return {
         "text": hashlib.sha256(raw).hexdigest(),
         "model": [lm.identity.fingerprint, lm.identity.tokenizer_hash],
-        "dtype": _dtype(lm),
-        "effort": _effort_line(effort_named(config.effort)),
-        "chunk length": config.chunk_tokens,
-        "margin": margin_of(config),
-        "start": _start_name(lm, config),
-        "recipe": _recipe_line(config.recipe),
+        "chunk length": asked["chunk_tokens"],
+        "tokens per vector": asked["tokens_per_vector"],
+        **{name: asked[name] for name in ("dtype", "margin", "effort", "start", "recipe")},
     }
 
 
@@ -47,16 +44,15 @@ def same_setting(name: str, recorded: Any, current: Any) -> bool:
     return same_weights(recorded[0], current[0]) and recorded[1] == current[1]
 
 
-def packing_record(lm: FrozenLM, config: PackConfig, chunk_tokens: int, store: str) -> dict[str, Any]:
+def packing_record(lm: FrozenLM, config: PackConfig, store: str) -> dict[str, Any]:
     """What an archive records about how it was packed; JSON values.
 
     Args:
         lm: the frozen model.
-        config: how to pack.
-        chunk_tokens: the length of chunks that was taken.
+        config: how to pack, settled for the model.
         store: the dtype that was asked for.
     """
-    return _asked(lm, config) | {"chunk_tokens": chunk_tokens, "store": store, "versions": library_versions()}
+    return _asked(lm, config) | {"store": store, "versions": library_versions()}
 
 
 def packed_otherwise(lm: FrozenLM, config: PackConfig, recorded: Mapping[str, Any]) -> list[str]:
@@ -64,22 +60,17 @@ def packed_otherwise(lm: FrozenLM, config: PackConfig, recorded: Mapping[str, An
 
     An archive of an earlier version does not record all of them; those are not compared.
     """
-    asked = _asked(lm, config)
-    if config.chunk_tokens is not None:
-        asked["chunk_tokens"] = config.chunk_tokens
+    asked = _asked(lm, config.settled(lm))
     return [name for name, value in asked.items() if name in recorded and recorded[name] != value]
 
 
-def margin_of(config: PackConfig) -> float:
-    """The margin that is asked for, in logits: the configuration's, or else the effort's."""
-    return effort_named(config.effort).margin if config.margin is None else config.margin
-
-
 def _asked(lm: FrozenLM, config: PackConfig) -> dict[str, Any]:
+    effort = effort_named(config.effort).to_json()
+    apart = {name: effort.pop(name) for name in ("chunk_tokens", "tokens_per_vector", "margin")}
     return {
-        "effort": json.loads(json.dumps(effort_named(config.effort).to_json())),  # as it comes back from a file
-        "margin": margin_of(config),
-        "dtype": _dtype(lm),
+        "effort": effort,
+        **apart,
+        "dtype": lm.dtype_name,
         "store": config.store,
         "preset": config.recipe.preset,
         "start": _start_name(lm, config),
@@ -88,22 +79,8 @@ def _asked(lm: FrozenLM, config: PackConfig) -> dict[str, Any]:
     }
 
 
-def _dtype(lm: FrozenLM) -> str:
-    return lm.dtype_name
-
-
 def _start_name(lm: FrozenLM, config: PackConfig) -> str:
     return start_name(lm, config.recipe) if config.encoder is None else config.encoder.name
-
-
-def _effort_line(effort: Effort) -> str:
-    """An effort as journals have always recorded it, whatever its parts are called by now."""
-    rounds = "".join(f"Attempt(own_m={r.own_m}, steps={r.steps}), " for r in effort.rounds)
-    rounds = rounds.removesuffix(" " if len(effort.rounds) == 1 else ", ")
-    return (
-        f"Effort(lengths={effort.lengths}, attempts=({rounds}), spare={effort.tolerated_share}, "
-        f"floor_tokens={effort.floor_tokens}, margin={effort.margin})"
-    )
 
 
 _RECIPE = ("arrangement", "e_tokens", "start", "perturbation", "optimiser", "axes_optimiser", "stop", "restarts",

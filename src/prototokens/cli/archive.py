@@ -47,30 +47,36 @@ class PackOptions:
     effort: Annotated[
         str,
         typer.Option(
-            help="fast, balanced or thorough: how long chunks are fitted before tokens are stored.",
+            help="fast, balanced or thorough: tokens of a vector, and how long chunks are fitted.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = "balanced"
     chunk_tokens: Annotated[
         int | None,
         typer.Option(
-            help="Tokens of a chunk; default: the longest that succeeds in a trial.",
+            help="Tokens of a chunk, which one forward pass decodes; default: the effort's, 512.",
             metavar="N",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None
+    tokens_per_vector: Annotated[
+        int | None,
+        typer.Option(
+            help="An e-token for every B tokens: more for smaller archives; default: the effort's.",
+            metavar="B",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None
     store: Annotated[
         str,
         typer.Option(
-            help="Dtype of the vectors: int8, float16, float32, or auto: the smallest that suffices.",
+            help="Dtype of the vectors: int8, float16, float32, or auto: the smallest that costs few tokens.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = "auto"
     margin: Annotated[
         float | None,
-        typer.Option(
-            help="Fit until every token leads by so many logits; default: the effort's.", rich_help_panel=RECIPE_PANEL
-        ),
+        typer.Option(help="Tokens are to lead by so many logits; default: the effort's.", rich_help_panel=RECIPE_PANEL),
     ] = None
     start: Annotated[
         str,
@@ -103,6 +109,7 @@ class PackOptions:
         return PackConfig(
             effort=self.effort,
             chunk_tokens=self.chunk_tokens,
+            tokens_per_vector=self.tokens_per_vector,
             store=self.store,
             batch_tokens=batch_tokens,
             recipe=preset(start=start_named(self.start), seed=self.seed),
@@ -251,6 +258,8 @@ def _record(archive: Archive, file: Path) -> dict[str, Any]:
         "literal_bytes": len(archive.literals),
         "chunks": len(archive),
         "chunk_tokens": archive.packing.get("chunk_tokens"),
+        "tokens_per_vector": archive.packing.get("tokens_per_vector"),
+        "vectors": len(archive.vectors),
         "share_from_vectors": archive.share_from_vectors,
         "residual_tokens": len(archive.residual_ids),
         "own_m": int(archive.own_m.sum()),
@@ -266,7 +275,8 @@ def _print_packed(record: dict[str, Any]) -> None:
     say(f"saved: {record['file']}, {sizes}")
     if record["bytes_in"]:
         say(
-            f"{n_held} of {record['tokens']} tokens come from the vectors of {record['chunks']} chunks alone; "
+            f"{n_held} of {record['tokens']} tokens come from the {record['vectors']} vectors of {record['chunks']} "
+            "chunks alone; "
             f"{record['residual_tokens']} tokens and {record['literal_bytes']} bytes are kept as they are "
             f"(share from the vectors: {record['share_from_vectors']:.1%})"
         )
@@ -279,7 +289,7 @@ def _pack_progress() -> Iterator[Callable[[PackProgress], None]]:
 
         def show(p: PackProgress) -> None:
             left = f"{p.seconds_left:.0f} s left" if p.seconds_left < float("inf") else "time left not known yet"
-            batch = f"  batch: {p.fit.texts_done} of {p.fit.texts}, step {p.fit.step}" if p.fit else ""
+            batch = f"  batch: step {p.fit.step}, {p.fit.token_accuracy:.0%} of its tokens right" if p.fit else ""
             line(f"{p.chunks_done} of {p.chunks} chunks  {p.tokens_per_second:.1f} tokens/s  {left}{batch}")
 
         yield show

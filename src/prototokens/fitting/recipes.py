@@ -91,9 +91,9 @@ class Stop:
 
     Attributes:
         max_steps: the step budget; the vectors are scored once more than they are stepped.
-        accuracy: stop at this token accuracy; 1 means exact reconstruction.
-        margin: and only if every right token leads by more than this many logits. A text with no margin can
-            lose tokens on another kernel or batch size.
+        accuracy: stop when this share of the tokens is right; 1 means exact reconstruction.
+        margin: and each of that share leads by more than this many logits. A text with no margin can lose tokens on
+            another kernel or batch size.
         check_every: every how many steps it is checked whether a text is done; None means 1 on a CPU and 4 elsewhere,
             since each check synchronises with the device. The first evaluation that met the rule is kept in any case.
     """

@@ -57,9 +57,7 @@ class ScoreBoard:
         right = is_right(margin)
         row_loss, row_accuracy = loss.mean(-1), right.float().mean(-1)
         self._record(rows, row_loss, row_accuracy)
-        row_met = (row_accuracy >= self.stop.accuracy) & (
-            torch.where(right, margin, torch.inf).amin(-1) > self.stop.margin
-        )
+        row_met = (right & (margin > self.stop.margin)).float().mean(-1) >= self.stop.accuracy
         candidate = self.candidate_of[rows]
         accuracy = self._mean(candidate, row_accuracy)
         mean_loss = self._mean(candidate, row_loss)

@@ -202,8 +202,7 @@ def test_a_text_in_blocks_is_fitted_saved_and_decoded_in_one_pass(name: str, tmp
     assert torch.equal(decoded.ids, ids)
 
 
-def test_more_vectors_never_hold_less(llama: FrozenLM) -> None:
-    """A text for every e-token is solvable by itself, with restarts: blocks of one token."""
+def test_a_text_with_an_e_token_for_every_token_is_solved_with_restarts(llama: FrozenLM) -> None:
     ids = llama.encode("zyxwv")
     assert fit(llama, ids, preset(tokens_per_vector=1, restarts=8, stop=Stop(max_steps=400))).exact
 
@@ -248,6 +247,8 @@ def test_a_start_moves_by_the_mean_over_texts_and_blocks(llama: FrozenLM) -> Non
         for text, result in zip(ids, descend(llama, ids, inner).results, strict=True)
     ]
     assert torch.allclose(trained.e, 0.5 * torch.cat(moved).mean(0), atol=1e-5)
+    fitted_m = torch.stack([result.m for result in descend(llama, ids, inner).results])
+    assert torch.allclose(trained.m, begin.m + 0.5 * (fitted_m - begin.m).mean(0), atol=1e-5)
 
 
 def test_axes_wait_for_enough_gradients_of_m(llama: FrozenLM) -> None:

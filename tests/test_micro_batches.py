@@ -1,5 +1,6 @@
 """Laws of memory: a step in micro-batches or with checkpointing is the whole step, and an estimate comes first."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from prototokens import AdamW, FitResult, FrozenLM, Given, InputError, Stop, fit
 from prototokens.fitting import memory
 from prototokens.fitting.checkpointing import checkpointed
 from prototokens.fitting.memory import Passes, estimate_bytes, even_parts, plan_passes
+from prototokens.fitting.starts import start_vectors
 from prototokens.lm.identity import Identity
 
 TEXTS = ("ab", "Zq", "aa")
@@ -51,14 +53,34 @@ def test_one_part_is_the_undivided_batch_bit_for_bit(llama: FrozenLM) -> None:
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 5])
 def test_what_passes_in_parts_is_counted(llama: FrozenLM, rows_at_once: int) -> None:
+    ids, config = batch(llama, "aaaa", "tree", "\x00\xff!"), replace(RECIPE, perturbation=0.0, restarts=1)
+    solved = fit(llama, ids[0], replace(RECIPE, restarts=4, stop=Stop(max_steps=2000))).tokens
+    starts = [start_vectors(llama, text, config, 0) for text in ids[1:]]
+    e, m = (torch.stack(each) for each in zip((solved.e, solved.m), *starts, strict=True))
+    begin = Given(e_start=e, m_start=m)
     with counted(llama) as calls:
-        results = fit_batch(
-            llama, batch(llama, "aaaa", "tree", "\x00\xff!"), budget(RECIPE, max_steps=12), rows_at_once=rows_at_once
-        )
-    assert {result.stop_reason for result in results} == {"accuracy", "steps"}
+        results = fit_batch(llama, ids, budget(config, max_steps=5), begin, rows_at_once=rows_at_once)
+    assert (results[0].stop_reason, results[0].steps) == ("accuracy", 0)  # it leaves the batch at once
     assert max(rows for rows, _ in calls.forward) <= rows_at_once
     assert sum(result.token_positions for result in results) == calls.positions()
     assert sum(result.backward_positions for result in results) == calls.backward_positions()
+
+
+def test_one_graph_is_held_at_a_time(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most, call = 0, FrozenLM.logits
+
+    def watched(lm: FrozenLM, inputs_embeds: torch.Tensor, read: range) -> torch.Tensor:
+        nonlocal most
+        logits = call(lm, inputs_embeds, read)
+        if logits.requires_grad:
+            alive.add(logits)
+            most = max(most, len(alive))
+        return logits
+
+    monkeypatch.setattr(FrozenLM, "logits", watched)
+    fit_batch(llama, batch(llama, *TEXTS), budget(RECIPE, max_steps=2), rows_at_once=1)
+    assert most == 1
 
 
 def test_held_and_fixed_vectors_go_with_their_rows(llama: FrozenLM) -> None:

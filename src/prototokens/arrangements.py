@@ -174,7 +174,10 @@ class Layout:
     def block_means(self, values: Tensor) -> Tensor:
         """Means of the tokens' values (..., T) over each block, (..., K); over all tokens, (..., 1), without blocks."""
         b = self.block_length or self.length
-        return torch.stack([block.mean(-1) for block in values.split(b, dim=-1)], dim=-1)
+        missing = -self.length % b  # tokens that the last block is short of
+        means = torch.nn.functional.pad(values, (0, missing)).unflatten(-1, (-1, b)).mean(-1)
+        means[..., -1] *= b / (b - missing)
+        return means
 
     def inputs_embeds(self, e: Tensor, m: Tensor, fixed: Tensor) -> Tensor:
         """Put the vectors in their places: e (B, K, D), m (B, D), fixed (F, D) or (B, F, D) -> (B, L, D)."""

@@ -158,8 +158,8 @@ class Descent:
     def _measure(self, step: int, *, will_step: bool) -> tuple[Tensor, GradientSum]:
         """Score every row, micro-batch by micro-batch: the loss of each token, (R, T), in nats, and the gradients.
 
-        The last backward pass waits for the decision whether a step follows, so that an undivided batch makes none in
-        vain.
+        The last micro-batch is not passed backward yet: whether a step follows is decided after the scores. At most one
+        graph is held at a time.
         """
         gradients = GradientSum([bank.values for bank in self._trained])
         losses, margins, passed = [], [], None
@@ -167,6 +167,7 @@ class Descent:
             if passed is not None and will_step:
                 gradients.settle()
                 self._backward += passed
+            gradients.forget()
             scores = self._pass(part, gradients)
             losses.append(scores.loss)
             margins.append(scores.margin)

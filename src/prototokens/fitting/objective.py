@@ -64,8 +64,12 @@ class GradientSum:
         """Hold a micro-batch's logits (R, T, V) and the loss's derivative with respect to them until `settle`."""
         self._waiting = (logits, logit_gradient)
 
+    def forget(self) -> None:
+        """Free the graph of the micro-batch that is held, without a backward pass."""
+        self._waiting = None
+
     def settle(self) -> Sequence[Tensor]:
-        """Pass what waits backward, free its graph, and return the sums so far, one per tensor of vectors."""
+        """Pass the held micro-batch backward, free its graph, and return the sums so far, one per tensor of vectors."""
         if self._waiting is not None:
             logits, logit_gradient = self._waiting
             self._waiting = None

@@ -19,9 +19,10 @@ from prototokens.archive.archive import write_archive
 from prototokens.archive.assembly import Stores
 from prototokens.archive.chunk_fits import fit_chunks, shared_m
 from prototokens.archive.efforts import Chunk, ChunkFit, Effort
-from prototokens.archive.pack import PackConfig, PackProgress
+from prototokens.archive.pack import PackConfig, Packer, PackProgress
 from prototokens.arrangements import arrangement_named, blocks
 from prototokens.files.quantised import STORES, rounded
+from prototokens.files.resume import Journal
 from prototokens.fitting.descent import FitProgress
 from prototokens.fitting.starter import Starter
 from prototokens.metrics import logit_margins
@@ -220,6 +221,21 @@ def test_other_arrangements_have_chunks_as_long_as_a_block_and_keep_their_fixed_
     assert int(archive.lengths.max()) == NOTHING.tokens_per_vector < NOTHING.chunk_tokens
     assert torch.equal(archive.fixed, lm.fixed_vector("bos").unsqueeze(0))
     assert unpack(lm, archive) == TEXT
+
+
+def test_positions_are_those_that_passed_through_the_model(tmp_path: Path) -> None:
+    lm, settings = family("llama"), config(replace(BLOCKS, tolerated_share=0.3))
+    with Journal(tmp_path / "file", {}) as journal:
+        packer = Packer(lm, TEXT, settings, journal)
+        with counted(lm) as calls:
+            packer.archive()
+        with counted(lm) as assembly:
+            packer.archive()
+        forward, backward = packer.positions()
+        assert backward == calls.backward_positions()
+        scored = sum(chunk.length + 1 for chunk in packer.chunks)  # once more, when what is missed is counted
+        assert forward == calls.positions() - assembly.positions() - scored
+        assert Packer(lm, TEXT, settings, journal).positions() == (forward, backward)
 
 
 def test_progress_rises_to_the_end() -> None:

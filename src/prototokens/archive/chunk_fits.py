@@ -81,8 +81,15 @@ def fit_chunks(
     logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, descent.fixed)
     missed = (~is_held(logits, targets, effort.margin, lm.dtype)).sum(1).tolist()
     return [
-        ChunkFit(chunk, count, chunk_e.cpu(), chunk_m.cpu() if effort.own_m else None)
-        for chunk, count, chunk_e, chunk_m in zip(chunks, missed, e, all_m, strict=True)
+        ChunkFit(
+            chunk,
+            count,
+            result.e.cpu(),
+            result.m.cpu() if effort.own_m else None,
+            result.token_positions,
+            result.backward_positions,
+        )
+        for chunk, count, result in zip(chunks, missed, descent.results, strict=True)
     ]
 
 
@@ -107,13 +114,15 @@ def is_held(logits: Tensor, targets: Tensor, margin: float, dtype: torch.dtype) 
 
 def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:
     """Fits of one batch as tensors; `from_tensors` is the way back."""
-    chunks = torch.tensor([[fit.chunk.start, fit.chunk.stop, fit.missed] for fit in fits])
+    rows = [[fit.chunk.start, fit.chunk.stop, fit.missed, fit.token_positions, fit.backward_positions] for fit in fits]
     own_m = [fit.m for fit in fits if fit.m is not None]
-    return {"chunks": chunks, "e": torch.stack([fit.e for fit in fits])} | ({"m": torch.stack(own_m)} if own_m else {})
+    tensors = {"chunks": torch.tensor(rows), "e": torch.stack([fit.e for fit in fits])}
+    return tensors | ({"m": torch.stack(own_m)} if own_m else {})
 
 
 def from_tensors(tensors: Mapping[str, Tensor]) -> Iterable[ChunkFit]:
     """The fits that `to_tensors` gave."""
     own_m = tensors.get("m")
-    for row, (start, stop, missed) in enumerate(tensors["chunks"].tolist()):
-        yield ChunkFit(Chunk(start, stop), missed, tensors["e"][row], None if own_m is None else own_m[row])
+    for row, (start, stop, missed, forward, backward) in enumerate(tensors["chunks"].tolist()):
+        m = None if own_m is None else own_m[row]
+        yield ChunkFit(Chunk(start, stop), missed, tensors["e"][row], m, forward, backward)

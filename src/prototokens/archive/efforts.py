@@ -102,12 +102,16 @@ class ChunkFit:
         missed: number of tokens that the vectors do not give with at least half the margin.
         e: e-tokens, float32, (K, D).
         m: the chunk's own m-token, float32, (D,), or None.
+        token_positions: input positions that its fit passed forward through the model.
+        backward_positions: input positions that it passed backward.
     """
 
     chunk: Chunk
     missed: int
     e: Tensor
     m: Tensor | None
+    token_positions: int = 0
+    backward_positions: int = 0
 
 
 def cut_into_chunks(segment_lengths: Iterable[int], chunk_tokens: int) -> list[Chunk]:

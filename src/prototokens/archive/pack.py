@@ -271,6 +271,11 @@ class Packer:
             packing=packing_record(self.lm, self.config, store),
         )
 
+    def positions(self) -> tuple[int, int]:
+        """Input positions that the fits so far passed forward and backward through the model."""
+        fits = self.fits.values()
+        return sum(fit.token_positions for fit in fits), sum(fit.backward_positions for fit in fits)
+
     def _fit(self, chunks: Sequence[Chunk]) -> None:
         """Fit these chunks, batch by batch, and keep each batch."""
         lengths = [chunk.length for chunk in chunks]

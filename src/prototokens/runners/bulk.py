@@ -199,9 +199,9 @@ def fit_texts(
 ) -> list[Outcome]:
     """Fit every text of a list; texts of the same length in tokens are fitted side by side.
 
-    Which texts share a batch follows from the list alone. A batch is skipped if all of its files exist, each of its
-    text and fitted in the same way; otherwise all of it is fitted. A text that cannot be fitted is reported and does
-    not stop the rest.
+    Which texts share a batch follows from the list alone. A batch is skipped if all of its files exist; otherwise all
+    of it is fitted. A text that cannot be fitted is reported and does not stop the rest. So is an existing file that is
+    damaged, holds another text, or was fitted on another model or in another way; it is kept as it is.
 
     Args:
         runner: has the model.
@@ -218,8 +218,7 @@ def fit_texts(
         `token_accuracy`, `steps` and `seconds`.
 
     Raises:
-        InputError: an existing file cannot be read, holds another text, or was fitted on another model or in another
-            way.
+        InputError: the folder cannot be made.
     """
     make_folder(output)
     rows = [text if isinstance(text, Row) else Row(n, text) for n, text in enumerate(texts, 1)]
@@ -230,32 +229,33 @@ def fit_texts(
         if row.problem:
             outcomes[row.number] = Outcome(file_of[row.number], None, row.problem)
     readable = {row.number: row.text for row in rows if row.text is not None}
-    files = [] if overwrite else [file_of[number] for number in readable if file_of[number].exists()]
-    made_by = {file: load(file).provenance for file in files}
-    job = {"texts": list(readable.values()), "max_tokens": max_tokens, "config": config,
-           "models": [provenance.model for provenance in made_by.values()]}  # fmt: skip
+    existing = {} if overwrite else {n: _recorded(file_of[n]) for n in readable if file_of[n].exists()}
+    models = [made_by.model if isinstance(made_by, Provenance) else None for made_by in existing.values()]
+    job = {"texts": list(readable.values()), "max_tokens": max_tokens, "config": config, "models": models}
     encoded = one(runner, _encode, job)
     texts_of = dict(zip(readable, encoded["texts"], strict=True))
     for number, (_, error, _) in texts_of.items():
         if error is not None:
             outcomes[number] = Outcome(file_of[number], None, f"text {number}: {error}")
     ids_of = {number: ids for number, (ids, error, _) in texts_of.items() if error is None}
-    existing = dict(zip(made_by, zip(made_by.values(), encoded["same_models"], strict=True), strict=True))
-    batches = []
-    for batch in _batches(ids_of, batch_tokens):
-        finished = [_finished(file_of[n], ids_of[n], *existing[file_of[n]], encoded["settings"])
-                    for n in batch if file_of[n] in existing]  # fmt: skip
-        if len(finished) == len(batch):
-            for number, outcome in zip(batch, finished, strict=True):
-                outcomes[number] = outcome
-        else:
-            batches.append(batch)
-    jobs = [{"ids": [ids_of[n] for n in batch], "files": [str(file_of[n]) for n in batch], "config": config}
+    finished = {
+        number: _finished(file_of[number], ids_of[number], made_by, is_same, encoded["settings"])
+        for (number, made_by), is_same in zip(existing.items(), encoded["same_models"], strict=True)
+        if number in ids_of
+    }
+    refused = {number: outcome for number, outcome in finished.items() if outcome.error is not None}
+    batches = [batch for batch in _batches(ids_of, batch_tokens) if not finished.keys() >= set(batch)]
+    left = {number for batch in batches for number in batch} - refused.keys()
+    for number in sorted(finished.keys() - left):
+        outcomes[number] = finished[number]
+    jobs = [{"ids": [ids_of[n] for n in batch], "config": config,
+             "files": [str(file_of[n]) if n in left else None for n in batch]}
             for batch in batches]  # fmt: skip
     for done in runner.run(_fit_batch, jobs):
         for place, number in enumerate(batches[done.number]):
-            record = done.value[place] if done.value else None
-            outcomes[number] = Outcome(file_of[number], record, done.error, note=texts_of[number][2])
+            if number in left:
+                record = done.value[place] if done.value else None
+                outcomes[number] = Outcome(file_of[number], record, done.error, note=texts_of[number][2])
     return [outcomes[row.number] for row in rows if row.number in outcomes]
 
 
@@ -267,10 +267,12 @@ def _batches(ids_of: dict[int, list[int]], batch_tokens: int) -> list[list[int]]
 
 def _encode(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     """Work: for each text its ids, or why there are none, and a note; and what existing files must agree with."""
+    texts = [_encoded(lm, text, job["max_tokens"]) for text in job["texts"]]
+    lengths = {len(ids) for ids, error, _ in texts if error is None}
     return {
-        "texts": [_encoded(lm, text, job["max_tokens"]) for text in job["texts"]],
-        "settings": _settings(lm, job["config"]),
-        "same_models": [same_model(model, lm.identity) for model in job["models"]],
+        "texts": texts,
+        "settings": {length: _settings(lm, job["config"], length) for length in sorted(lengths)},
+        "same_models": [model is not None and same_model(model, lm.identity) for model in job["models"]],
     }
 
 
@@ -284,23 +286,32 @@ def _encoded(lm: FrozenLM, text: str, max_tokens: int | None) -> tuple[list[int]
     return ids[:max_tokens].tolist(), None, note
 
 
-def _settings(lm: FrozenLM, config: FitConfig) -> dict[str, Any]:
-    """What fits of one list have in common beside the model; JSON values."""
-    recipe = asdict(replace(config, start="auto"))
-    recipe |= {"start": start_name(lm, config), "dtype": lm.dtype_name}
+def _settings(lm: FrozenLM, config: FitConfig, length: int) -> dict[str, Any]:
+    """What fits of `length` tokens have in common beside the model; JSON values.
+
+    The arrangement and the start are those that the recipe means for this length.
+    """
+    settled = config.at(length)
+    recipe = asdict(settled) | {
+        "tokens_per_vector": config.tokens_per_vector,
+        "start": start_name(lm, settled),
+        "dtype": lm.dtype_name,
+    }
     settings: dict[str, Any] = json.loads(json.dumps(recipe))  # as it comes back from a file
     return settings
 
 
 def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
-    """Work: fit texts of one length, and save each."""
-    for file in job["files"]:
+    """Work: fit texts of one length, and save each that has a file."""
+    for file in filter(None, job["files"]):
         check_new_file(file, overwrite=True)
-    results = fit_batch(lm, torch.tensor(job["ids"]), job["config"])
-    settings = _settings(lm, job["config"])
+    target_ids = torch.tensor(job["ids"])
+    results = fit_batch(lm, target_ids, job["config"])
+    settings = _settings(lm, job["config"], target_ids.shape[1])
     for file, result in zip(job["files"], results, strict=True):
-        provenance = replace(result.tokens.provenance, recipe=settings)
-        save(file, replace(result.tokens, provenance=provenance), overwrite=True)
+        if file is not None:
+            provenance = replace(result.tokens.provenance, recipe=settings)
+            save(file, replace(result.tokens, provenance=provenance), overwrite=True)
     return [
         {
             "file": file,
@@ -314,29 +325,47 @@ def _fit_batch(lm: FrozenLM, job: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _finished(
-    file: Path, ids: list[int], made_by: Provenance, is_same_model: bool, settings: dict[str, Any]
-) -> Outcome:
-    """The outcome of an earlier call that made this file.
+def _recorded(file: Path) -> Provenance | InputError:
+    """What an existing file says about its fit, or why it cannot be read."""
+    try:
+        return load(file).provenance
+    except InputError as error:
+        return error
 
-    Raises:
-        InputError: it holds another text, or was fitted on another model or in another way.
-    """
-    remedy = "choose another folder, or fit anew (--force)"
-    if made_by.target_hash != hash_ids(torch.tensor(ids)):
-        raise InputError(f"{file}: holds another text than the list; {remedy}")
-    if not is_same_model:
-        raise InputError(f"{file}: was fitted on {made_by.model.name}, another model; {remedy}")
-    if not isinstance(made_by.recipe, dict):
-        raise InputError(f"{file}: does not say by which recipe it was fitted; {remedy}")
-    recorded = made_by.recipe
-    others = [name for name, value in settings.items() if recorded.get(name, value) != value]
-    if others:
-        told = ", ".join(f"{name} {_short(recorded[name])}, not {_short(settings[name])}" for name in others)
-        raise InputError(f"{file}: was fitted by {made_by.preset} with seed {made_by.seed}: {told}; {remedy}")
+
+def _finished(
+    file: Path,
+    ids: list[int],
+    made_by: Provenance | InputError,
+    is_same_model: bool,
+    settings_of_length: dict[int, dict[str, Any]],
+) -> Outcome:
+    """The outcome of an earlier call that made this file, or why the file cannot be taken for it."""
+    if isinstance(made_by, InputError):
+        return Outcome(file, None, str(made_by), made=False)
+    difference = _difference(made_by, ids, is_same_model, settings_of_length[len(ids)])
+    if difference is not None:
+        problem = f"{file}: {difference}; choose another folder, or fit anew (--force)"
+        return Outcome(file, None, problem, made=False)
     accuracy = made_by.token_accuracy
     record = {"file": str(file), "length": len(ids), "exact": accuracy == 1, "token_accuracy": accuracy}
     return Outcome(file, record | {"steps": None, "seconds": None}, made=False)
+
+
+def _difference(made_by: Provenance, ids: list[int], is_same_model: bool, settings: dict[str, Any]) -> str | None:
+    """How a file's fit differs from the one that is asked for, or None."""
+    if made_by.target_hash != hash_ids(torch.tensor(ids)):
+        return "holds another text than the list"
+    if not is_same_model:
+        return f"was fitted on {made_by.model.name}, another model"
+    if not isinstance(made_by.recipe, dict):
+        return "does not say by which recipe it was fitted"
+    recorded = made_by.recipe
+    differing = [name for name, value in settings.items() if recorded.get(name, value) != value]
+    if not differing:
+        return None
+    values = ", ".join(f"{name} {_short(recorded[name])}, not {_short(settings[name])}" for name in differing)
+    return f"was fitted by {made_by.preset} with seed {made_by.seed}: {values}"
 
 
 def _short(value: Any) -> str:

@@ -19,13 +19,13 @@ from families import (
     VOCABULARY,
     WIDTH,
     AnalyticLM,
-    analytic,
     build,
     counted,
     family,
     tokenizer,
 )
 from prototokens import FrozenLM, InputError, Stop, decode, fit, preset
+from prototokens.texts.sampling import continuations
 
 PER_LAYER = {
     "head_dim": 12,
@@ -157,10 +157,11 @@ def test_a_model_without_a_cache_does_not_generate() -> None:
 # Refused.
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_a_bidirectional_model_is_refused(name: str) -> None:
+def test_a_bidirectional_model_is_refused(name: str, dtype: torch.dtype) -> None:
     with pytest.raises(InputError, match=r"is no causal LM: its outputs depend on later inputs.*is_decoder=True"):
-        FrozenLM(unusual(name), tokenizer())
+        FrozenLM(unusual(name).to(dtype), tokenizer())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -228,21 +229,64 @@ def test_a_bound_by_another_name_is_found_before_the_fit(name: str, bound: int) 
 
 def test_a_model_in_training_mode_is_noticed() -> None:
     lm = FrozenLM(build("gpt2"), tokenizer())
-    result = fit(lm, lm.encode("ab"), preset(stop=Stop(max_steps=0)))
+    ids = lm.encode("ab")
+    result = fit(lm, ids, preset(stop=Stop(max_steps=0)))
+    calls = (
+        lambda: decode(lm, result.tokens),
+        lambda: lm.next_token_logits(ids),
+        lambda: lm.generate(vectors(1, 2), 2),
+        lambda: continuations(lm, ids[None], 2),
+        lambda: fit(lm, ids, preset(stop=Stop(max_steps=0))),
+    )
     for module in (lm.model, lm.model.transformer.h[1].attn):
         module.train()
-        for call in (lambda: decode(lm, result.tokens), lambda: lm.next_token_logits(lm.encode("ab"))):
-            with pytest.raises(InputError, match=r"GPT2LMHeadModel is in training mode.*: call model.eval\(\)"):
+        for call in calls:
+            with pytest.raises(InputError, match=r"GPT2LMHeadModel was put back into training mode.*lm.model.eval\(\)"):
                 call()
         lm.model.eval()
     assert decode(lm, result.tokens).ids.shape == (2,)
 
 
 def test_autocast_is_noticed() -> None:
-    lm = analytic()
+    lm = family("gpt2")
     ids = lm.encode("ab")
-    with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="autocast is on"):
-        lm.next_token_logits(ids)
+    calls = (
+        lambda: lm.next_token_logits(ids),
+        lambda: lm.generate(vectors(1, 2), 2),
+        lambda: continuations(lm, ids[None], 2),
+    )
+    for call in calls:
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(InputError, match="leave the autocast block"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_generation_stays_within_the_positions(name: str) -> None:
+    lm = family(name)
+    assert lm.generate(vectors(1, 60), 5).shape == (1, 5)  # the fifth token is no input
+    with pytest.raises(InputError, match=r"65 input positions are asked for, and .* has 64"):
+        lm.generate(vectors(1, 60), 6)
+
+
+# Compiled models.
+
+
+def test_a_compiled_model_is_the_model_that_was_compiled() -> None:
+    model = unusual("gemma3n")
+    plain = FrozenLM(model, tokenizer())
+    compiled = FrozenLM(torch.compile(model, backend="eager"), tokenizer())
+    assert compiled.identity == plain.identity
+    ids = torch.randint(256, (2, 7), generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(compiled.next_token_logits(ids), plain.next_token_logits(ids), atol=1e-5)
+    assert torch.equal(compiled.generate(vectors(2, 3), 4), plain.generate(vectors(2, 3), 4))
+
+
+def test_generation_from_a_compiled_model_leaves_its_settings() -> None:
+    model = build("llama")
+    settings = model.generation_config
+    compiled = FrozenLM(torch.compile(model, backend="eager"), tokenizer())
+    assert torch.equal(compiled.generate(vectors(2, 3), 4), family("llama").generate(vectors(2, 3), 4))
+    assert model.generation_config is settings
 
 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")

@@ -37,7 +37,7 @@ def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
 
     Raises:
         InputError: `target_ids` is not int64 ids of the model's vocabulary, (B, T), or needs too many positions; or see
-            `check_frozen`.
+            `FrozenLM.check_ready`.
     """
     check_shape(target_ids)
     if target_ids.dtype != torch.int64:
@@ -48,7 +48,7 @@ def check_texts(lm: FrozenLM, target_ids: Tensor, layout: Layout) -> None:
             f"{lm.vocabulary - 1}; is the tokenizer another model's?"
         )
     check_room(lm, layout)
-    check_frozen(lm)
+    lm.check_ready()
 
 
 def check_shape(target_ids: Tensor) -> None:
@@ -73,21 +73,4 @@ def check_room(lm: FrozenLM, layout: Layout, remedy: str | None = None) -> None:
         remedy = remedy or (f"shorten it to {most} tokens" if most > 0 else "use fewer e-tokens")
         raise InputError(
             f"a text of {layout.length} tokens needs {needed} positions, and {lm.identity.name} has {bound}; {remedy}"
-        )
-
-
-def check_frozen(lm: FrozenLM) -> None:
-    """Refuse what would make two passes differ: a model put back into training mode, or autocast around the fit.
-
-    Raises:
-        InputError: it is, or there is.
-    """
-    if any(module.training for module in lm.model.modules()):
-        raise InputError(
-            f"{lm.identity.name} was put back into training mode, in which two passes can differ: call lm.model.eval()"
-        )
-    if torch.is_autocast_enabled(lm.device.type):
-        raise InputError(
-            "a fit under torch.autocast would be scored in other arithmetic than it is decoded in: leave the autocast "
-            "block, or load the model with dtype='bfloat16'"
         )

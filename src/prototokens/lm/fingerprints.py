@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .compiled import uncompiled
 
 _BLOCK_BYTES = 1 << 22
 _MOST_HEADER_BYTES = 100_000_000  # as safetensors bounds it
@@ -63,6 +64,7 @@ def fingerprint_model(model: nn.Module) -> str:
     Raises:
         InputError: its weights are offloaded.
     """
+    model = uncompiled(model)
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         raise InputError("weights that are offloaded cannot be hashed: give FrozenLM an identity, or use load_lm")

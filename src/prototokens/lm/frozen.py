@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .checkpointing import marked_layers, recomputed
+from .compiled import forward_parameters, uncompiled
 from .eager_attention import eager_attention
 from .fingerprints import fingerprint_model
 from .generation import generate
@@ -68,11 +68,11 @@ class FrozenLM:
         self.tokenizer = tokenizer
         self.embedding: nn.Module = model.get_input_embeddings()  # type: ignore[operator]
         self._modules = tuple(model.modules())
-        parameters = inspect.signature(type(model).forward).parameters
+        parameters = forward_parameters(model)
         self._keeps_logits = "logits_to_keep" in parameters
         self._takes_ids = "input_ids" in parameters
         self.identity = identity or Identity(
-            name=str(getattr(model, "name_or_path", "") or type(model).__name__),
+            name=str(getattr(model, "name_or_path", "") or type(uncompiled(model)).__name__),
             revision=None,
             fingerprint=fingerprint_model(model),
             tokenizer_hash=hash_vocabulary(tokenizer),
@@ -218,20 +218,33 @@ class FrozenLM:
         Raises:
             InputError: as in `logits`.
         """
+        self.check_ready(length)
+        with recomputed(marked_layers(self._modules) if torch.is_grad_enabled() else []):
+            return self.model(**inputs, **options)
+
+    def check_ready(self, length: int = 0) -> None:
+        """Refuse more input positions than the model has, and what would make two passes differ.
+
+        Args:
+            length: how many input positions are asked for.
+
+        Raises:
+            InputError: `length` is above `max_positions`, the model is in training mode, or autocast is on.
+        """
         if self.max_positions is not None and length > self.max_positions:
             raise InputError(
                 f"{length} input positions are asked for, and {self.identity.name} has {self.max_positions}"
             )
         if any(module.training for module in self._modules):
             raise InputError(
-                f"{self.identity.name} is in training mode, where dropout changes its outputs: call model.eval()"
+                f"{self.identity.name} was put back into training mode, in which two passes can differ: "
+                "call lm.model.eval()"
             )
         if torch.is_autocast_enabled(self.device.type):
             raise InputError(
-                "autocast is on, which changes the model's outputs: leave its block; load_lm(dtype=...) sets the dtype"
+                "vectors that are fitted or decoded under torch.autocast pass in other arithmetic than elsewhere: "
+                "leave the autocast block, or load the model with dtype='bfloat16'"
             )
-        with recomputed(marked_layers(self._modules) if torch.is_grad_enabled() else []):
-            return self.model(**inputs, **options)
 
     def _logits(self, inputs: dict[str, Tensor], length: int, read: range) -> Tensor:
         options = {"logits_to_keep": self._kept(read, length)} if self._keeps_logits and len(read) < length else {}
@@ -320,7 +333,7 @@ class FrozenLM:
                 are left as they were.
 
         Raises:
-            InputError: the model keeps no cache; or as in `logits`.
+            InputError: the model keeps no cache, L + n_tokens - 1 is more than its positions, or as in `logits`.
         """
         return generate(self, inputs_embeds, n_tokens, seed)
 

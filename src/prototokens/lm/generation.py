@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .compiled import forward_parameters, uncompiled
 from .positions import padded_positions
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _CACHES = ("past_key_values", "cache_params", "state")
 @torch.no_grad()
 def generate(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, seed: int | None) -> Tensor:
     """Generate ids (B, n_tokens) after vectors (B, L, D); see `FrozenLM.generate`."""
+    lm.check_ready(inputs_embeds.shape[1] + n_tokens - 1)  # the last token is no input
     cuda = [lm.device] if lm.device.type == "cuda" else []
     with torch.random.fork_rng(cuda, enabled=seed is not None):
         if seed is not None:
@@ -32,10 +34,13 @@ def generate(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, seed: int | Non
 
 
 def without_own_settings(model: Any) -> Any:
-    """A copy of a model that shares its weights, with none of the checkpoint's settings (penalties, EOS ids)."""
+    """A copy of a model that shares its weights, with none of the checkpoint's settings (penalties, EOS ids).
+
+    A compiled model is generated from as it was before, since its wrapper would set the settings of both.
+    """
     from transformers import GenerationConfig
 
-    blank = copy.copy(model)
+    blank = copy.copy(uncompiled(model))
     blank.generation_config = GenerationConfig()
     return blank
 
@@ -60,7 +65,7 @@ def _by_transformers(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, *, samp
 
 def _step_by_step(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, *, sample: bool) -> Tensor:
     """The same, token by token, for models whose `generate` refuses vectors or misplaces them."""
-    parameters = inspect.signature(type(lm.model).forward).parameters
+    parameters = forward_parameters(lm.model)
     places = "position_ids" in parameters and not padded_positions(lm.model)
     options = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
     inputs = lm.inputs_of_vectors(inputs_embeds)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .compiled import uncompiled
 
 if TYPE_CHECKING:
     from .frozen import FrozenLM
@@ -32,7 +33,7 @@ def check_causal(lm: FrozenLM) -> None:
     has_no_values = weight.is_meta and not hasattr(lm.embedding, "_hf_hook")  # such a model serves estimates only
     if lm.model in _causal or has_no_values:
         return
-    name = type(lm.model).__name__
+    name = type(uncompiled(lm.model)).__name__
     try:
         inputs_embeds = _inputs(lm)
         logits = lm.run(lm.inputs_of_vectors(inputs_embeds), inputs_embeds.shape[1], use_cache=False).logits.float()

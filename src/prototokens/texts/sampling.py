@@ -141,7 +141,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
         The new ids alone, `(B, T)`, int64, on the CPU.
 
     Raises:
-        InputError: `tokens` is less than 1, or C + T is more than the model's positions.
+        InputError: `tokens` is less than 1, C + T is more than the model's positions, or as in `FrozenLM.check_ready`.
     """
     if tokens < 1:
         raise InputError(f"tokens is {tokens}: it must be at least 1")
@@ -151,6 +151,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
             f"{contexts.shape[1]} context tokens and {tokens} more make {length}, "
             f"but the model has {lm.max_positions} positions: ask for fewer"
         )
+    lm.check_ready(length)
     from transformers import GenerationConfig
 
     from ..lm.generation import without_own_settings

@@ -175,6 +175,10 @@ MISTAKES = {
     "device file": (("fit", "a", "-o", "/dev/null", "--force"), "is no ordinary file"),
     "no place for files": (("fit", "a", "-o", "/proc/a"), "/proc/a: cannot be written"),
     "start": (("fit", "a", "--start", "x"), "unknown start 'x': no such file, and none of: auto normal"),
+    "column": (("fit-all", "x.txt", "-o", "a", "--column", "n"), "--column is 'n', and a .txt file has no columns"),
+    "rate": (("encoder", "train", "-o", "a", "--lr", "nan"), "lr is nan"),
+    "texts": (("encoder", "eval", "--texts", 10**9), "--texts is 1000000000; it must be at least 2 and at most"),
+    "source": (("study", "cost", "--store", "a", "--recent", "x"), "unknown source 'x': choose one of"),
     "lengths": (("starter", "train", "-o", "a", "--lengths", "x"), "--lengths is 'x'"),
 }
 

@@ -126,6 +126,22 @@ def test_a_signal_ends_a_fit_also_while_starts_are_drawn(
     assert (len(drawn), list(tmp_path.iterdir())) == (1, [])
 
 
+def test_sigterm_ends_every_command_and_its_handler_comes_back() -> None:
+    def command() -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return exits.DONE
+
+    def ignored(*_: Any) -> None:
+        """What the program had before."""
+
+    before = signal.signal(signal.SIGTERM, ignored)
+    try:
+        assert exits.exit_code(command) == 130
+        assert signal.getsignal(signal.SIGTERM) is ignored
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_a_loop_that_asks_ends_with_what_it_has() -> None:
     with terminal.interrupts() as signals:
         assert not signals.should_stop()
@@ -249,6 +265,35 @@ def test_options_stand_in_panels() -> None:
     for panel in ("Arguments", "Options", "Model", "Recipe"):
         assert f"╭─ {panel} ─" in text
     assert text.index("─ Model ─") < text.index("--device-map") < text.index("─ Recipe ─") < text.index("--preset")
+
+
+def test_every_exit_code_is_in_the_help_and_in_the_docs() -> None:
+    codes = {exits.DONE, exits.NOT_EXACT, exits.MISTAKE, exits.SOME_FAILED, exits.BUG, exits.INTERRUPTED}
+    page = (Path(__file__).parent.parent / "docs" / "commands.md").read_text()
+    assert {int(code) for code in re.findall(r"^\| `(\d+)` \|", page, re.MULTILINE)} == codes
+    assert {int(code) for code in re.findall(r"\b(\d+) [a-z]", exits.EXIT_CODES)} == codes
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "bad_rows"),
+    [
+        ("list.txt", ["", "x" * 80], [2]),
+        ("list.jsonl", ['{"text": 3}', "[1]", "{", '{"a": 1}', "", '{"text": "' + "x" * 80 + '"}'], [1, 2, 3, 4, 6]),
+    ],
+)
+def test_what_fails_in_a_list_is_named_by_file_and_row(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    name: str, lines: list[str], bad_rows: list[int],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("\n".join(lines))
+    assert run(monkeypatch, "fit-all", name, "-o", "fitted", "--model", place / "tiny") == 3
+    failed = [line for line in capfd.readouterr().err.splitlines() if "failed" in line]
+    assert len(failed) == len(bad_rows)
+    for line, number in zip(sorted(failed), bad_rows, strict=True):
+        told = line.removeprefix(f"fitted/{number:05d}.safetensors: failed: ")
+        assert name in told
+        assert re.search(rf"\b(row|line) {number}\b", told)
 
 
 @pytest.mark.parametrize(

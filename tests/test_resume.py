@@ -190,6 +190,19 @@ def test_parts_come_back_in_order_and_damaged_ones_do_not(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_part_is_added_without_reading_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_listing(*_: object) -> None:
+        raise AssertionError("the folder was read")
+
+    with Journal(tmp_path / "file", SETTINGS) as journal:
+        with monkeypatch.context() as patched:
+            for name in ("glob", "iterdir"):
+                patched.setattr(Path, name, no_listing)
+            for number in range(3):
+                journal.add({"x": torch.tensor([number])})
+        assert [int(part["x"]) for part in journal.parts()] == [0, 1, 2]
+
+
 def test_work_of_another_kind_is_refused_or_dropped(tmp_path: Path) -> None:
     output = tmp_path / "file"
     with Journal(output, SETTINGS) as journal:

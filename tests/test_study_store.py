@@ -156,6 +156,26 @@ def test_merged_stores_hold_each_cell_once_with_its_best_state(tmp_path):
         assert one.texts("other") is None
 
 
+def test_a_merged_row_keeps_its_own_vectors(tmp_path):
+    killed, failed, both, none = planned = cells(4)
+    with Store.open(tmp_path / "one", write=True) as one, Store.open(tmp_path / "two", write=True) as two:
+        for store in (one, two):
+            store.plan(planned)
+            store.vectors.mkdir()
+            for cell in planned:
+                store.vectors_path(cell.key).write_text(f"of {store.path.name}")
+        two.vectors_path(none.key).unlink()
+        one.fail(failed.key, "lost", ORIGIN)
+        one.finish(both.key, {"exact": 1}, ORIGIN)  # the first was killed between its vectors and its row
+        for cell in planned:
+            two.finish(cell.key, {"exact": 0}, ORIGIN)
+        assert one.merge(two) == 3
+        kept = [one.vectors_path(cell.key).read_text() for cell in (killed, failed, both)]
+        assert kept == ["of two", "of two", "of one"]
+        assert [row["exact"] for row in one.rows()] == [0, 0, 1, 0]
+        assert not one.vectors_path(none.key).exists()
+
+
 def test_exports_are_stable_and_hold_every_column(path, tmp_path):
     first, second = cells(2)
     with Store.open(path, write=True) as store:
@@ -210,25 +230,26 @@ def tampered(path: Path, statement: str, *values: object) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize("key", ["../../planted", "/tmp/planted", "a" * 31, "A" * 32, "a" * 32 + "\n", "", 7])
+@pytest.mark.parametrize("key", ["../../planted", "/planted", "a" * 31, "A" * 32, "a" * 32 + "\n", "", 7])
 def test_a_key_that_could_lead_out_of_the_folder_is_refused_before_anything_is_taken(tmp_path, key):
-    filled(tmp_path / "theirs")
-    with Store.open(tmp_path / "theirs") as theirs:
-        (tmp_path / "theirs.vectors" / "..").resolve()
-        planted = tmp_path / "planted.safetensors"
-        source = theirs.vectors / f"{key}.safetensors"
-        if "/" in str(key):
-            source.resolve().parent.mkdir(exist_ok=True, parents=True)
-    tampered(tmp_path / "theirs", "INSERT INTO cells SELECT ?, study, batch, 1, status, settings, result, error, "
+    if key == "/planted":  # a path of its own
+        key = str(tmp_path / "planted")
+    (tmp_path / "sent" / "deeper").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    store, taken_into = tmp_path / "sent" / "deeper" / "theirs", tmp_path / "here" / "ours"
+    filled(store)
+    tampered(store, "INSERT INTO cells SELECT ?, study, batch, 1, status, settings, result, error, "
              "provenance, finished, seconds FROM cells", key)  # fmt: skip
-    (tmp_path / "deep").mkdir()
-    with Store.open(tmp_path / "deep" / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
+    Path(f"{store}.vectors", f"{key}.safetensors").write_bytes(b"planted")
+    before = sorted(tmp_path.rglob("*.safetensors"))
+    assert len(before) == 2
+    with Store.open(taken_into, write=True) as ours, Store.open(store) as theirs:
         with pytest.raises(InputError, match="is no key of a cell; the file was not made by a study"):
             ours.merge(theirs)
         assert ours.rows() == []
         assert ours.texts("k") is None
         assert not ours.vectors.exists()
-    assert not planted.exists()
+    assert sorted(tmp_path.rglob("*.safetensors")) == before
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ class Journal:
                 self._drop()
             check_new_file(self.output, overwrite=self.overwrite)
             self._begin()
+            self._next_number = self._first_free_number()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -97,8 +98,8 @@ class Journal:
         path = self.folder / _SETTINGS
         settings = _undamaged(path) if path.exists() else None
         recorded = settings[1] if settings else None
-        others = [] if recorded is None else self._differing(recorded)
-        if recorded is not None and not others:
+        differing = [] if recorded is None else self._differing(recorded)
+        if recorded is not None and not differing:
             return
         if self._paths() and not self.overwrite:
             if recorded is None:
@@ -107,7 +108,7 @@ class Journal:
                     "move the folder, or begin anew (--force)"
                 )
             raise InputError(
-                f"{self.folder}: holds unfinished work of another {', '.join(others)}; "
+                f"{self.folder}: holds unfinished work of another {', '.join(differing)}; "
                 "give the same command to resume it, or begin anew (--force)"
             )
         for part in self._paths():
@@ -138,8 +139,13 @@ class Journal:
 
     def add(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep a finished part."""
-        last = int(self._paths()[-1].stem.removeprefix("part-")) if self._paths() else -1
-        write_record(self.folder / f"part-{last + 1:08d}.safetensors", _KIND, tensors, {}, overwrite=False)
+        path = self.folder / f"part-{self._next_number:08d}.safetensors"
+        write_record(path, _KIND, tensors, {}, overwrite=False)
+        self._next_number += 1
+
+    def _first_free_number(self) -> int:
+        paths = self._paths()
+        return int(paths[-1].stem.removeprefix("part-")) + 1 if paths else 0
 
     def finish(self, write: Callable[[Path], object]) -> None:
         """Let `write` write the output under the name it is given, move it to its place, and drop the journal.

@@ -167,8 +167,8 @@ class Store:
     def merge(self, other: Store) -> int:
         """Take over what another store has finished and this one has not; returns how many cells that were.
 
-        A result beats a failure, a failure beats a plan, and of two results this store's own stays. The other store is
-        read as a whole and checked before anything is taken.
+        A result beats a failure, a failure beats a plan, and of two results this store's own stays. A result is taken
+        with its vectors. The other store is read as a whole and checked before anything is taken.
 
         Raises:
             InputError: the other store holds what no study writes, or this one cannot be written.
@@ -332,7 +332,9 @@ def _dump(value: Mapping[str, Any]) -> str:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_file() and not source.is_symlink() and not target.exists():
+    """Copy a file if there is one. What the target held before, vectors of a row that was never written, is lost."""
+    target.unlink(missing_ok=True)
+    if source.is_file() and not source.is_symlink():
         target.parent.mkdir(exist_ok=True)
         with new_file(target, overwrite=False) as temporary:
             shutil.copyfile(source, temporary)

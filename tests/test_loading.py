@@ -247,6 +247,54 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: bytes) -> None:
         fingerprint_files([tmp_path / "x"])
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"rms_norm_eps": 0.1}, {"hidden_act": "relu"}, {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+     {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 6}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_config_that_changes_the_logits_changes_the_fingerprint(folder: Path, copy: Path, change: dict) -> None:
+    before, ids = load_lm(str(folder)), torch.arange(5)
+    change_config(copy, **change)
+    after = load_lm(str(copy))
+    assert not torch.allclose(before.next_token_logits(ids), after.next_token_logits(ids))
+    assert after.identity.fingerprint != before.identity.fingerprint
+    assert FrozenLM(after.model, after.tokenizer).identity.fingerprint == after.identity.fingerprint
+    with pytest.raises(InputError, match="these belong to"):
+        check_same_model("these belong", before.identity, after.identity)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"transformers_version": "9.0"}, {"architectures": ["X"]}, {"dtype": "bfloat16"}, {"torch_dtype": "float16"},
+     {"use_cache": False}, {"_name_or_path": "/x"}, {"attention_dropout": 0.5}, {"initializer_range": 1.0},
+     {"a_later_default": None}, {"a_later_switch": False}, {"eos_token_id": 7}, {"attn_implementation": "eager"}],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_a_config_that_changes_no_logits_keeps_the_fingerprint(folder: Path, copy: Path, change: dict) -> None:
+    change_config(copy, **change)
+    assert models.find_source(str(copy)).fingerprint == models.find_source(str(folder)).fingerprint
+
+
+def test_a_default_that_a_config_does_not_name_is_the_default(folder: Path, copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    assert config.pop("rms_norm_eps") == 1e-6
+    assert config.pop("attention_bias") is False
+    (copy / "config.json").write_text(json.dumps(config))
+    assert models.find_source(str(copy)).fingerprint == models.find_source(str(folder)).fingerprint
+
+
+def test_vectors_with_the_fingerprint_of_the_weights_alone_are_still_taken(folder: Path, copy: Path) -> None:
+    change_config(copy, rms_norm_eps=0.1)
+    loaded, other = load_lm(str(folder)), load_lm(str(copy))
+    weights_alone = replace(loaded.identity, fingerprint=fingerprint_files([folder / "model.safetensors"]))
+    check_same_model("these belong", weights_alone, loaded.identity)
+    check_same_model("these belong", weights_alone, other.identity)
+    assert not same_model(loaded.identity, other.identity)
+    in_memory = FrozenLM(build("llama"), tokenizer())
+    check_same_model("these belong", weights_alone, in_memory.identity)
+
+
 def test_vectors_with_the_former_fingerprints_are_still_taken(folder: Path, copy: Path) -> None:
     loaded = load_lm(str(folder))
     by_files = replace(loaded.identity, fingerprint=hash_files([folder / "model.safetensors"]))

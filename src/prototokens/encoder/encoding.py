@@ -21,7 +21,7 @@ from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..fitting.starter import Starter, shipped_starter
 from ..lm.frozen import FrozenLM
-from ..lm.identity import Identity, check_same_model, library_versions
+from ..lm.identity import Identity, check_same_model, library_versions, same_weights
 from ..proto_tokens import ProtoTokens
 from .card import model_card
 from .config import EncoderConfig
@@ -284,7 +284,7 @@ def shipped_encoder(model: Identity) -> Encoder:
     with as_file(files("prototokens") / "shipped" / "encoders") as path:
         for folder in sorted(path.iterdir()) if path.is_dir() else ():
             encoder = Encoder.from_pretrained(folder)
-            if encoder.model.fingerprint == model.fingerprint:
+            if same_weights(encoder.model.fingerprint, model.fingerprint):
                 return encoder
     raise InputError(
         f"no encoder for {model.name} comes with the package: name one (--encoder PATH), "

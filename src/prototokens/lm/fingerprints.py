@@ -1,7 +1,8 @@
-"""Fingerprints: SHA-256 over a model's weights, the same for every way in which files lay them out.
+"""Fingerprints: SHA-256 over what a model's logits depend on, the same for every way in which files lay it out.
 
-Hashed is each tensor's name, dtype, shape and bytes, in the order of the names. Copies that are sharded or ordered in
-another way agree, and so does the model in memory in the dtype of its files. A GGUF file is hashed as a file.
+Hashed is each tensor's name, dtype, shape and bytes, in the order of the names, and then the configuration: the
+values that change logits, see `config_values`. Copies that are sharded or ordered in another way agree, and so does the
+model in memory in the dtype of its files. A GGUF file is hashed as a file.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .compiled import uncompiled
+from .config_values import config_values
 
 _BLOCK_BYTES = 1 << 22
 _MOST_HEADER_BYTES = 100_000_000  # as safetensors bounds it
@@ -47,15 +49,18 @@ class _Span(NamedTuple):
     end: int
 
 
-def fingerprint_files(files: Sequence[Path]) -> str:
-    """The fingerprint of the tensors that safetensors files hold together.
+def fingerprint_files(files: Sequence[Path], config: str | None = None) -> str:
+    """The fingerprint of the tensors that safetensors files hold together, and of a configuration.
+
+    Args:
+        files: the files.
+        config: the configuration's values, see `read_config_values`; None for weights alone.
 
     Raises:
         InputError: a file is damaged or cannot be read.
     """
-    fingerprint = _combine(line for file in files for line in _tensor_lines(file))
-    _former.setdefault(fingerprint, {})["files"] = cache(lambda: hash_files(files))
-    return fingerprint
+    weights = _combine(line for file in files for line in _tensor_lines(file))
+    return _remember(weights, config, "files", cache(lambda: hash_files(files)))
 
 
 def fingerprint_model(model: nn.Module) -> str:
@@ -69,12 +74,12 @@ def fingerprint_model(model: nn.Module) -> str:
     if any(tensor.is_meta for tensor in state.values()):
         raise InputError("weights that are offloaded cannot be hashed: give FrozenLM an identity, or use load_lm")
     reference = weakref.ref(model)
-    fingerprint = _combine(
+    weights = _combine(
         _line(name, _DTYPES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape), _hash_tensor(tensor))
         for name, tensor in _as_saved(model, state).items()
     )
-    _former.setdefault(fingerprint, {})["memory"] = cache(lambda: _hash_state(reference()))
-    return fingerprint
+    config = config_values(getattr(model, "config", None))
+    return _remember(weights, config, "memory", cache(lambda: _hash_state(reference())))
 
 
 def hash_file(path: Path) -> str:
@@ -100,6 +105,13 @@ def former_fingerprints(fingerprint: str) -> set[str]:
         with suppress(OSError):  # the files may be gone
             known.add(compute())
     return {value for value in known if value is not None}
+
+
+def _remember(weights: str, config: str | None, place: str, first_scheme: Callable[[], str | None]) -> str:
+    """The fingerprint of weights and configuration, of which the former ones are remembered."""
+    fingerprint = weights if config is None else hashlib.sha256(f"{weights}\n{config}".encode()).hexdigest()
+    _former.setdefault(fingerprint, {}).update({place: first_scheme, "weights": lambda: weights})
+    return fingerprint
 
 
 def _tensor_lines(file: Path) -> list[str]:

@@ -23,7 +23,8 @@ class Identity:
     Attributes:
         name: Hub id, alias or path that loads it.
         revision: the Hub commit, or None for a model that is not from the Hub.
-        fingerprint: SHA-256 over all source weights; does not depend on the dtype they are loaded in.
+        fingerprint: SHA-256 over all source weights and the configuration's values that change logits; does not depend
+            on the dtype they are loaded in.
         tokenizer_hash: SHA-256 over the vocabulary.
     """
 
@@ -34,7 +35,7 @@ class Identity:
 
 
 def same_weights(recorded: str, current: str) -> bool:
-    """Whether a recorded fingerprint is that of a model that was loaded here, by today's scheme or the former one."""
+    """Whether a recorded fingerprint is that of a model that was loaded here, by today's scheme or a former one."""
     return recorded == current or recorded in former_fingerprints(current)
 
 

@@ -42,7 +42,7 @@ def load_lm(
         raise InputError("give device or device_map, not both")
     if isinstance(dtype, str) and dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of: {' '.join(DTYPES)}")
-    source = find_source(name, revision)
+    source = find_source(name, revision, trust_remote_code=trust_remote_code)
     model, tokenizer = _load(name, source, dtype, device_map, trust_remote_code)
     if device is not None:
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, UnknownModelError
+from .config_values import read_config_values
 from .fingerprints import fingerprint_files, hash_file
 from .gguf_files import converted
 
@@ -30,7 +31,7 @@ class Source:
         name: how the user can ask for the model again: alias, Hub id or absolute path.
         revision: the Hub commit, or None.
         folder: a folder that transformers loads: configuration, tokenizer, safetensors weights.
-        fingerprint: SHA-256 over the source weights, whatever dtype they are loaded in.
+        fingerprint: SHA-256 over the source weights and configuration, whatever dtype they are loaded in.
     """
 
     name: str
@@ -39,12 +40,13 @@ class Source:
     fingerprint: str
 
 
-def find_source(name: str, revision: str | None = None) -> Source:
+def find_source(name: str, revision: str | None = None, *, trust_remote_code: bool = False) -> Source:
     """Find the files of a model. They are fetched or converted where that is needed.
 
     Args:
         name: the alias `smollm2-135m`, a folder, a `.gguf` file, or a Hub id.
         revision: branch, tag or commit on the Hub; only for Hub ids.
+        trust_remote_code: read a configuration by the repository's own code, where it has some.
 
     Raises:
         UnknownModelError: there is no model of that name here, and none can be fetched.
@@ -60,12 +62,12 @@ def find_source(name: str, revision: str | None = None) -> Source:
     except (OSError, RuntimeError, ValueError) as error:
         raise UnknownModelError(f"unknown model {name[:80]!r}: {error}") from None
     if is_folder:
-        return _from_folder(path.resolve(), str(path.resolve()), None)
+        return _from_folder(path.resolve(), str(path.resolve()), None, trust_remote_code)
     if is_file:
         if path.suffix != ".gguf":
             raise InputError(f"{name}: a model is a folder, a .gguf file, a Hub id or {BUILT_IN!r}")
         return _from_gguf(path.resolve(), str(path.resolve()))
-    return _from_hub(name, revision)
+    return _from_hub(name, revision, trust_remote_code)
 
 
 def built_in_file() -> Path:
@@ -100,7 +102,7 @@ def available() -> list[tuple[str, str]]:
     return models
 
 
-def _from_folder(folder: Path, name: str, revision: str | None) -> Source:
+def _from_folder(folder: Path, name: str, revision: str | None, trust_remote_code: bool) -> Source:
     if (folder / "adapter_config.json").is_file():
         raise InputError(
             f"{name}: holds an adapter{_base_of(folder)}, which changes what a model computes; "
@@ -111,7 +113,8 @@ def _from_folder(folder: Path, name: str, revision: str | None) -> Source:
     weights = _weight_files(folder, name)
     if not weights:
         raise InputError(f"{name}: holds no .safetensors weights; pickled weights are never read")
-    return Source(name, revision, folder, fingerprint_files(weights))
+    config = read_config_values(folder, trust_remote_code=trust_remote_code)
+    return Source(name, revision, folder, fingerprint_files(weights, config))
 
 
 def _base_of(folder: Path) -> str:
@@ -140,7 +143,7 @@ def _weight_files(folder: Path, name: str) -> Sequence[Path]:
     return files
 
 
-def _from_hub(name: str, revision: str | None) -> Source:
+def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> Source:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -165,7 +168,7 @@ def _from_hub(name: str, revision: str | None) -> Source:
         offline = type(error).__name__ == "LocalEntryNotFoundError"
         reason = "the Hub cannot be reached" if offline else f"the Hub cannot be reached ({type(error).__name__})"
         raise UnknownModelError(f"unknown model {name!r}: not on this machine, and {reason}; {CHOICES}") from None
-    return _from_folder(folder, name, folder.name)
+    return _from_folder(folder, name, folder.name, trust_remote_code)
 
 
 def _from_gguf(path: Path, name: str) -> Source:

@@ -7,15 +7,18 @@ import os
 import signal
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from families import analytic, family
+from families import analytic, counted, family
 from prototokens import FrozenLM, InputError, decode, load
 from prototokens.arrangements import arrangement_named
+from prototokens.fitting import memory
+from prototokens.fitting.memory import Passes
 from prototokens.fitting.starter import Starter
 from prototokens.runners.in_process import InProcess
 from prototokens.study import STUDIES, running
@@ -308,6 +311,32 @@ def test_a_start_is_a_condition_of_the_cells_that_begin_at_it(study, monkeypatch
     for row in rows:
         began_there = row["start"] in (shipped.name, "auto")
         assert began_there == (row.get("start_hash") is not None), row
+
+
+def test_free_memory_has_no_say_in_how_a_cell_is_rounded(tmp_path, monkeypatch):
+    """What is free is not in a cell's key; what the passes are planned for is."""
+    texts_in_a_pass = []
+    for free in (10**12, 10**5):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        with counted(family("llama")) as calls:
+            run(tmp_path / str(free))
+        texts_in_a_pass.append(calls.forward)
+    assert texts_in_a_pass[0] == texts_in_a_pass[1]
+    assert rows(tmp_path / str(10**12)) == rows(tmp_path / str(10**5))
+    monkeypatch.setitem(SCALES, "smoke", replace(SMOKE, pass_gigabytes=8))
+    run(tmp_path / "larger")
+    assert {row["pass_gigabytes"] for row in rows(tmp_path / "larger")} == {8}
+    assert not {row["key"] for row in rows(tmp_path / "larger")} & {row["key"] for row in rows(tmp_path / str(10**5))}
+
+
+def test_passes_are_planned_for_the_memory_that_is_named(monkeypatch):
+    lm, layout = family("llama"), arrangement_named("m,e,m*(n-1)").layout(2)
+    one = memory.estimate_bytes(lm, layout, 1)
+    for free in (1, 10**12):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, free=free: free)
+        for room, planned in ((100 * one, Passes(7, False)), (5 * one, Passes(4, False)), (1, Passes(1, True))):
+            with memory.passes_planned_for(room):
+                assert memory.plan_passes(lm, layout, 7, Passes()) == planned
 
 
 def test_a_model_that_cannot_be_loaded_or_is_too_small_is_told_apart(tmp_path):

@@ -322,6 +322,12 @@ def test_recipes_are_the_presets_with_the_cell_s_budget():
     assert len({fits.recipe_hash(name) for name in ("fast", "tuned", "paper", "cramming")}) == 4
 
 
+def test_another_stopping_rule_makes_other_cells(monkeypatch):
+    before = {name: fits.recipe_hash(name) for name in ("fast", "cramming")}
+    monkeypatch.setattr(fits, "STOPPING_RULE", 1)  # the margin asked of all tokens, whatever the accuracy
+    assert all(fits.recipe_hash(name) != digits for name, digits in before.items())
+
+
 def test_a_cell_is_the_fit_that_the_library_makes(done):
     lm, (path, found) = family("llama"), done["cost"]
     row = next(r for r in found if r["recipe"] == "fast")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -60,6 +63,22 @@ class Passes:
             raise InputError(f"rows_at_once is {self.rows_at_once}; it must be at least 1")
 
 
+_assumed_free: ContextVar[int | None] = ContextVar("assumed_free", default=None)
+
+
+@contextmanager
+def passes_planned_for(n_bytes: int) -> Iterator[None]:
+    """Plan the passes of all fits in this block as if `n_bytes` were free, whatever is.
+
+    The same fit is then rounded alike on a busy machine and on an idle one.
+    """
+    token = _assumed_free.set(n_bytes)
+    try:
+        yield
+    finally:
+        _assumed_free.reset(token)
+
+
 def plan_passes(lm: FrozenLM, layout: Layout, rows: int, passes: Passes) -> Passes:
     """Settle what `passes` leaves open, by the estimate and the memory that is free.
 
@@ -71,7 +90,8 @@ def plan_passes(lm: FrozenLM, layout: Layout, rows: int, passes: Passes) -> Pass
     has_layers = _setting(lm, "num_hidden_layers", 0) > 0
     undecided = passes.checkpointing is None
     options = [False, True] if undecided and has_layers else [bool(passes.checkpointing)]
-    free = free_bytes(lm)
+    assumed = _assumed_free.get()
+    free = free_bytes(lm) if assumed is None else assumed
     if free is None:
         return Passes(passes.rows_at_once, options[0])
     one = 0
@@ -82,7 +102,7 @@ def plan_passes(lm: FrozenLM, layout: Layout, rows: int, passes: Passes) -> Pass
             return Passes(wanted, checkpointing)
         if passes.rows_at_once is None and one <= _SHARE * free:
             return Passes(1 << int(_SHARE * free / one).bit_length() - 1, checkpointing)
-    if passes.rows_at_once is None and one > free:
+    if passes.rows_at_once is None and one > free and assumed is None:
         raise InputError(
             f"a text of {layout.length} tokens needs about {_gigabytes(one)} for one pass through {lm.identity.name}, "
             f"and {_gigabytes(free)} are free; shorten it, or try all the same with rows_at_once=1"

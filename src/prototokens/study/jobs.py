@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from . import study_module
+from .scales import scale_named
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,12 +63,16 @@ def measure(lm: FrozenLM, job: dict[str, Any]) -> list[Measurement]:
     """Work: one batch of a study, `{"study": name, "cells": [settings ...], "ids": [[id ...] ...]}`."""
     import torch
 
+    from ..fitting.memory import passes_planned_for
+
     for settings, ids in zip(job["cells"], job["ids"], strict=True):
         if len(ids) != settings["tokens"]:
             raise InputError(
                 f"a text of {settings['tokens']} tokens is asked for, and {lm.identity.name} has {lm.max_positions} "
                 f"positions: texts are drawn at {len(ids)} tokens"
             )
-    measurements: list[Measurement] = study_module(job["study"]).run(lm, job["cells"], torch.tensor(job["ids"]))
+    gigabytes = scale_named(job["cells"][0]["scale"]).pass_gigabytes
+    with passes_planned_for(gigabytes * 10**9):
+        measurements: list[Measurement] = study_module(job["study"]).run(lm, job["cells"], torch.tensor(job["ids"]))
     assert len(measurements) == len(job["cells"]), job["study"]
     return measurements

@@ -19,7 +19,7 @@ from . import study_module
 from .cells import Batch, BoundCell, Settings, cell_keys
 from .fits import recipe_hash, start_hash
 from .jobs import Measurement, describe, draw_texts, measure
-from .scales import CONTINUED, Scale
+from .scales import CONTINUED, Scale, scale_named
 from .store import DONE, FAILED, Store
 
 
@@ -174,7 +174,8 @@ def _bind(batch: Batch, number: int, card: dict[str, Any], scale: Scale, texts: 
 def _conditions(cell: Settings, model: Identity) -> Settings:
     """What a cell's fit takes over from the package, by content: an upgrade that changes it makes other cells."""
     start = start_hash(cell["recipe"], cell.get("start"), cell.get("arrangement"), model)
-    return {"recipe_hash": recipe_hash(cell["recipe"])} | ({} if start is None else {"start_hash": start})
+    conditions = {"recipe_hash": recipe_hash(cell["recipe"])} | ({} if start is None else {"start_hash": start})
+    return conditions | {"pass_gigabytes": scale_named(cell["scale"]).pass_gigabytes}
 
 
 def _short(name: str) -> str:

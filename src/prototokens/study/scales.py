@@ -27,6 +27,8 @@ class Scale:
         per_context: how many of the kind `CONTINUED`, after one another, continue the same context.
         corpora: where the texts of each kind come from: a name or file that `texts.sample` takes.
         models: the models that are studied if none is named.
+        pass_gigabytes: memory beside the weights for which the passes of fits are planned, on any machine: what is free
+            has no say in which texts pass together, and so none in how a fit is rounded.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Scale:
     per_context: int
     corpora: Mapping[str, str]
     models: tuple[str, ...]
+    pass_gigabytes: int
 
     def with_corpora(self, **corpora: str | None) -> Scale:
         """The same scale with the texts of some kinds from elsewhere; None leaves a kind as it is."""
@@ -54,8 +57,8 @@ def _counts(*counts: int) -> dict[str, int]:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", 24, 16, _counts(4, 4, 4, 4, 4), 2, _BUNDLED, _BUILT_IN),
-        Scale("laptop", 96, 64, _counts(4, 16, 4, 4, 18), 3, _BUNDLED, _BUILT_IN),
+        Scale("smoke", 24, 16, _counts(4, 4, 4, 4, 4), 2, _BUNDLED, _BUILT_IN, 4),
+        Scale("laptop", 96, 64, _counts(4, 16, 4, 4, 18), 3, _BUNDLED, _BUILT_IN, 4),
         Scale(
             "paper",
             1448,
@@ -64,6 +67,7 @@ SCALES = {
             10,
             _BUNDLED | {"old": "pg19", "recent": "fanfics"},
             tuple(MODELS.values()),
+            48,
         ),
     )
 }

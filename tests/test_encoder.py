@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,9 +17,11 @@ from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
 from families import analytic, batch, build, counted, family, tokenizer
 from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
 from prototokens.arrangements import ARRANGEMENTS
+from prototokens.encoder import encoding
 from prototokens.encoder.config import EncoderConfig
 from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
 from prototokens.encoder.trunks import TRUNKS
+from prototokens.files.record import read_record, write_record
 from prototokens.fitting.starter import Starter
 from prototokens.fitting.starts import start_vectors
 from prototokens.lm.identity import Identity
@@ -223,6 +226,47 @@ def test_damage_and_strangers_are_refused(llama: FrozenLM, tmp_path: Path) -> No
         Encoder.from_pretrained("no/such-encoder")
     with pytest.raises(InputError, match="cannot be made a folder"):
         random_encoder(llama).save_pretrained(tmp_path / "tokens")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: r["config"].update(width=30_000), "its weight .* is .*, and its config makes it"),
+        (
+            lambda r: r["config"].update(max_tokens=10**9),
+            r"its weight trunk\.by_length is \(4, 32\), and its config makes",
+        ),
+        (lambda r: r.update(width=10**9), "its config makes it"),
+        (lambda r: r["config"].update(layers=10**9), "its config asks for 1000000000 layers, and it holds 15 tensors"),
+        (lambda r: r["config"].update(layers=3), "is missing, and its config makes it"),
+        (lambda r: r["config"].update(layers=1), "and its config makes it superfluous"),
+        (lambda r: r["config"].update(width="32"), "its record cannot be read"),
+        (lambda r: r["model"].update(fingerprint=5), "the model's fingerprint is 5; it must be text"),
+        (lambda r: r["model"].update(revision=[]), r"the model's revision is \[\]; it must be text or None"),
+        (lambda r: r.update(width=-1), "its record cannot be read"),
+        (lambda r: r.update(training=None), "its record cannot be read"),
+        (lambda r: r.pop("model"), "its record cannot be read"),
+    ],
+)
+def test_a_record_that_claims_other_weights_is_refused_before_memory_is_taken(
+    llama: FrozenLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
+) -> None:
+    folder = random_encoder(llama).save_pretrained(tmp_path / "mine")
+    tensors, record = read_record(folder / "model.safetensors", "an encoder")
+    change(record)
+    write_record(folder / "model.safetensors", "an encoder", tensors, record, overwrite=True)
+    places = []
+    build = encoding.EncoderNetwork.__init__
+
+    def watched(self: Any, *arguments: Any) -> None:
+        places.append(torch.empty(0).device.type)
+        build(self, *arguments)
+
+    monkeypatch.setattr(encoding.EncoderNetwork, "__init__", watched)
+    with pytest.raises(InputError, match=message) as error:
+        Encoder.from_pretrained(folder)
+    assert str(error.value).startswith(f"{folder}: ")
+    assert set(places) <= {"meta"}
 
 
 def test_another_model_is_refused_and_named(llama: FrozenLM) -> None:

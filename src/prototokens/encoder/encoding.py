@@ -199,10 +199,11 @@ class Encoder:
         tensors, record, starter = read_folder(name, revision)
         try:
             config = EncoderConfig.from_json(record["config"])
-            network = EncoderNetwork(config, record["width"], record["hidden_width"])
-            network.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
-            return cls(config, Identity(**record["model"]), network, record["training"], starter)
-        except (KeyError, TypeError, RuntimeError) as error:
+            network = _network_of(config, record["width"], record["hidden_width"], tensors)
+            return cls(config, Identity(**record["model"]), network, dict(record["training"]), starter)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
             raise InputError(f"{name}: its record cannot be read ({' '.join(str(error).split())[:200]})") from None
 
     def push_to_hub(self, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
@@ -258,6 +259,27 @@ def encode(
         )
         for result in results
     ]
+
+
+def _network_of(config: EncoderConfig, width: int, hidden_width: int, tensors: dict[str, Tensor]) -> EncoderNetwork:
+    """A network that holds these weights, in float32. No memory is taken for what the config only claims.
+
+    Raises:
+        InputError: the config describes other weights.
+    """
+    if config.layers > len(tensors):
+        raise InputError(f"its config asks for {config.layers} layers, and it holds {len(tensors)} tensors")
+    with torch.device("meta"):
+        network = EncoderNetwork(config, width, hidden_width)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for name in sorted(shapes.keys() | tensors.keys()):
+        shape = tuple(tensors[name].shape) if name in tensors else "missing"
+        if shape != shapes.get(name):
+            raise InputError(f"its weight {name} is {shape}, and its config makes it {shapes.get(name, 'superfluous')}")
+    # Copied, since a file's tensors may lie at odd addresses, where kernels round in another way.
+    weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    network.load_state_dict(weights, assign=True)
+    return network
 
 
 def refinement(encoder: Encoder, steps: int, recipe: FitConfig | None = None) -> FitConfig:

@@ -375,9 +375,6 @@ def test_an_evaluation_has_a_row_for_every_cell(llama: FrozenLM, source: str) ->
         list(evaluate(llama, random_encoder(llama), (5,), (source,), texts=4))
 
 
-# The curve
-
-
 def test_a_curve_drops_what_lies_after_its_step(tmp_path: Path) -> None:
     path = tmp_path / "curve.jsonl"
     one = Curve(path, 0)
@@ -386,5 +383,17 @@ def test_a_curve_drops_what_lies_after_its_step(tmp_path: Path) -> None:
     assert [row["step"] for row in read_curve(path)] == [0, 1, 2, 3]
     Curve(path, 2).add({"step": 3, "again": True})
     assert read_curve(path)[2:] == [{"step": 2, "windows": {"2": {"loss": 0.5}}}, {"step": 3, "again": True}]
+    Curve(path, 0)
+    assert read_curve(path) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["{", "[1]", "7", '{"step": "3"}', "{}", "\xff", "[" * 100_000], ids=lambda line: line[:9]
+)
+def test_a_damaged_curve_is_said(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "curve.jsonl"
+    path.write_bytes(f'{{"step": 1}}\n{line}\n{{"step": 3}}\n'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"curve\.jsonl: line 2 is damaged; move the file away, or begin anew"):
+        Curve(path, 2)
     Curve(path, 0)
     assert read_curve(path) == []

@@ -22,6 +22,7 @@ from prototokens.encoder.training.distributed import LAUNCHER_COUNTS, Accelerate
 from prototokens.encoder.training.loop import CURVE, train_encoder
 from prototokens.encoder.training.trainer import Trainer
 from prototokens.files.record import read_record, write_record
+from prototokens.lm.fingerprints import former_fingerprints
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +124,18 @@ def test_a_checkpoint_of_a_former_version_is_resumed_if_it_means_the_same(source
         else:
             with pytest.raises(InputError, match=r"had other settings \(precision, schedule\.decay\)"):
                 train(family("llama"), folder, training)
+
+
+def test_a_checkpoint_with_the_models_former_fingerprint_is_resumed(source: str, tmp_path: Path) -> None:
+    lm, training = FrozenLM(build("llama"), tokenizer()), short_training(source)
+    straight = train(lm, tmp_path / "straight", training)
+    for former in sorted(former_fingerprints(lm.identity.fingerprint)):
+        folder = tmp_path / former[:8]
+        train(lm, folder, training, should_stop=lambda: True)
+        tensors, record = read_record(folder / FILE, "an encoder's training")
+        record["settings"]["model"] = former
+        write_record(folder / FILE, "an encoder's training", tensors, record, overwrite=True)
+        assert same(train(lm, folder, training), straight)
 
 
 def test_beginning_anew_leaves_nothing_of_the_former_training(whole, source: str, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from families import FAMILIES, VOCABULARY, WIDTH, build, family, tokenizer
 from prototokens import FrozenLM, InputError, load_lm
 from prototokens.errors import UnknownModelError
 from prototokens.lm import sources as models
+from prototokens.lm.configs import find_config
+from prototokens.lm.download import would_download
 from prototokens.lm.fingerprints import _hash_state, fingerprint_files, hash_files
 from prototokens.lm.identity import Identity, check_same_model, same_model
 
@@ -363,7 +365,33 @@ def test_a_full_disk_is_not_a_missing_model(monkeypatch: pytest.MonkeyPatch) -> 
     assert refusal("a/b") == "a/b: cannot be stored in the Hub's cache (No space left on device); set HF_HOME"
 
 
-def test_an_unknown_model_is_an_error_of_its_own() -> None:
-    for name in ("nobody/no-such-model", "no such model", "~nobody-of-that-name/x"):
-        with pytest.raises(UnknownModelError):
-            load_lm(name)
+@pytest.mark.parametrize("name", ["nobody/no-such-model", "no such model", "~nobody-of-that-name", "a" * 5000, "a\0b"])
+@pytest.mark.parametrize("revision", [None, "main"])
+def test_an_unknown_model_is_an_error_of_its_own(name: str, revision: str | None) -> None:
+    for find in (load_lm, find_config):
+        with pytest.raises(UnknownModelError, match="unknown model") as error:
+            find(name, revision=revision)
+        assert "a model is 'smollm2-135m', a folder, a .gguf file, or a Hub id" in str(error.value)
+        assert len(str(error.value)) < 300
+    assert would_download(name) == (name == "nobody/no-such-model")
+
+
+def test_what_the_hub_refuses_is_said_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    for kind, message in (
+        (errors.GatedRepoError, "a/b: the Hub grants it on request; ask there, then run: hf auth login"),
+        (errors.RevisionNotFoundError, "a/b: the Hub has no revision 'v9' of it"),
+        (errors.EntryNotFoundError, "a/b: holds no model (there is no config.json)"),
+    ):
+        raised = kind.__new__(kind)
+
+        def fail(*_: object, raised: Exception = raised, **__: object) -> None:
+            raise raised
+
+        for name, find in (("snapshot_download", load_lm), ("hf_hub_download", find_config)):
+            monkeypatch.setattr(huggingface_hub, name, fail)
+            with pytest.raises(InputError) as error:
+                find("a/b", revision="v9")
+            assert str(error.value) == message

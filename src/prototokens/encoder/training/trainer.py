@@ -13,7 +13,7 @@ from torch import Tensor
 from ...arrangements import arrangement_named
 from ...errors import InputError
 from ...lm.frozen import FrozenLM
-from ...lm.identity import library_versions
+from ...lm.identity import library_versions, same_weights
 from ..encoding import Encoder
 from ..evaluate import LengthScore, encoder_vectors, score_vectors
 from ..network import EncoderNetwork
@@ -214,6 +214,8 @@ def _refusal(before: dict[str, Any], now: dict[str, Any], step: int) -> str | No
 
     The number of steps may change as long as the learning rate does not fall yet.
     """
+    if same_weights(str(before.get("model")), now["model"]):
+        before = before | {"model": now["model"]}
     old, new = (_REMOVED_SETTINGS | _flat(settings["training"]) for settings in (before, now))
     old_steps, new_steps = old.pop("steps"), new.pop("steps")
     different = [name for name in now if name != "training" and before.get(name) != now[name]]

@@ -13,7 +13,7 @@ from families import counted, family
 from prototokens import FitConfig, FrozenLM
 from prototokens.report.conditions import series
 from prototokens.study.prefix_search import Trial
-from prototokens.study.reconstruction import capacity, information, sharing
+from prototokens.study.reconstruction import capacity, held_m, information, sharing
 from study_batches import (
     batch_of,
     fitted_ids,
@@ -99,8 +99,8 @@ def test_a_search_s_columns_are_those_of_its_trials(
     module: Any, wanted: dict[str, Any], name: str, nats: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known, lm = Known(), family("llama")
-    monkeypatch.setattr(module, name, known)
-    monkeypatch.setattr(module, "time", clock(10.0, 16.0))
+    monkeypatch.setattr(held_m, name, known)
+    monkeypatch.setattr(held_m, "time", clock(10.0, 16.0))
     without_h_lm(monkeypatch)
     with counted(lm) as calls:
         rows = measure(module, batch_of(module, **wanted), work_limit=10_000)
@@ -147,7 +147,7 @@ def test_the_price_of_a_held_m_is_paid_from_the_budget(
     first = 5 if wanted["method"] == "bisection" else 2
     for extra, steps in ((0, []), (2 * (first + 2) * 4, [3])):
         known = Known()
-        monkeypatch.setattr(module, name, known)
+        monkeypatch.setattr(held_m, name, known)
         rows = measure(module, batch_of(module, **wanted), work_limit=m_work + extra)
         assert known.max_steps[:1] == steps
         (row,) = [row for row, _ in rows if "bound_tokens" in row]

@@ -26,7 +26,8 @@ class Batch:
         label: what tells the batch apart within the study, for people.
         cells: settings of each cell.
         steps: the step budget, all fits of the batch together.
-        positions: input positions that a step passes, all texts together; in a search, one text's of middling length.
+        positions: input positions that a step passes, all texts together. In a search: those of one prefix of middle
+            length.
         peak_positions: those of the largest step, where steps differ.
     """
 

@@ -20,7 +20,7 @@ def columns(rows: list[Row]) -> list[str]:
 
 
 def write_csv(path: str | os.PathLike[str], rows: list[Row], *, overwrite: bool = False) -> Path:
-    """Write rows to a CSV file; what a row has not is empty.
+    """Write rows to a CSV file; a column that a row lacks stays empty.
 
     Raises:
         InputError: the file exists (and `overwrite` is not set), or cannot be written.
@@ -36,7 +36,7 @@ def write_csv(path: str | os.PathLike[str], rows: list[Row], *, overwrite: bool 
 
 
 def write_parquet(path: str | os.PathLike[str], rows: list[Row], *, overwrite: bool = False) -> Path:
-    """Write rows to a Parquet file; what a row has not is null.
+    """Write rows to a Parquet file; a column that a row lacks is null.
 
     Raises:
         InputError: pyarrow is not installed, the file exists (and `overwrite` is not set), or cannot be written.

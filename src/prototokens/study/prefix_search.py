@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..baselines.cramming import CRAMMING, cram_batch
+from ..baselines.cramming import CRAMMING, CrammingResult, cram_batch
 from ..errors import InputError
-from ..fitting.fit import fit_batch
+from ..fitting.fit import FitResult, fit_batch
 from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..lm.frozen import FrozenLM
@@ -41,8 +41,11 @@ class Trial:
 
 
 FitPrefixes = Callable[[Tensor, list[Any], int], list[Trial]]
-"""`fit_prefixes(target_ids (B, L), begin, max_steps)`: one trial per text; `begin` holds the vectors to start from, or
-None for the recipe's start, for all of the batch alike."""
+"""`fit_prefixes(target_ids (B, L), begin, max_steps)`: one trial per text.
+
+`begin` has an entry for each text: the vectors to start from, or None for the recipe's start. Either all entries are
+vectors or all are None.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +94,7 @@ def one_step(lm: FrozenLM, config: FitConfig | None = None, given: Given | None 
                 m_start=None if given.m is not None else m_start,
             )
         return [
-            Trial(
-                n_tokens=target_ids.shape[1],
-                reached=r.token_accuracy >= config.stop.accuracy,
-                token_accuracy=r.token_accuracy,
-                steps=r.steps,
-                work=r.token_positions + r.backward_positions,
-                vectors=(r.tokens.e, r.tokens.m),
-            )
+            _trial(r, target_ids.shape[1], r.token_accuracy, config.stop.accuracy, (r.tokens.e, r.tokens.m))
             for r in fit_batch(lm, target_ids, recipe, vectors)
         ]
 
@@ -119,18 +115,17 @@ def autoregressive(lm: FrozenLM, config: FitConfig | None = None) -> FitPrefixes
         if begin[0] is not None:
             recipe, start = replace(recipe, perturbation=0.0, restarts=1), torch.stack(begin)
         return [
-            Trial(
-                n_tokens=target_ids.shape[1],
-                reached=r.greedy_accuracy >= config.stop.accuracy,
-                token_accuracy=r.greedy_accuracy,
-                steps=r.steps,
-                work=r.token_positions + r.backward_positions,
-                vectors=r.memory,
-            )
+            _trial(r, target_ids.shape[1], r.greedy_accuracy, config.stop.accuracy, r.memory)
             for r in cram_batch(lm, target_ids, recipe, start)
         ]
 
     return fit_prefixes
+
+
+def _trial(result: FitResult | CrammingResult, n_tokens: int, accuracy: float, goal: float, vectors: Any) -> Trial:
+    """A fit of a prefix as a trial; the prefix is reached if its token accuracy is the goal or above."""
+    work = result.token_positions + result.backward_positions
+    return Trial(n_tokens, accuracy >= goal, accuracy, result.steps, work, vectors)
 
 
 def grow(
@@ -228,7 +223,7 @@ def prefix_h_lm_nats(lm: FrozenLM, target_ids: Tensor, n_tokens: int) -> float:
 
 @dataclass
 class _Search:
-    """How the search for one text stands; `queue` holds the next length, or nothing."""
+    """State of the search for one text; `queue` holds the length to try next, or nothing."""
 
     queue: list[int]
     n_tokens: int = 0
@@ -240,8 +235,8 @@ class _Search:
     def __post_init__(self) -> None:
         self.trials: list[Trial] = []
 
-    def steps(self, max_steps: int, work: int | None) -> int:
-        """Steps that the next trial may take; its last two scorings are paid from the budget too."""
+    def steps_allowed(self, max_steps: int, work: int | None) -> int:
+        """Optimiser steps of the next trial at most; the budget also pays for its two evaluations without a step."""
         if work is None:
             return max_steps
         return min(max_steps, (work - self.work) // (2 * (self.queue[0] + 2)) - 1)
@@ -273,10 +268,10 @@ def _run(
 ) -> list[Capacity]:
     while waiting := [s for s in searches if s.queue]:
         for search in waiting:
-            if search.steps(max_steps, work) < 1:
+            if search.steps_allowed(max_steps, work) < 1:
                 search.queue, search.spent = [], True
         plans = {
-            number: (s.queue[0], s.steps(max_steps, work), s.vectors is None)
+            number: (s.queue[0], s.steps_allowed(max_steps, work), s.vectors is None)
             for number, s in enumerate(searches)
             if s.queue
         }

@@ -132,12 +132,12 @@ def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
     at_once = min(pairs, grid.pairs_at_once)
     rounds = texts * math.ceil(pairs / at_once)
     fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps
-    of_fits, of_curves, evaluations = texts * width, 0, 0
+    fit_positions, curve_positions, evaluations = texts * width, 0, 0
     for config in (CURVES[name] for name in grid.curves):
-        of_curves = at_once * config.taus * width
+        curve_positions = at_once * config.taus * width
         evaluations += rounds * (grid.curve_steps // config.check_every + 1) * at_once * config.check_taus * width
-    positions = fit_steps * of_fits + curve_steps * of_curves + evaluations // STEP_OVER_FORWARD
-    return fit_steps + curve_steps, positions, max(of_fits, of_curves)
+    positions = fit_steps * fit_positions + curve_steps * curve_positions + evaluations // STEP_OVER_FORWARD
+    return fit_steps + curve_steps, positions, max(fit_positions, curve_positions)
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:

@@ -89,16 +89,16 @@ def lay_out(scale: str) -> list[Batch]:
         for text in range(grid.texts)
     ]
     width = grid.tokens + 1
-    of_fits, of_looks = grid.texts_at_once * width, len(lines) * grid.taus * width
+    fit_positions, evaluated_positions = grid.texts_at_once * width, len(lines) * grid.taus * width
     rounds = math.ceil(grid.texts / grid.texts_at_once)
     return [
         Batch(
             study="interpolation",
             label=f"{grid.texts} texts, each with {grid.partners} others",
             cells=(*fits, *lines),
-            steps=rounds * grid.max_steps + math.ceil(of_looks / STEP_OVER_FORWARD / of_fits),
-            positions=of_fits,
-            peak_positions=max(of_fits, min(POSITIONS_AT_ONCE, grid.taus * width)),
+            steps=rounds * grid.max_steps + math.ceil(evaluated_positions / STEP_OVER_FORWARD / fit_positions),
+            positions=fit_positions,
+            peak_positions=max(fit_positions, min(POSITIONS_AT_ONCE, grid.taus * width)),
         )
     ]
 

@@ -174,17 +174,17 @@ def _compared(ids: Tensor, of_e: _Chunk, of_m: _Chunk, chunks: Sequence[_Chunk])
     Texts of one kind share tokens: beside texts of any kind, e and m would seem to say what their kind alone says.
     """
     texts, kinds = (of_e.text, of_m.text), (of_e.text[0], of_m.text[0])
-    others = [chunk.ids for chunk in chunks if chunk.text not in texts and chunk.text[0] in kinds]
+    controls = [chunk.ids for chunk in chunks if chunk.text not in texts and chunk.text[0] in kinds]
     return Measurement(
         {
             "own": int(of_e.text == of_m.text),
             "both_exact": int(of_e.fit.exact and of_m.fit.exact),
             "e_accuracy": token_accuracy(ids, of_e.ids).item(),
             "m_accuracy": token_accuracy(ids, of_m.ids).item(),
-            "other_accuracy": mean(token_accuracy(ids, other).item() for other in others) if others else None,
+            "other_accuracy": mean(token_accuracy(ids, control).item() for control in controls) if controls else None,
             "e_overlap": bag_overlap(ids, of_e.ids),
             "m_overlap": bag_overlap(ids, of_m.ids),
-            "other_overlap": mean(bag_overlap(ids, other) for other in others) if others else None,
+            "other_overlap": mean(bag_overlap(ids, control) for control in controls) if controls else None,
             "distinct": len(ids.unique()) / len(ids),
         }
     )

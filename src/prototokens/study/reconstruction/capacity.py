@@ -15,9 +15,8 @@ and figure 1, https://arxiv.org/abs/2505.21189.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,18 +24,13 @@ from torch import Tensor
 
 from ...fitting.fit import fit_batch
 from ...fitting.given import Given
-from ...fitting.recipes import FitConfig
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings, chunked, micro_batches
 from ..fits import measured, recipe
 from ..jobs import Measurement
-from ..prefix_search import bisect, grow, one_step
 from ..published import LENGTHS
 from ..scales import SOURCES
-from .held_m import NO_M, SHARED_M, HeldM, fit_held_m, search_columns
-
-ACCURACY = 0.99
-"""Token accuracy at which a text counts as reconstructed."""
+from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def _searched_together(grid: Grid, m_shared: int) -> Iterator[Sequence[Text]]:
 
 
 def _label(method: str, m_shared: int, length: int, seed: int, first: Text) -> str:
-    return f"{method} {'shared' if m_shared else 'own'} m, {length}, seed {seed}, {first[0]} {first[1]}"
+    return f"{method} {'shared m' if m_shared else 'm per text'}, {length}, seed {seed}, {first[0]} {first[1]}"
 
 
 def _grid_batch(scale: str, grid: Grid, m_shared: int, length: int, seed: int, texts: Sequence[Text]) -> Batch:
@@ -147,9 +141,6 @@ def _grid_batch(scale: str, grid: Grid, m_shared: int, length: int, seed: int, t
 
 
 def _search_batch(scale: str, grid: Grid, method: str, m_shared: int, seed: int, texts: Sequence[Text]) -> Batch:
-    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
-    middling = max(1, grid.longest // 4)
-
     def cell(text: Text, method: str, **settings: Any) -> Settings:
         shared = {"m_texts": grid.m_texts} if m_shared else {}
         return cell_settings(
@@ -165,8 +156,8 @@ def _search_batch(scale: str, grid: Grid, method: str, m_shared: int, seed: int,
         study="capacity",
         label=_label(method, m_shared, grid.longest, seed, texts[0]),
         cells=(*m_cells, *(cell(text, method, work_limit=grid.work) for text in texts)),
-        steps=len(texts) * grid.work // (2 * middling),
-        positions=middling + 1,
+        steps=search_steps(len(texts), grid.longest, grid.work),
+        positions=searched_prefix(grid.longest) + 1,
         peak_positions=max(len(texts) * (grid.longest + 1), len(m_cells) * (grid.first + 1)),
     )
 
@@ -174,36 +165,14 @@ def _search_batch(scale: str, grid: Grid, method: str, m_shared: int, seed: int,
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Fit the texts (B, T) at the batch's length, or search their longest prefixes."""
     settings = cells[-1]
-    config = recipe(settings)
     if settings["method"] == "grid":
         given = Given(share="m", groups=_groups(cells)) if settings["m_shared"] else None
-        results = fit_batch(lm, target_ids, config, given, rows_at_once=settings.get("rows_at_once"))
+        results = fit_batch(lm, target_ids, recipe(settings), given, rows_at_once=settings.get("rows_at_once"))
         return measured(lm, target_ids, results)
-    config = replace(config, stop=replace(config.stop, accuracy=ACCURACY))
-    n_m_texts = sum(cell["method"] == SHARED_M for cell in cells)
-    began = time.perf_counter()
-    held = fit_held_m(lm, target_ids[:n_m_texts, : settings["first"]], config) if n_m_texts else NO_M
-    return [*held.measurements, *_search(lm, settings, target_ids[n_m_texts:], config, held, began)]
+    return search(lm, cells, target_ids, "capacity_h_lm_nats")
 
 
 def _groups(cells: Sequence[Settings]) -> Tensor:
     """Number of each cell's group, (B,)."""
     names = [(cell["source"], cell["group"]) for cell in cells]
     return torch.tensor([names.index(name) for name in names])
-
-
-def _search(
-    lm: FrozenLM, settings: Settings, target_ids: Tensor, config: FitConfig, held: HeldM, began: float
-) -> list[Measurement]:
-    fit_prefixes = one_step(lm, config, Given(m=held.m))
-    m_work = held.work_per_text(len(target_ids))
-    steps, work = settings["max_steps"], settings["work_limit"] - m_work
-    if settings["method"] == "growth":
-        results = grow(fit_prefixes, target_ids, steps, first=settings["first"], work=work)
-    else:
-        results = bisect(fit_prefixes, target_ids, steps, work=work)
-    seconds = (time.perf_counter() - began) / len(results)
-    return [
-        Measurement(search_columns(lm, ids, result, m_work, "capacity_h_lm_nats") | {"seconds": seconds})
-        for result, ids in zip(results, target_ids, strict=True)
-    ]

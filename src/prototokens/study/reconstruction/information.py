@@ -10,22 +10,16 @@ https://arxiv.org/abs/2505.21189.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...fitting.given import Given
-from ...fitting.recipes import FitConfig
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings, chunked
-from ..fits import recipe
 from ..jobs import Measurement
-from ..prefix_search import FitPrefixes, autoregressive, grow, one_step
 from ..scales import SOURCES
-from .capacity import ACCURACY
-from .held_m import NO_M, SHARED_M, HeldM, fit_held_m, search_columns
+from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
 @dataclass(frozen=True)
@@ -80,8 +74,6 @@ def lay_out(scale: str) -> list[Batch]:
 def _batch(
     scale: str, grid: Grid, method: str, recipe_name: str, vectors: int, source: str, seed: int, texts: Sequence[int]
 ) -> Batch:
-    # At worst texts are searched one by one, at about a quarter of the longest; a step costs a position there and back.
-    middling = max(1, grid.longest // 4)
     shared: Settings = {"m_texts": grid.m_texts} if (method, vectors) == ("one-step", 1) else {}
 
     def cell(text: int, method: str, **settings: int) -> Settings:
@@ -95,36 +87,12 @@ def _batch(
         study="information",
         label=f"{method}, {vectors} vectors, {source} from text {texts[0]}, seed {seed}",
         cells=(*m_cells, *(cell(text, method, work_limit=grid.work) for text in texts)),
-        steps=len(texts) * grid.work // (2 * middling),
-        positions=middling + vectors,
+        steps=search_steps(len(texts), grid.longest, grid.work),
+        positions=searched_prefix(grid.longest) + vectors,
         peak_positions=max(len(texts) * (grid.longest + vectors), len(m_cells) * (grid.first + 1)),
     )
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Search the longest prefixes of the texts (B, T) that the batch's vectors hold."""
-    settings, began = cells[-1], time.perf_counter()
-    config = recipe(settings)
-    config = replace(config, stop=replace(config.stop, accuracy=ACCURACY))
-    n_m_texts = sum(cell["method"] == SHARED_M for cell in cells)
-    held = fit_held_m(lm, target_ids[:n_m_texts, : settings["first"]], config) if n_m_texts else NO_M
-    searched = target_ids[n_m_texts:]
-    m_work = held.work_per_text(len(searched))
-    results = grow(
-        _fit_prefixes(lm, settings, config, held),
-        searched,
-        settings["max_steps"],
-        first=settings["first"],
-        work=settings["work_limit"] - m_work,
-    )
-    seconds = (time.perf_counter() - began) / len(results)
-    return held.measurements + [
-        Measurement(search_columns(lm, ids, result, m_work, "h_lm_nats") | {"seconds": seconds})
-        for result, ids in zip(results, searched, strict=True)
-    ]
-
-
-def _fit_prefixes(lm: FrozenLM, settings: Settings, config: FitConfig, held: HeldM) -> FitPrefixes:
-    if settings["method"] == "autoregressive":
-        return autoregressive(lm, replace(config, e_tokens=settings["vectors"]))
-    return one_step(lm, config, Given(m=held.m))
+    return search(lm, cells, target_ids, "h_lm_nats")

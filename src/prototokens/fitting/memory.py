@@ -16,6 +16,7 @@ import torch
 from ..arrangements import MOST_TOKENS, Layout
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
+from .control_groups import free_of_group
 
 _KEPT_PER_OUTPUT = 3.0  # bytes that autograd keeps for each byte of a linear layer's output: 1.1 to 2.9 were measured
 _KEPT_PER_STATE = 16  # bytes for each entry of a recurrent layer's state, at every position: 13 were measured
@@ -156,7 +157,13 @@ def _free_on(device: torch.device) -> int | None:
 
 
 def _free_ram() -> int | None:
-    """What the system could give to a process, file caches included; of all memory half, where it does not say."""
+    """What the system and the process's control group could give it, whichever is less; None where neither says."""
+    known = [free for free in (_free_of_system(), free_of_group(Path("/"))) if free is not None]
+    return min(known, default=None)
+
+
+def _free_of_system() -> int | None:
+    """Memory that is free, file caches included; of all memory half, where the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -158,3 +158,30 @@ def test_jacobi_refuses_bad_lengths(llama: FrozenLM, crammed: CrammingResult) ->
         jacobi_decode(llama, crammed.memory, 0)
     with pytest.raises(InputError, match="max_passes is 0"):
         jacobi_decode(llama, crammed.memory, 4, max_passes=0)
+
+
+# What is refused before it begins.
+
+
+def test_what_was_meant_is_said(llama: FrozenLM) -> None:
+    ids = llama.encode("ab")
+    for call, target in ((cram, ids), (cram_batch, ids[None])):
+        for arguments, message in (
+            ((llama, target, "fast"), "config is 'fast'; it must be a FitConfig: preset('fast')"),
+            ((llama, "ab"), "target_ids is of type str; it must be a tensor: lm.encode(text)"),
+            ((llama, [1, 2]), "target_ids is of type list; it must be a tensor: torch.tensor(ids)"),
+            ((llama.model, target), "lm is of type LlamaForCausalLM; it must be a FrozenLM: load_lm(name)"),
+            ((llama, target, SHORT, [1.0]), "memory_start is of type list; it must be a tensor (B, K, D)"),
+        ):
+            with pytest.raises(InputError) as error:
+                call(*arguments)  # type: ignore[operator]
+            assert str(error.value) == message
+    with pytest.raises(InputError, match=r"target_ids is \(2,\); it must be \(B, T\) with at least one token"):
+        cram_batch(llama, ids)
+
+
+def test_memory_is_asked_for_before_it_is_taken(llama: FrozenLM) -> None:
+    with pytest.raises(InputError, match=r"1000000000 rows \(texts times restarts\) of 1 e-tokens.*use fewer restarts"):
+        cram(llama, llama.encode("ab"), replace(SHORT, restarts=10**9))
+    with pytest.raises(InputError, match="an input of 1000000000 e-tokens: it must have 1 to"):
+        cram(llama, llama.encode("ab"), replace(SHORT, e_tokens=10**9))

@@ -11,8 +11,10 @@ from torch import Tensor
 from ..arrangements import E_TOKEN, Layout, arrangement_named
 from ..errors import InputError
 from ..fitting.bank import Bank
-from ..fitting.checks import check_texts
+from ..fitting.checks import check_arguments, check_shape, check_texts
 from ..fitting.descent import Descent, DescentResult, FitProgress
+from ..fitting.memory import check_vectors
+from ..fitting.objective import is_argmax
 from ..fitting.recipes import FitConfig, Stop, preset
 from ..fitting.starter import Starter
 from ..fitting.starts import start_vectors
@@ -87,6 +89,7 @@ def cram(
     should_stop: Callable[[], bool] | None = None,
 ) -> CrammingResult:
     """Find the [mem] vectors of one text, ids (T,); all else as in `cram_batch`."""
+    check_arguments(lm, target_ids, config, None)
     if target_ids.ndim != 1:
         raise InputError(f"target_ids is {tuple(target_ids.shape)}; cram takes one text (T,), cram_batch (B, T)")
     return cram_batch(lm, target_ids.unsqueeze(0), config, memory_start, progress=progress, should_stop=should_stop)[0]
@@ -121,17 +124,23 @@ def cram_batch(
         One result per text, in order.
 
     Raises:
-        InputError: the texts do not fit the model, or the recipe names a learned start.
+        InputError: an argument is of another type, the texts do not fit the model or memory, or the recipe names a
+            learned start.
 
     Reference: Cramming 1568 Tokens into a Single Vector and Back Again (Kuratov et al., 2025), section 3,
     https://arxiv.org/abs/2502.13063.
     """
+    check_arguments(lm, target_ids, config, None)
+    if memory_start is not None and not isinstance(memory_start, Tensor):
+        raise InputError(f"memory_start is of type {type(memory_start).__name__}; it must be a tensor (B, K, D)")
+    check_shape(target_ids)
     config = config or CRAMMING
     if isinstance(config.start, Starter):
         raise InputError("a learned start is for proto-tokens, not for cramming; choose text-e or normal")
     if config.start == "auto":
         config = replace(config, start="text-e")
-    n_texts, length = target_ids.shape if target_ids.ndim == 2 else (0, 0)
+    n_texts, length = target_ids.shape
+    check_vectors(lm, n_texts * config.restarts, config.e_tokens, length, config.stop.max_steps)
     before = _before(lm, config)  # (F, D)
     layout = _layout(length, config.e_tokens, len(before))
     check_texts(lm, target_ids, layout)
@@ -194,7 +203,7 @@ def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, ou
     return CrammingResult(
         memory=outcome.e.cpu(),
         prompt=prompt.cpu(),
-        teacher_forced_accuracy=(margins > 0).float().mean().item(),
+        teacher_forced_accuracy=is_argmax(logits, target).float().mean().item(),
         greedy_accuracy=right.float().mean().item(),
         greedy_prefix=int(correct_prefix(greedy_ids, target_ids.cpu())),
         greedy_ids=greedy_ids,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..arrangements import arrangement_named
 from ..errors import InputError
+from ..fitting.checks import check_arguments
 from ..fitting.fit import FitResult, fit_batch
 from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
@@ -151,8 +152,11 @@ class Encoder:
         return self.network(embeddings, hidden)
 
     def __call__(self, lm: FrozenLM, text: str | Tensor) -> ProtoTokens:
-        """Proto-tokens of a text or of its ids (T,), scored by decoding them; errors as in `vectors`."""
-        ids = lm.encode(text) if isinstance(text, str) else text
+        """Proto-tokens of a text or of its ids (T,), scored by decoding them; errors as in `encode`."""
+        ids = lm.encode(text) if isinstance(text, str) and isinstance(lm, FrozenLM) else text
+        if not isinstance(ids, str | Tensor):
+            raise InputError(f"text is of type {type(ids).__name__}; it must be a string, or its ids: lm.encode(text)")
+        check_arguments(lm, ids, None, None)
         return encode(lm, self, ids.unsqueeze(0))[0].tokens
 
     def up_to(self, max_tokens: int) -> Encoder:
@@ -239,8 +243,13 @@ def encode(
         include the encoder's pass and the hidden states that it reads.
 
     Raises:
-        InputError: see `Encoder.vectors` and `fit_batch`.
+        InputError: an argument is of another type; or see `Encoder.vectors` and `fit_batch`.
     """
+    if not isinstance(encoder, Encoder):
+        raise InputError(
+            f"encoder is of type {type(encoder).__name__}; it must be an Encoder: Encoder.from_pretrained(name)"
+        )
+    check_arguments(lm, target_ids, recipe, None)
     if refine < 0:
         raise InputError(f"refine is {refine}; it must be at least 0 fit steps")
     config = refinement(encoder, refine, recipe)

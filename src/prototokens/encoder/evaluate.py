@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
-from ..fitting.objective import cross_entropy
+from ..fitting.objective import cross_entropy, is_argmax
 from ..fitting.recipes import FitConfig
 from ..fitting.starts import start_vectors
 from ..lm.frozen import FrozenLM
@@ -70,7 +70,7 @@ def score_vectors(lm: FrozenLM, arrangement: Arrangement, e: Tensor, m: Tensor, 
     for e_part, m_part, ids in zip(e.split(size), m.split(size), target_ids.split(size), strict=True):
         target = ids.to(lm.device)
         logits = logits_of(lm, arrangement, e_part, m_part, ids.shape[1])
-        right_parts.append((logits.argmax(-1) == target).float().cpu())
+        right_parts.append(is_argmax(logits, target).float().cpu())
         loss_parts.append(cross_entropy(logits, target).loss.cpu())
     right = torch.cat(right_parts)  # (B, T)
     accuracy = right.mean(-1)  # (B,)

@@ -19,7 +19,7 @@ from .checks import check_arguments, check_shape, check_texts
 from .descent import Descent, DescentResult, FitProgress
 from .given import Given
 from .memory import Passes, check_vectors
-from .objective import is_right
+from .objective import is_argmax
 from .recipes import FitConfig, preset
 from .starts import resolve_optimiser, start_name
 
@@ -33,7 +33,7 @@ class FitResult:
 
     Attributes:
         tokens: the proto-tokens of the best evaluation.
-        token_accuracy: share of right tokens: those whose target has the highest logit, alone.
+        token_accuracy: share of right tokens: those whose target is the argmax of their logits.
         exact: whether all are right.
         min_margin: smallest lead of a target's logit over the next best, in logits.
         loss: mean cross-entropy, in nats per token.
@@ -205,7 +205,7 @@ def _result(
     logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
     target = target_ids.to(logits.device)
     margins = logit_margins(logits, target)
-    right = is_right(margins)
+    right = is_argmax(logits, target)
     accuracy = right.float().mean().item()
     margin = margins.amin().item()
     loss = torch.nn.functional.cross_entropy(logits, target).item()

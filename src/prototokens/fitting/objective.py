@@ -42,8 +42,19 @@ def cross_entropy(logits: Tensor, target_ids: Tensor) -> Scores:
 
 
 def is_right(margin: Tensor) -> Tensor:
-    """Which tokens are right, bool: those whose target leads every other logit. A tie or NaN is not right."""
+    """Which tokens a descent takes for right, bool: those whose target leads every other logit.
+
+    A tie or NaN is not right: another kernel's rounding may decide it either way. Reported scores use `is_argmax`.
+    """
     return margin > 0
+
+
+def is_argmax(logits: Tensor, target_ids: Tensor) -> Tensor:
+    """Which tokens are right in a score that is reported, bool, (..., T): those that decoding logits (..., T, V) gives.
+
+    Of a tie the argmax decides, as when decoding.
+    """
+    return logits.argmax(-1) == target_ids
 
 
 class GradientSum:

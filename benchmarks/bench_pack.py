@@ -1,8 +1,9 @@
-"""Packing a speech: sizes beside gzip, zstd and xz, what it costs, and whether it comes back in every setting.
+"""Packing a speech: sizes beside gzip, zstd and xz, what it costs, and whether it is exact in every setting.
 
-Packs in float32, then unpacks with one and two threads, in batches of one, three and all chunks, in float32 and in
-bfloat16, and compares the bytes. `--noise` measures, on the same chunks, how much the leads of the targets' logits
-change between those settings and between storage dtypes: what margins are chosen from.
+Packs in float32, then unpacks with one and two threads, in batches of one and all chunks, in float32 and in bfloat16,
+and compares the bytes. With `--journal`, an interrupted packing resumes.
+`--noise` measures, on the same chunks, how much the leads of the targets' logits change between those settings and
+between storage dtypes: margins are chosen from that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import lzma
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,8 +31,10 @@ from prototokens import FrozenLM, load_lm, read_archive
 from prototokens.archive.archive import Archive, write_archive
 from prototokens.archive.chunks import chunk_logits, in_batches
 from prototokens.archive.pack import PackConfig, Packer, PackProgress
+from prototokens.archive.settings import journal_settings
 from prototokens.archive.unpack import Reader
 from prototokens.files.quantised import STORES, StoredVectors
+from prototokens.files.resume import Journal
 from prototokens.metrics import logit_margins
 from prototokens.texts.corpora import documents
 
@@ -57,8 +61,8 @@ def sizes(packer: Packer, raw: bytes, folder: Path) -> dict[str, int | None]:
 
 def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: list[int]) -> list[dict[str, Any]]:
     """Unpack in every setting, and say what each needed."""
-    rows, longest = [], int(archive.lengths.max())
-    every = {"1": 1, "3": 3 * longest, "all": archive.n_tokens}
+    rows = []
+    every = {"1": 1, "all": archive.n_tokens}
     for model, count, (name, batch_tokens) in itertools.product((lm, low), threads, every.items()):
         torch.set_num_threads(count)
         reader = Reader(model, archive, batch_tokens=batch_tokens, anew=lambda _: lm)
@@ -128,20 +132,25 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--effort", default="balanced")
     parser.add_argument("--chunk-tokens", type=int)
+    parser.add_argument("--tokens-per-vector", type=int)
+    parser.add_argument("--journal", type=Path, help="keep finished chunks in JOURNAL.partial, and begin with them")
     parser.add_argument("--threads", default="1,2", help="the first is packed with")
     parser.add_argument("--noise", action="store_true", help="measure how much leads change between settings")
-    parser.add_argument("--quick", action="store_true", help="64 tokens, fast, in chunks of 8")
+    parser.add_argument("--quick", action="store_true", help="64 tokens, fast, in chunks of 32")
     options = parser.parse_args()
     if options.quick:
-        options.tokens, options.effort, options.chunk_tokens = 64, "fast", 8
+        options.tokens, options.effort, options.chunk_tokens = 64, "fast", 32
     threads = [int(x) for x in options.threads.split(",")]
     torch.set_num_threads(threads[0])
     lm, low = load_lm(options.model, dtype="float32"), load_lm(options.model, dtype="bfloat16")
     text = speech(lm, options.tokens)
     raw = text.encode()
     began = time.perf_counter()
-    packer = Packer(lm, text, PackConfig(effort=options.effort, chunk_tokens=options.chunk_tokens), progress=show)
-    archive = packer.archive()
+    config = PackConfig(options.effort, options.chunk_tokens, options.tokens_per_vector)
+    kept = Journal(options.journal, journal_settings(lm, raw, config.settled(lm))) if options.journal else None
+    with kept or nullcontext():
+        packer = Packer(lm, text, config, kept, progress=show)
+        archive = packer.archive()
     pack_seconds = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         table = sizes(packer, raw, Path(folder))
@@ -164,6 +173,9 @@ def main() -> None:
         "chunks": len(archive),
         "chunk_tokens": archive.packing["chunk_tokens"],
         "effort": options.effort,
+        "tokens_per_vector": archive.packing["tokens_per_vector"],
+        "vectors": len(archive.vectors),
+        "positions_per_token": sum(packer.positions()) / max(1, archive.n_tokens),
         "own_m": int(archive.own_m.sum()),
         "stores": archive.vectors.counts,
         "share_from_vectors": archive.share_from_vectors,
@@ -177,7 +189,8 @@ def main() -> None:
     }
     print(
         f"{result['share_from_vectors']:.1%} of {archive.n_tokens} tokens "
-        f"from the vectors of {len(archive)} chunks alone"
+        f"from the {len(archive.vectors)} vectors of {len(archive)} chunks alone; "
+        f"{result['positions_per_token']:.1f} positions a token, forward and backward"
     )
     print(f"pack {pack_seconds:.0f} s, unpack {seconds['unpack']:.2f} s, greedy {seconds['greedy']:.2f} s; "
           f"decodes until packing pays off: {json.dumps(result['decodes_to_pay_off'])}")  # fmt: skip

@@ -37,9 +37,9 @@ def measure(module: Any, batch: int = 0, name: str = "llama", **changes: Any) ->
 
 
 def measure_cells(module: Any, cells: list[dict[str, Any]], name: str = "llama") -> list[Row]:
-    found = module.run(family(name), cells, ids_of(cells))
-    assert len(found) == len(cells)
-    return [({**cell, **one.columns}, one.vectors) for cell, one in zip(cells, found, strict=True)]
+    measurements = module.run(family(name), cells, ids_of(cells))
+    assert len(measurements) == len(cells)
+    return [({**cell, **one.columns}, one.vectors) for cell, one in zip(cells, measurements, strict=True)]
 
 
 def of(rows: list[Row], method: str) -> list[dict[str, Any]]:

@@ -119,7 +119,7 @@ def test_every_text_of_a_list_is_fitted(llama: FrozenLM, runner: InProcess, tmp_
     assert sum(o.record["exact"] for o in outcomes if o.record) >= 2
 
 
-def test_a_list_goes_on_where_it_was_stopped(runner: InProcess, tmp_path: Path) -> None:
+def test_a_list_that_was_stopped_resumes_to_the_same_files(runner: InProcess, tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
 

@@ -63,7 +63,7 @@ def test_growth_finds_every_capacity(capacities: list[int], length: int, first: 
         assert all(b is None for b in begin) or all(b is not None for b in begin)
 
 
-def test_growth_goes_on_from_the_longest_prefix_that_held() -> None:
+def test_growth_continues_from_the_longest_prefix_that_held() -> None:
     known = Known([11])
     found = grow(known, texts(1, 40), 10, first=8, factor=1.5)[0]
     assert [call for call, _ in known.calls] == [8, 12, 10, 11]

@@ -1,4 +1,4 @@
-"""Laws of the journal: killed anywhere, the same call goes on and ends the same; two at once are refused."""
+"""Laws of the journal: killed anywhere, the same call resumes and ends the same; two at once are refused."""
 
 from __future__ import annotations
 

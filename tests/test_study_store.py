@@ -20,11 +20,11 @@ ORIGIN = {"fingerprint": "f" * 64, "dtype": "float32", "threads": 1, "versions":
 
 
 def cells(count: int, study: str = "cost") -> list[BoundCell]:
-    own = [cell_settings("smoke", "old", text, 4, 0, "fast", 9) for text in range(count)]
-    keys = cell_keys(study, "f" * 64, "float32", own, ["h"] * count)
+    settings_of_cells = [cell_settings("smoke", "old", text, 4, 0, "fast", 9) for text in range(count)]
+    keys = cell_keys(study, "f" * 64, "float32", settings_of_cells, ["h"] * count)
     return [
         BoundCell(key, study, f"{study} {i // 2:04d}", i % 2, {"model": "tiny", **settings})
-        for i, (key, settings) in enumerate(zip(keys, own, strict=True))
+        for i, (key, settings) in enumerate(zip(keys, settings_of_cells, strict=True))
     ]
 
 
@@ -75,16 +75,17 @@ def test_numbers_that_are_not_finite_are_null(path, value):
 
 
 def test_keys_depend_on_content_alone():
-    own = [cell_settings("smoke", "old", text, 4, 0, "fast", 9) for text in range(2)]
-    base = ("cost", "f", "float32", own, ["a", "b"])
+    settings_of_cells = [cell_settings("smoke", "old", text, 4, 0, "fast", 9) for text in range(2)]
+    base = ("cost", "f", "float32", settings_of_cells, ["a", "b"])
     keys = cell_keys(*base)
     assert keys == cell_keys(*base)
     assert len(set(keys)) == 2
-    for place, other in enumerate(("quality", "g", "bfloat16", [own[0], own[1] | {"seed": 1}], ["a", "c"])):
+    altered = [settings_of_cells[0], settings_of_cells[1] | {"seed": 1}]
+    for place, other in enumerate(("quality", "g", "bfloat16", altered, ["a", "c"])):
         changed = list(base)
         changed[place] = other
         assert not set(keys) & set(cell_keys(*changed)), place
-    shuffled = [dict(reversed(list(settings.items()))) for settings in own]
+    shuffled = [dict(reversed(list(settings.items()))) for settings in settings_of_cells]
     assert cell_keys("cost", "f", "float32", shuffled, ["a", "b"]) == keys
 
 

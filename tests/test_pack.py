@@ -24,6 +24,8 @@ from prototokens.arrangements import arrangement_named, blocks
 from prototokens.files.quantised import STORES, rounded
 from prototokens.files.resume import Journal
 from prototokens.fitting.descent import FitProgress
+from prototokens.fitting.recipes import Stop
+from prototokens.fitting.scoreboard import MET, ScoreBoard
 from prototokens.fitting.starter import Starter
 from prototokens.metrics import logit_margins
 
@@ -166,6 +168,15 @@ def test_a_learned_start_decides_between_two_vectors_and_blocks() -> None:
         assert archive.arrangement == (arrangement if longest == 2 else blocks(2))
         assert int(archive.lengths.max()) == longest
         assert archive.packing["start"] == start.name
+
+
+@pytest.mark.parametrize(
+    "leads", [(5.0, 5.0, 5.0, 0.1), (5.0, 5.0, 5.0, -1.0), (5.0, 5.0, 0.3, 0.1), (9.0, 9.0, 9.0, 9.0)]
+)
+def test_a_token_that_leads_by_too_little_counts_as_missed(leads: tuple[float, ...]) -> None:
+    board = ScoreBoard(torch.tensor([0]), Stop(accuracy=0.75, margin=0.5))
+    board.update(torch.tensor([0]), torch.ones(1, 4), torch.tensor([leads]), 0)
+    assert (board.status() == [MET]) == (sum(lead > 0.5 for lead in leads) >= 3)
 
 
 def test_a_fit_ends_when_all_but_the_tolerated_share_lead_by_the_margin() -> None:

@@ -32,3 +32,5 @@ def test_a_target_is_right_where_it_is_the_argmax() -> None:
     logits = torch.tensor([[[0.0, 2.0, 1.0], [3.0, 2.0, 3.5], [1.0, 1.0, 0.0]]])
     assert is_argmax(logits, torch.tensor([[1, 0, 2]])).tolist() == [[True, False, False]]
     assert is_argmax(logits, logits.argmax(-1)).all()
+    logits[0, 0, 1] = torch.nan
+    assert is_argmax(logits, logits.argmax(-1)).tolist() == [[False, True, True]]

@@ -52,9 +52,10 @@ def is_right(margin: Tensor) -> Tensor:
 def is_argmax(logits: Tensor, target_ids: Tensor) -> Tensor:
     """Which tokens are right in a score that is reported, bool, (..., T): those that decoding logits (..., T, V) gives.
 
-    Of a tie the argmax decides, as when decoding.
+    Of a tie the argmax decides, as when decoding. A logit that is NaN makes no token right.
     """
-    return logits.argmax(-1) == target_ids
+    target_logits = logits.gather(-1, target_ids.unsqueeze(-1)).squeeze(-1)
+    return (logits.argmax(-1) == target_ids) & ~target_logits.isnan()
 
 
 class GradientSum:

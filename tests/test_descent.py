@@ -283,7 +283,9 @@ def test_a_learned_start_is_an_offset_for_one_model_and_arrangement() -> None:
     assert torch.equal(m, own[1])
     with pytest.raises(InputError, match=r"this learned start is for 'm,e,m\*\(n-1\)', not for 'e,m\*n'"):
         start_vectors(lm, text, FitConfig(arrangement="e,m*n", start=starter), 0)
-    with pytest.raises(InputError, match="this learned start belongs to Gemma3ForCausalLM .*, not to LlamaForCausalLM"):
+    with pytest.raises(
+        InputError, match=r"this learned start belongs to Gemma3ForCausalLM .*, not to LlamaForCausalLM"
+    ):
         start_vectors(family("llama"), text, FitConfig(start=starter), 0)
 
 

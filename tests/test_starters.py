@@ -11,8 +11,8 @@ from torch import Tensor
 
 from families import FAMILIES, family
 from prototokens import AdamW, FrozenLM, Given, InputError, Stop, decode, fit, fit_batch, load, preset, save
-from prototokens.arrangements import blocks
-from prototokens.fitting.starter import Starter, load_starter, save_starter
+from prototokens.arrangements import ARRANGEMENTS, blocks
+from prototokens.fitting.starter import Starter, _shipped, load_starter, save_starter, shipped_starter
 from prototokens.fitting.starts import start_vectors
 from prototokens.fitting.train_starter import (
     StarterConfig,
@@ -199,15 +199,26 @@ def test_save_and_load_is_the_identity_and_damage_is_refused(kept, tmp_path: Pat
 
 
 def test_shipped_starts_are_whole_and_serve_the_default() -> None:
-    from prototokens.fitting.starter import _shipped
-
-    assert [starter.arrangement for starter in _shipped()] == [blocks(8), preset().at(1).arrangement]
+    assert [starter.arrangement for starter in _shipped()] == [
+        blocks(16),
+        blocks(8),
+        preset().at(1).arrangement,
+    ]
     for starter in _shipped():
         assert starter.arrangement.is_of_family(preset().at(1).arrangement) or starter.arrangement.is_of_family(
             preset().at(500).arrangement
         )
         assert starter.axes is not None
         assert "speeches" in str(starter.training)
+
+
+def test_blocks_begin_at_the_start_for_the_nearest_length() -> None:
+    of_16, of_8, of_two = _shipped()
+    for b, starter in ((1, of_8), (8, of_8), (11, of_8), (12, of_16), (16, of_16), (64, of_16)):
+        assert shipped_starter(starter.model, blocks(b)) is starter
+    assert shipped_starter(of_two.model, ARRANGEMENTS["m,e,m*(n-1)"]) is of_two
+    assert shipped_starter(of_two.model, ARRANGEMENTS["e,m*n"]) is None
+    assert shipped_starter(replace(of_8.model, fingerprint="0" * 64), blocks(8)) is None
 
 
 @pytest.mark.parametrize(

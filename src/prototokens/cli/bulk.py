@@ -111,7 +111,9 @@ def _show(outcome: Outcome) -> None:
     if outcome.error is not None:
         note(f"{outcome.file}: failed: {outcome.error}")
     elif outcome.made:
-        note(f"{outcome.file}: done{'; note: ' + outcome.note if outcome.note else ''}")
+        missed = outcome.record is not None and outcome.record.get("exact") is False
+        remark = f"; note: {outcome.note}" if outcome.note else ""
+        note(f"{outcome.file}: {'done, NOT exact' if missed else 'done'}{remark}")
 
 
 def _end(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:

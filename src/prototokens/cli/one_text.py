@@ -136,8 +136,8 @@ def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = Fa
                 "model": lm.identity.name,
             }
         )
-        return DONE
-    say(decoded.text, end="\n" if sys.stdout.isatty() else "")
+    else:
+        say(decoded.text, end="\n" if sys.stdout.isatty() else "")
     if not decoded.exact:
         fitted_in, decoded_in = tokens.provenance.dtype, lm.dtype_name
         remedy = f"it was fitted in {fitted_in} and decoded in {decoded_in}: try --dtype {fitted_in}"
@@ -242,5 +242,7 @@ def _print_fit(record: dict[str, Any]) -> None:
     word = "exact" if record["exact"] else "NOT exact"
     say(f"{word}: {n_right} of {record['length']} tokens come back in one forward pass")
     say(f"{record['steps']} steps, {record['seconds']:.1f} s, smallest margin {record['min_margin']:.3f} logits")
+    if not record["exact"]:
+        say(f"stopped by: {record['stop_reason']} (see --max-steps, --restarts and --tokens-per-vector)")
     say(f"{record['vectors']} vectors, {record['bytes']:,} bytes, for {record['text_bytes']:,} bytes of text")
     say(f"saved: {record['file']}")

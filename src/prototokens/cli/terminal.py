@@ -212,14 +212,13 @@ def _spaced(seconds: float) -> Callable[[str], None]:
 
 @contextmanager
 def fit_progress() -> Iterator[Callable[[FitProgress], None]]:
-    """The progress of a fit: loss, accuracy, speed, and the most time that is left."""
+    """The progress of a fit: loss, accuracy and speed. Nobody knows beforehand how many steps a text takes."""
     with progress_line() as line:
 
         def show(p: FitProgress) -> None:
-            left = p.seconds / (p.step + 1) * (p.max_steps - p.step)
             line(
                 f"step {p.step} of at most {p.max_steps}  loss {p.loss:.3f} nats  accuracy {p.token_accuracy:.3f}  "
-                f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s  at most {left:.0f} s left"
+                f"{p.token_positions / max(p.seconds, 1e-9):.0f} positions/s"
             )
 
         yield show

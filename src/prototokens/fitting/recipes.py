@@ -168,8 +168,8 @@ class FitConfig:
             if not self._in_two_vectors:
                 name = arrangement_named(self.arrangement).name
                 raise InputError(
-                    f"tokens_per_vector is {self.tokens_per_vector}: it spreads the e-tokens of {_IN_TWO!r}, and does "
-                    f"not go with {self.e_tokens} e-tokens or the arrangement {name!r}"
+                    f"tokens_per_vector is {self.tokens_per_vector}: it goes with the arrangement {_IN_TWO!r} and one "
+                    f"e-token, not with {name!r} and {self.e_tokens}"
                 )
         _check("perturbation", self.perturbation, low=0)
         _check("restarts", self.restarts, low=1)

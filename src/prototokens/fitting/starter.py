@@ -116,11 +116,22 @@ def read_starter(path: str | os.PathLike[str]) -> tuple[Starter, dict[str, Tenso
 
 
 def shipped_starter(model: Identity, arrangement: Arrangement) -> Starter | None:
-    """The learned start that comes with the package for this model and arrangement, if there is one."""
-    for starter in _shipped():
-        if starter.model.fingerprint == model.fingerprint and starter.arrangement.is_of_family(arrangement):
-            return starter
-    return None
+    """The learned start that comes with the package for this model and arrangement, if there is one.
+
+    Of several for blocks it is the one that was trained for blocks of the nearest length.
+    """
+    starters = [
+        starter
+        for starter in _shipped()
+        if starter.model.fingerprint == model.fingerprint and starter.arrangement.is_of_family(arrangement)
+    ]
+    return min(starters, key=lambda starter: _ratio(starter.arrangement, arrangement), default=None)
+
+
+def _ratio(one: Arrangement, other: Arrangement) -> float:
+    """How many times longer the blocks of one are than those of the other, at least 1; 1 without blocks."""
+    shorter, longer = sorted((one.block_length or 1, other.block_length or 1))
+    return longer / shorter
 
 
 @cache

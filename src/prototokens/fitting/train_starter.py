@@ -226,7 +226,8 @@ def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> St
     training: dict[str, Any] = {"step": 0, "config": _record(config), "versions": library_versions()}
     if begin is not None:
         begin.check(lm.identity, arrangement)
-        return replace(begin, training=training | {"begun_at": begin.name, "before": begin.training})
+        training |= {"begun_at": begin.name, "before": begin.training}
+        return replace(begin, arrangement=arrangement, training=training)
     return Starter(torch.zeros_like(mean), mean, arrangement, lm.identity, training)
 
 

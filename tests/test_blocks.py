@@ -257,10 +257,10 @@ def test_a_start_moves_by_the_mean_over_texts_and_blocks(llama: FrozenLM) -> Non
 def test_axes_wait_for_enough_gradients_of_m(llama: FrozenLM) -> None:
     """With blocks, e meets as many gradients as there are blocks, and m one a text."""
     ids = torch.stack([llama.encode("abcdefgh")] * 2)
-    steps = -(-llama.width // (4 * 2 * 3))  # so many that e has met D gradients: 4 blocks, 2 texts, 3 inner steps
+    steps = -(-llama.width // (4 * 2 * 3)) + 1  # e has met more than D gradients: 4 blocks, 2 texts, 3 inner steps
     config = StarterConfig(block_lengths=(2,), lengths=(8,), batch_tokens=16, inner_steps=3, steps=steps)
     assert train_starter(llama, lambda *_: ids, config).axes is None
-    assert train_starter(llama, lambda *_: ids, replace(config, steps=4 * steps)).axes is not None
+    assert train_starter(llama, lambda *_: ids, replace(config, steps=8 * steps)).axes is not None
 
 
 def test_a_path_between_texts_in_blocks_needs_one_length(llama: FrozenLM) -> None:

@@ -144,12 +144,12 @@ class Descent:
             loss, gradients = self._measure(step, will_step=not last)
             is_check = last or step % check_every == 0
             staying = self._staying() if is_check else self.active
+            will_step = not last and len(staying) > 0
+            stopped = will_step and should_stop is not None and should_stop()  # asked before progress is told
             if progress and is_check:
                 progress(self._progress(step))
-            if last or len(staying) == 0:
-                break
-            if should_stop and should_stop():
-                return True
+            if stopped or not will_step:
+                return stopped
             self._step(loss, gradients, staying, step)
             if len(staying) < len(self.active):
                 self._drop_to(staying)

@@ -109,7 +109,7 @@ class Journal:
                 )
             raise InputError(
                 f"{self.folder}: holds unfinished work of another {', '.join(differing)}; "
-                "give the same command to resume it, or begin anew (--force)"
+                "resume it by the command and version that began it, or begin anew (--force)"
             )
         for part in self._paths():
             part.unlink()

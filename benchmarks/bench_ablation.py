@@ -85,11 +85,11 @@ def recipe(variant: str, seed: int, steps: int) -> FitConfig:
     return replace(config, stop=replace(config.stop, max_steps=steps, margin=0.0))
 
 
-def texts(lm: FrozenLM, table: str, tokens: int) -> torch.Tensor:
-    """Eight texts, (8, tokens)."""
+def texts(lm: FrozenLM, table: str, length: int) -> torch.Tensor:
+    """Eight texts, (8, length)."""
     if table in ("tuning", "cramming"):
-        return sample("speeches", lm, tokens, 8, seed=3, split="train")
-    return bench_fit.texts(lm, bench_fit.SOURCES, tokens, 4)
+        return sample("speeches", lm, length, 8, seed=3, split="train")
+    return bench_fit.texts(lm, bench_fit.SOURCES, length, 4)
 
 
 def run(lm: FrozenLM, variant: str, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:

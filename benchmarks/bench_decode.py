@@ -14,25 +14,25 @@ from prototokens.fitting.recipes import Stop
 from prototokens.texts.sampling import sample
 
 
-def measure(lm: FrozenLM, texts: int, tokens: int, repeats: int) -> dict[str, Any]:
+def measure(lm: FrozenLM, texts: int, length: int, repeats: int) -> dict[str, Any]:
     # Speed does not depend on what the vectors hold, so that they need not be fitted.
-    target_ids = sample("old", lm, tokens, texts)
+    target_ids = sample("old", lm, length, texts)
     vectors = [r.tokens for r in fit_batch(lm, target_ids, replace(preset(), stop=Stop(max_steps=0)))]
     inputs_embeds = torch.cat([v.inputs_embeds() for v in vectors])
-    read = range(inputs_embeds.shape[1] - tokens, inputs_embeds.shape[1])
+    read = range(inputs_embeds.shape[1] - length, inputs_embeds.shape[1])
     prompt = lm.fixed_vector("bos").expand(texts, 1, -1)
 
     @torch.no_grad()
     def bare() -> None:
         lm.logits(inputs_embeds, read)
 
-    runs = {"decode": lambda: decode(lm, vectors), "bare": bare, "greedy": lambda: lm.generate(prompt, tokens)}
+    runs = {"decode": lambda: decode(lm, vectors), "bare": bare, "greedy": lambda: lm.generate(prompt, length)}
     seconds = medians(runs, repeats)
     ratios = {
         "decode_over_bare": seconds["decode"] / seconds["bare"],
         "greedy_over_decode": seconds["greedy"] / seconds["decode"],
     }
-    return {"texts": texts, "tokens": tokens, **seconds, **ratios}
+    return {"texts": texts, "tokens": length, **seconds, **ratios}
 
 
 def main() -> None:

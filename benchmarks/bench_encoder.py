@@ -40,16 +40,16 @@ def fits(lm: FrozenLM, encoder: Encoder, beginning: str, ids: torch.Tensor, seed
 
 
 def fit_rows(
-    lm: FrozenLM, encoder: Encoder, source: str, start: str, tokens: int, seed: int, options: argparse.Namespace
+    lm: FrozenLM, encoder: Encoder, source: str, start: str, length: int, seed: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row for every text and beginning; the seed draws the texts and the perturbations."""
-    ids = sample(source, lm, tokens, options.fit_texts, seed=100 + seed, start=start)
+    ids = sample(source, lm, length, options.fit_texts, seed=100 + seed, start=start)
     return [
         {
             "kind": "fit",
             "source": source,
             "start": start,
-            "tokens": tokens,
+            "tokens": length,
             "seed": seed,
             "text": number,
             "beginning": beginning,
@@ -71,15 +71,15 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     lines = []
     fitted = [row for row in rows if row["kind"] == "fit"]
-    for tokens in sorted({row["tokens"] for row in fitted}):
-        of_length = [row for row in fitted if row["tokens"] == tokens]
+    for length in sorted({row["tokens"] for row in fitted}):
+        of_length = [row for row in fitted if row["tokens"] == length]
         default = {_text(row): row["steps"] for row in of_length if row["beginning"] == "default"}
         for beginning in BEGINNINGS:
             own = [row for row in of_length if row["beginning"] == beginning]
             saved = [1 - row["steps"] / max(1, default[_text(row)]) for row in own]
             lines.append(
                 {
-                    "tokens": tokens,
+                    "tokens": length,
                     "beginning": beginning,
                     "fits": len(own),
                     "exact": sum(row["exact"] for row in own),
@@ -151,11 +151,11 @@ def main() -> None:
             "{source:8} {start:9} {control:9} {length:3} tokens  accuracy {token_accuracy:.3f} ± "
             "{token_accuracy_se:.3f}  exact {exact_match:.3f}".format(**row)
         )
-    for tokens in (n for n in map(int, options.fit_lengths.split(",")) if n <= encoder.config.max_tokens):
+    for length in (n for n in map(int, options.fit_lengths.split(",")) if n <= encoder.config.max_tokens):
         for source in sources:
             for kind in kinds:
                 for seed in map(int, options.seeds.split(",")):
-                    rows += fit_rows(lm, encoder, source, kind, tokens, seed, options)
+                    rows += fit_rows(lm, encoder, source, kind, length, seed, options)
     options.rows.parent.mkdir(exist_ok=True)
     with options.rows.open("a") as file:
         file.writelines(json.dumps(row | place) + "\n" for row in rows)

@@ -34,11 +34,11 @@ def draw(length: int, count: int, seed: int) -> Tensor:
     return torch.randint(97, 123, (count, length), generator=torch.Generator().manual_seed(seed))
 
 
-def measure(name: str, seed: int, tokens: int, texts: int, max_steps: int) -> list[dict[str, Any]]:
+def measure(name: str, seed: int, length: int, texts: int, max_steps: int) -> list[dict[str, Any]]:
     """Three rows: the mean steps of the texts' fits, one row for each start."""
     lm = FrozenLM(build(name, seed), tokenizer())
-    training = StarterConfig(lengths=(tokens,), batch_tokens=8 * tokens, inner_steps=12, steps=20, seed=seed)
-    starter, unseen = train_starter(lm, draw, training), draw(tokens, texts, UNSEEN + seed)
+    training = StarterConfig(lengths=(length,), batch_tokens=8 * length, inner_steps=12, steps=20, seed=seed)
+    starter, unseen = train_starter(lm, draw, training), draw(length, texts, UNSEEN + seed)
     rows = []
     for way, start in (("mean", "text-e"), ("start", replace(starter, axes=None)), ("axes", starter)):
         fits = fit_batch(lm, unseen, preset(start=start, stop=Stop(max_steps=max_steps, margin=0.01)))

@@ -28,25 +28,25 @@ RECIPES = ("paper", "tuned", "fast")
 DRAWN_AT = {32: 128}  # texts of 32 tokens are the beginnings of those that bench_prefix.py grows
 
 
-def texts(lm: FrozenLM, sources: str, tokens: int, per_source: int) -> torch.Tensor:
-    """Texts of every source, (B, tokens)."""
-    length = DRAWN_AT.get(tokens, tokens)
-    drawn = [sample(source, lm, length, per_source, seed=7, split="test") for source in sources.split(",")]
-    return torch.cat(drawn)[:, :tokens]
+def texts(lm: FrozenLM, sources: str, length: int, per_source: int) -> torch.Tensor:
+    """Texts of every source, (B, length)."""
+    drawn_length = DRAWN_AT.get(length, length)
+    drawn = [sample(source, lm, drawn_length, per_source, seed=7, split="test") for source in sources.split(",")]
+    return torch.cat(drawn)[:, :length]
 
 
-def run(lm: FrozenLM, recipe: str, tokens: int, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+def run(lm: FrozenLM, recipe: str, length: int, seed: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One batch: every text at one seed."""
     config = preset(recipe, seed=seed)
     config = replace(config, stop=replace(config.stop, max_steps=options.budget))
     sources, per_source = options.sources, options.per_source
-    target_ids = texts(lm, sources, tokens, per_source)
+    target_ids = texts(lm, sources, length, per_source)
     results = fit_batch(lm, target_ids, config)
     return [
         {
             "recipe": recipe,
             **subject(lm, config),
-            "tokens": tokens,
+            "tokens": length,
             "seed": seed,
             "budget": options.budget,
             "per_source": per_source,
@@ -83,16 +83,16 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     That of seconds is over the pairs that both ran in one process.
     """
     lines: list[dict[str, Any]] = []
-    for tokens in sorted({r["tokens"] for r in rows}):
-        fast = {(r["text"], r["seed"]): r for r in rows if (r["tokens"], r["recipe"]) == (tokens, "fast")}
+    for length in sorted({r["tokens"] for r in rows}):
+        fast = {(r["text"], r["seed"]): r for r in rows if (r["tokens"], r["recipe"]) == (length, "fast")}
         for recipe in RECIPES:
-            own = [r for r in rows if (r["tokens"], r["recipe"]) == (tokens, recipe)]
+            own = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
             shared = [r for r in own if (r["text"], r["seed"]) in fast]
             if own:
                 together = [r for r in shared if _process(fast[r["text"], r["seed"]]) == _process(r)]
                 lines.append(
                     {
-                        "tokens": tokens,
+                        "tokens": length,
                         "recipe": recipe,
                         "pairs": len(own),
                         "exact": sum(r["exact"] for r in own),
@@ -138,14 +138,14 @@ def main() -> None:
     lm = load_lm(options.model)
     fixed = {"budget": options.budget, "per_source": options.per_source, "sources": options.sources}
     rows = [r for name in RECIPES for r in load_rows(options.rows, recipe=name, **fixed, **subject(lm, preset(name)))]
-    for tokens in map(int, options.lengths.split(",")):
+    for length in map(int, options.lengths.split(",")):
         for recipe in options.recipes.split(","):
             for seed in map(int, options.seeds.split(",")):
-                if any((r["recipe"], r["tokens"], r["seed"]) == (recipe, tokens, seed) for r in rows):
+                if any((r["recipe"], r["tokens"], r["seed"]) == (recipe, length, seed) for r in rows):
                     continue
-                new = add_rows(options.rows, run(lm, recipe, tokens, seed, options))
+                new = add_rows(options.rows, run(lm, recipe, length, seed, options))
                 rows += new
-                print(f"{recipe} at {tokens} tokens, seed {seed}: {sum(r['exact'] for r in new)} of {len(new)} exact")
+                print(f"{recipe} at {length} tokens, seed {seed}: {sum(r['exact'] for r in new)} of {len(new)} exact")
     lines = summary(rows)
     for line in lines:
         print("  ".join(f"{k} {v}" for k, v in line.items()))

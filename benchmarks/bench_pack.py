@@ -39,9 +39,9 @@ from prototokens.metrics import logit_margins
 from prototokens.texts.corpora import documents
 
 
-def speech(lm: FrozenLM, tokens: int) -> str:
+def speech(lm: FrozenLM, n_tokens: int) -> str:
     """The first so many tokens of the speech of 2026, which nothing was trained on, as text."""
-    return lm.decode(lm.encode(documents("recent")[0].text)[:tokens])
+    return lm.decode(lm.encode(documents("recent")[0].text)[:n_tokens])
 
 
 def zstd_size(raw: bytes) -> int | None:

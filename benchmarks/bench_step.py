@@ -23,13 +23,13 @@ from prototokens.texts.sampling import sample
 
 
 def measure(
-    lm: FrozenLM, compiled: FrozenLM | None, texts: int, tokens: int, steps: int, repeats: int
+    lm: FrozenLM, compiled: FrozenLM | None, texts: int, length: int, steps: int, repeats: int
 ) -> dict[str, Any]:
-    target_ids = sample("old", lm, tokens, texts)
+    target_ids = sample("old", lm, length, texts)
     config = replace(preset(), stop=Stop(max_steps=steps, margin=float("inf")))
-    layout = arrangement_named(config.arrangement).layout(tokens)
+    layout = arrangement_named(config.arrangement).layout(length)
     inputs_embeds = torch.randn(texts, len(layout.slots), lm.width) * lm.embedding_statistics.std
-    upstream = torch.randn(texts, tokens, lm.next_token_logits(target_ids[:, :1]).shape[-1])
+    upstream = torch.randn(texts, length, lm.next_token_logits(target_ids[:, :1]).shape[-1])
 
     def bare() -> None:
         for turn in range(steps + 1):  # the steps, and the evaluation after the last one
@@ -39,7 +39,7 @@ def measure(
                 torch.autograd.grad(logits, x, upstream)
 
     runs: dict[str, Callable[[], object]] = {"fit": lambda: descend(lm, target_ids, config), "bare": bare}
-    row: dict[str, Any] = {"texts": texts, "tokens": tokens, "steps": steps}
+    row: dict[str, Any] = {"texts": texts, "tokens": length, "steps": steps}
     if compiled is not None:
         start = time.perf_counter()
         descend(compiled, target_ids, config)

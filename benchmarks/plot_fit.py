@@ -32,9 +32,9 @@ def main() -> None:
     rows = load_rows(options.rows, sources=SOURCES, model=options.model)
     lengths = sorted({r["tokens"] for r in rows})
     figure, panels = pyplot.subplots(1, len(lengths), figsize=(4.5 * len(lengths), 3.4), sharey=True, squeeze=False)
-    for panel, tokens in zip(panels[0], lengths, strict=True):
+    for panel, length in zip(panels[0], lengths, strict=True):
         for recipe in RECIPES:
-            own = [r for r in rows if (r["tokens"], r["recipe"]) == (tokens, recipe)]
+            own = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
             if not own:
                 continue
             work = [10 ** (2 + i / 40) for i in range(150) if 10 ** (2 + i / 40) <= max(r["work"] for r in own)]
@@ -42,7 +42,7 @@ def main() -> None:
             middle = [sum(c) / len(c) for c in curves]
             panel.plot(work, middle, color=COLOURS[recipe], label=f"{recipe} ({len(own)} runs)")
             panel.fill_between(work, [c[0] for c in curves], [c[-1] for c in curves], color=COLOURS[recipe], alpha=0.15)
-        panel.set(xscale="log", title=f"{tokens} tokens", xlabel="positions forward + backward", ylim=(0, 1.02))
+        panel.set(xscale="log", title=f"{length} tokens", xlabel="positions forward + backward", ylim=(0, 1.02))
         panel.legend(loc="upper left", fontsize=8, frameon=False)
     panels[0][0].set_ylabel("token accuracy (mean, range)")
     figure.tight_layout()

@@ -46,21 +46,21 @@ def capacity_studies() -> list[Row]:
         row(
             "arrangements",
             arrangement=name,
-            tokens=tokens,
+            tokens=length,
             text=text,
-            token_accuracy=1.0 if tokens < 3 else 0.25 * text,
+            token_accuracy=1.0 if length < 3 else 0.25 * text,
         )
-        for name, tokens, text in product(("e*n", "e,m*(n-1)", "m,e,m*(n-1)"), (1, 2, 4), range(3))
+        for name, length, text in product(("e*n", "e,m*(n-1)", "m,e,m*(n-1)"), (1, 2, 4), range(3))
     ]
     rows += [
         row("sharing", shared=shared, group_size=size, group=text // size, text=text, seed=seed, tokens=16,
             token_accuracy=1 - 0.1 * seed - 0.01 * size)
         for shared, size, text, seed in product("em", (1, 4), range(4), range(2))
     ]  # fmt: skip
-    for source, shared, text, tokens in product(SOURCES, (0, 1), range(3), (4, 8, 16, 32)):
-        accuracy = min(1.0, 12 * (1 + text) / tokens / (1 + shared))
-        rows.append(row("capacity", source=source, m_shared=shared, text=text, tokens=tokens, method="grid",
-                        token_accuracy=accuracy, exact=int(accuracy == 1), h_lm_nats=4.0 * tokens))  # fmt: skip
+    for source, shared, text, length in product(SOURCES, (0, 1), range(3), (4, 8, 16, 32)):
+        accuracy = min(1.0, 12 * (1 + text) / length / (1 + shared))
+        rows.append(row("capacity", source=source, m_shared=shared, text=text, tokens=length, method="grid",
+                        token_accuracy=accuracy, exact=int(accuracy == 1), h_lm_nats=4.0 * length))  # fmt: skip
     rows += [
         row("capacity", source=source, m_shared=0, text=text, method=method, capacity_tokens=20 + text, work=5e4,
             capacity_h_lm_nats=80.0 + text)
@@ -71,14 +71,14 @@ def capacity_studies() -> list[Row]:
             h_lm_nats=(30.0 if method == "one-step" else 55.0) * vectors + text)
         for source, vectors, method, text in product(SOURCES, (1, 2), ("one-step", "autoregressive"), range(3))
     ]  # fmt: skip
-    for (method, batch, speed), tokens, repeat in product(
+    for (method, batch, speed), length, repeat in product(
         (("one-step", 1, 90.0), ("one-step-batched", 8, 200.0), ("autoregressive", 1, 12.0)), (8, 16, 32), range(2)
     ):
-        speed = speed * (1 if method == "autoregressive" else math.log2(tokens)) + repeat
-        rows.append(row("throughput", method=method, batch=batch, tokens=tokens, text=repeat, tokens_per_second=speed))
+        speed = speed * (1 if method == "autoregressive" else math.log2(length)) + repeat
+        rows.append(row("throughput", method=method, batch=batch, tokens=length, text=repeat, tokens_per_second=speed))
     rows += [
-        row("cost", recipe=recipe, tokens=tokens, text=text, seconds=tokens * (1.0 + text), exact=int(recipe == "fast"))
-        for recipe, tokens, text in product(("fast", "paper"), (8, 16), range(2))
+        row("cost", recipe=recipe, tokens=length, text=text, seconds=length * (1.0 + text), exact=int(recipe == "fast"))
+        for recipe, length, text in product(("fast", "paper"), (8, 16), range(2))
     ]
     rows += [
         row("quality", method=method, tokens=16, text=text, correct_prefix=8 * text, bleu=40.0 + text, rouge_l=0.9,

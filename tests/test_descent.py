@@ -26,12 +26,12 @@ def generator(seed: int = 0) -> torch.Generator:
 # The objective
 
 
-@pytest.mark.parametrize(("rows", "tokens", "vocabulary", "scale"), [(1, 1, 2, 1), (3, 4, 7, 3), (2, 5, 300, 1e3)])
-def test_the_objective_is_torchs_with_its_gradient(rows: int, tokens: int, vocabulary: int, scale: float) -> None:
-    logits = scale * torch.randn(rows, tokens, vocabulary, generator=generator())
+@pytest.mark.parametrize(("rows", "length", "vocabulary", "scale"), [(1, 1, 2, 1), (3, 4, 7, 3), (2, 5, 300, 1e3)])
+def test_the_objective_is_torchs_with_its_gradient(rows: int, length: int, vocabulary: int, scale: float) -> None:
+    logits = scale * torch.randn(rows, length, vocabulary, generator=generator())
     logits.requires_grad_()
-    target_ids = torch.randint(vocabulary, (rows, tokens), generator=generator(1))
-    loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction="none").view(rows, tokens)
+    target_ids = torch.randint(vocabulary, (rows, length), generator=generator(1))
+    loss = F.cross_entropy(logits.flatten(0, 1), target_ids.flatten(), reduction="none").view(rows, length)
     loss.sum().backward()
     before = logits.detach().clone()
     scores = cross_entropy(logits, target_ids)
@@ -147,8 +147,8 @@ def board_of(*attempts: int, **stop: float) -> ScoreBoard:
     return ScoreBoard(torch.tensor(attempts), Stop(**stop))
 
 
-def margins(right: int, tokens: int, margin: float = 1.0) -> torch.Tensor:
-    return torch.tensor([margin] * right + [-margin] * (tokens - right))
+def margins(right: int, length: int, margin: float = 1.0) -> torch.Tensor:
+    return torch.tensor([margin] * right + [-margin] * (length - right))
 
 
 def update(board: ScoreBoard, step: int, *rows: tuple[torch.Tensor, float]) -> list[bool]:
@@ -158,14 +158,14 @@ def update(board: ScoreBoard, step: int, *rows: tuple[torch.Tensor, float]) -> l
     return board.update(torch.arange(len(rows)), loss, margin, step).tolist()
 
 
-@pytest.mark.parametrize("tokens", [1, 3, 7, 10, 33, 100, 301])
-def test_a_share_of_right_tokens_meets_that_share(tokens: int) -> None:
+@pytest.mark.parametrize("length", [1, 3, 7, 10, 33, 100, 301])
+def test_a_share_of_right_tokens_meets_that_share(length: int) -> None:
     # k / T and a float32 mean of k ones need not be the same number; the threshold has to be met all the same.
-    for right in range(1, tokens + 1):
-        board = board_of(0, accuracy=right / tokens)
-        assert update(board, 0, (margins(right - 1, tokens), 1.0)) == [True]
+    for right in range(1, length + 1):
+        board = board_of(0, accuracy=right / length)
+        assert update(board, 0, (margins(right - 1, length), 1.0)) == [True]
         assert board.status() == [RUNNING]
-        assert update(board, 1, (margins(right, tokens), 1.0)) == [True]
+        assert update(board, 1, (margins(right, length), 1.0)) == [True]
         assert board.status() == [MET]
 
 

@@ -23,8 +23,8 @@ VOCAB = 5
 @st.composite
 def id_batches(draw):
     """Two batches (B, T) of ids, over few enough ids that many agree."""
-    texts, tokens = draw(st.integers(1, 4)), draw(st.integers(1, 8))
-    row = st.lists(st.integers(0, 2), min_size=tokens, max_size=tokens)
+    texts, length = draw(st.integers(1, 4)), draw(st.integers(1, 8))
+    row = st.lists(st.integers(0, 2), min_size=length, max_size=length)
     batch = st.lists(row, min_size=texts, max_size=texts)
     return torch.tensor(draw(batch)), torch.tensor(draw(batch))
 
@@ -32,10 +32,10 @@ def id_batches(draw):
 @st.composite
 def logit_batches(draw):
     """Logits (B, T, V) on a coarse grid, so that ties happen, and targets (B, T)."""
-    texts, tokens = draw(st.integers(1, 3)), draw(st.integers(1, 6))
+    texts, length = draw(st.integers(1, 3)), draw(st.integers(1, 6))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
-    logits = torch.randint(-4, 5, (texts, tokens, VOCAB), generator=generator) / 2
-    return logits, torch.randint(VOCAB, (texts, tokens), generator=generator)
+    logits = torch.randint(-4, 5, (texts, length, VOCAB), generator=generator) / 2
+    return logits, torch.randint(VOCAB, (texts, length), generator=generator)
 
 
 # Ids

@@ -254,7 +254,7 @@ def test_progress_rises_to_the_end() -> None:
     archive = pack(family("llama"), TEXT[:12], config(BLOCKS), progress=seen.append)
     done = [p.tokens_done for p in seen]
     assert done == sorted(done)
-    assert done[-1] == seen[-1].tokens == archive.n_tokens
+    assert done[-1] == seen[-1].n_tokens == archive.n_tokens
     assert seen[-1].chunks_done == seen[-1].chunks == len(archive)
     assert seen[-1].seconds_left == 0
     assert any(p.fit and p.fit.step for p in seen)

@@ -122,7 +122,7 @@ def test_all_runs_every_study_on_every_model(run, folder, monkeypatch):
 
 def test_options_of_ray_reach_it(run, folder, monkeypatch):
     pytest.importorskip("ray")
-    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.Grid((1,), 1, 1, "tuned", 1, 1))
+    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.ArrangementsGrid((1,), 1, 1, "tuned", 1, 1))
     seen: list[dict[str, Any]] = []
 
     def stand_in(load: Any, **options: Any) -> InProcess:

@@ -132,7 +132,7 @@ def test_a_batch_s_positions_are_what_went_through_the_model(module: Any, monkey
 
 def test_texts_are_drawn_from_what_is_held_out() -> None:
     lm = family("llama")
-    job = {"source": "old", "tokens": 120, "count": 24, "context_tokens": 8, "per_context": 1}
+    job = {"source": "old", "length": 120, "count": 24, "context_tokens": 8, "per_context": 1}
     held_out = [document.text for document in documents("old", "test")]
     drawn = [lm.decode(torch.tensor(ids)).strip("\N{REPLACEMENT CHARACTER}") for ids in draw_texts(lm, job)]
     assert len(drawn) == 24

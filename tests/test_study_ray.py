@@ -126,7 +126,7 @@ def test_a_worker_computes_with_the_threads_that_it_was_given(folder: Path, thre
 
 
 def test_a_study_one_of_whose_workers_is_killed_ends_with_the_rows_of_this_process(folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.Grid((1, 3), 2, 1, "tuned", 4, 2))
+    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.ArrangementsGrid((1, 3), 2, 1, "tuned", 4, 2))
     with Store.open(tmp_path / "here", write=True) as store:
         here = run_study(store, InProcess(Load(folder)), "arrangements", SCALES["smoke"])
     seen: list[StudyProgress] = []

@@ -31,7 +31,7 @@ SMOKE = SCALES["smoke"]
 TIMED = {"seconds", "finished", "tokens_per_second"}
 """Columns that are never the same twice."""
 
-GRID = arrangements.Grid((1, 3), 3, 1, "tuned", 4, 3)
+GRID = arrangements.ArrangementsGrid((1, 3), 3, 1, "tuned", 4, 3)
 CELLS = len(arrangements.NAMES) * 2 * 3
 
 
@@ -248,7 +248,7 @@ def test_texts_of_the_user_s_own(tmp_path):
 
 
 def test_a_model_with_too_few_positions_for_a_text_fails_those_cells_only(tmp_path, monkeypatch):
-    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.Grid((2, 60), 1, 1, "tuned", 1, 1))
+    monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.ArrangementsGrid((2, 60), 1, 1, "tuned", 1, 1))
     end = run(tmp_path / "store")
     assert (end.done, end.failed) == (6, 6)
     for row in rows(tmp_path / "store"):

@@ -92,39 +92,39 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 
 @pytest.mark.parametrize("source", ["random", "old", "recent"])
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("tokens", [1, 37])
-def test_counts_are_exact_and_seeds_decide(lm: Any, source: str, start: str, tokens: int) -> None:
+@pytest.mark.parametrize("length", [1, 37])
+def test_counts_are_exact_and_seeds_decide(lm: Any, source: str, start: str, length: int) -> None:
     count = 1 if (source, start) == ("recent", "document") else 5
-    ids = sample(source, lm, tokens, count, start=start)
-    assert ids.shape == (count, tokens)
+    ids = sample(source, lm, length, count, start=start)
+    assert ids.shape == (count, length)
     assert ids.dtype == torch.int64
-    assert torch.equal(ids, sample(source, ByteLM(), tokens, count, start=start))  # type: ignore[arg-type]
-    assert torch.equal(ids[:2], sample(source, lm, tokens, min(2, count), start=start))
-    if tokens > 1 and count > 1:
-        assert not torch.equal(ids, sample(source, lm, tokens, count, start=start, seed=1))
+    assert torch.equal(ids, sample(source, ByteLM(), length, count, start=start))  # type: ignore[arg-type]
+    assert torch.equal(ids[:2], sample(source, lm, length, min(2, count), start=start))
+    if length > 1 and count > 1:
+        assert not torch.equal(ids, sample(source, lm, length, count, start=start, seed=1))
 
 
-@given(length=st.integers(1, 40), tokens=st.integers(1, 40), seed=st.integers())
+@given(size=st.integers(1, 40), length=st.integers(1, 40), seed=st.integers())
 def test_every_start_is_drawn_once_and_clear_ones_first(
-    tmp_path_factory: pytest.TempPathFactory, length: int, tokens: int, seed: int
+    tmp_path_factory: pytest.TempPathFactory, size: int, length: int, seed: int
 ) -> None:
     lm: Any = ByteLM()
     path = tmp_path_factory.getbasetemp() / "letters.txt"
-    text = "".join(chr(ord("0") + i) for i in range(length))
+    text = "".join(chr(ord("0") + i) for i in range(size))
     path.write_text(text)
-    possible = length - tokens + 1
+    possible = size - length + 1
     if possible < 1:
-        with pytest.raises(InputError, match=f"has no text of {tokens} tokens, its longest has {length}:"):
-            sample(path, lm, tokens)
+        with pytest.raises(InputError, match=f"has no text of {length} tokens, its longest has {size}:"):
+            sample(path, lm, length)
         return
-    chunks = [lm.decode(ids) for ids in sample(path, lm, tokens, possible, seed=seed)]
+    chunks = [lm.decode(ids) for ids in sample(path, lm, length, possible, seed=seed)]
     firsts = [text.index(chunk) for chunk in chunks]
     assert sorted(firsts) == list(range(possible))
-    assert chunks == [text[first : first + tokens] for first in firsts]
-    overlaps = [any(abs(a - b) < tokens for b in firsts[:i]) for i, a in enumerate(firsts)]
+    assert chunks == [text[first : first + length] for first in firsts]
+    overlaps = [any(abs(a - b) < length for b in firsts[:i]) for i, a in enumerate(firsts)]
     assert overlaps == sorted(overlaps)
-    with pytest.raises(InputError, match=f"holds {possible} different chunks of {tokens} tokens"):
-        sample(path, lm, tokens, possible + 1)
+    with pytest.raises(InputError, match=f"holds {possible} different chunks of {length} tokens"):
+        sample(path, lm, length, possible + 1)
 
 
 def test_chunks_come_from_different_speeches_and_few_are_tokenized(lm: Any) -> None:
@@ -335,7 +335,7 @@ def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
         documents("old", "dev")
     with pytest.raises(InputError, match="unknown start 'end': choose one of anywhere, sentence, document"):
         sample("old", lm, 8, start="end")
-    with pytest.raises(InputError, match="tokens is 0: it must be at least 1"):
+    with pytest.raises(InputError, match="^length is 0: it must be at least 1"):
         sample("random", lm, 0)
     with pytest.raises(InputError, match="count is 0: it must be at least 1"):
         sample("old", lm, 8, 0)

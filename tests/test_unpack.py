@@ -60,7 +60,7 @@ def test_batches_and_threads_change_nothing(batch_tokens: int, threads: int) -> 
         torch.set_num_threads(before)
     assert reader.decoding.alone == 0
     assert reader.decoding.chunks == len(packed())
-    assert reader.decoding.tokens == packed().n_tokens
+    assert reader.decoding.n_tokens == packed().n_tokens
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

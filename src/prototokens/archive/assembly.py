@@ -161,9 +161,9 @@ def _pieces(lm: FrozenLM, segments: Sequence[Segment], lengths: Sequence[int]) -
             rows.append([len(segment.text.encode()), 0, len(segment.text)])
             checksums.append(piece_checksum(segment.text))
             continue
-        last, tokens = first, 0
-        while tokens < len(segment.ids):
-            tokens, last = tokens + lengths[last], last + 1
+        last, n_tokens = first, 0
+        while n_tokens < len(segment.ids):
+            n_tokens, last = n_tokens + lengths[last], last + 1
         for piece in cut_into_pieces(lm, segment, lengths[first:last]):
             lead = piece.lead.encode()
             literals += lead

@@ -133,7 +133,7 @@ class PackProgress:
         chunks_done: number of fitted chunks.
         chunks: number of all chunks.
         tokens_done: tokens of the fitted chunks.
-        tokens: tokens of all chunks.
+        n_tokens: tokens of all chunks.
         tokens_per_second: tokens fitted a second, since this call began; steps of the current batch count in part.
         seconds: wall time since then.
         seconds_left: seconds that the rest takes at that speed, or infinity.
@@ -143,7 +143,7 @@ class PackProgress:
     chunks_done: int
     chunks: int
     tokens_done: int
-    tokens: int
+    n_tokens: int
     tokens_per_second: float
     seconds: float
     seconds_left: float
@@ -306,7 +306,7 @@ class Packer:
             chunks_done=len(self.fits),
             chunks=len(self.chunks),
             tokens_done=done,
-            tokens=len(self.ids),
+            n_tokens=len(self.ids),
             tokens_per_second=speed,
             seconds=seconds,
             seconds_left=(len(self.ids) - done - under_way) / speed if speed else float("inf"),

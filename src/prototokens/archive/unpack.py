@@ -6,7 +6,8 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ class Decoding:
 
     Attributes:
         chunks: number of chunks decoded.
-        tokens: number of their tokens.
+        n_tokens: number of their tokens.
         forward_passes: passes of the model.
         alone: chunks that were right only when decoded alone.
         anew: chunks that were right only after the weights were loaded again.
@@ -34,11 +35,16 @@ class Decoding:
     """
 
     chunks: int = 0
-    tokens: int = 0
+    n_tokens: int = 0
     forward_passes: int = 0
     alone: int = 0
     anew: int = 0
     seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a record, under the names that `--json` prints."""
+        record = asdict(self)
+        return {"chunks": record.pop("chunks"), "tokens": record.pop("n_tokens"), **record}
 
 
 class Reader:
@@ -147,7 +153,7 @@ class Reader:
         """
         began, waiting = time.perf_counter(), list(chunks)
         ids_of: dict[int, Tensor] = {}
-        self._count(chunks=len(waiting), tokens=sum(self.archive.lengths[chunk].item() for chunk in waiting))
+        self._count(chunks=len(waiting), n_tokens=sum(self.archive.lengths[chunk].item() for chunk in waiting))
         tried = []
         for turn in ("", "alone", *self._dtypes_anew()):
             if not waiting:

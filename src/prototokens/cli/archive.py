@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -207,7 +207,7 @@ def unpack_command(
     _tell_retries(reader)
     if as_json:
         print_json(
-            {"file": str(output), "bytes": len(raw), **asdict(reader.decoding), "model": reader.lm.identity.name}
+            {"file": str(output), "bytes": len(raw), **reader.decoding.to_json(), "model": reader.lm.identity.name}
         )
     return DONE
 
@@ -221,7 +221,7 @@ def verify_command(file: File, model: FileModelOptions, batch_tokens: BatchToken
     reader = _reader(file, model, batch_tokens)
     for _ in reader.texts():
         pass
-    record = _record(reader.archive, file) | asdict(reader.decoding)
+    record = _record(reader.archive, file) | reader.decoding.to_json()
     if as_json:
         print_json(record)
         return DONE

@@ -62,7 +62,9 @@ def fit_all_command(
     model: ModelOptions,
     runs: RunnerOptions,
     column: Annotated[str, typer.Option(help="The column that holds the texts; not for .txt.")] = _COLUMN,
-    tokens: Annotated[int | None, typer.Option(help="Keep only the first N tokens of each text.", metavar="N")] = None,
+    n_tokens: Annotated[
+        int | None, typer.Option("--tokens", help="Keep only the first N tokens of each text.", metavar="N")
+    ] = None,
     preset: Preset = "fast",
     restarts: Annotated[
         int,
@@ -88,7 +90,7 @@ def fit_all_command(
     from ..texts.lists import read_list
 
     runs.check()
-    check_tokens(tokens)
+    check_tokens(n_tokens)
     config, began = recipes.preset(preset, restarts=restarts, seed=seed), time.perf_counter()
     if column != _COLUMN and file.suffix.lower() == ".txt":
         raise InputError(f"--column is {column!r}, and a .txt file has no columns: leave it out")
@@ -103,7 +105,7 @@ def fit_all_command(
         _show(outcome)
 
     with closing(runs.runner(model)) as runner:
-        outcomes = fit_texts(runner, rows, output, config, max_tokens=tokens, overwrite=force, report=show)
+        outcomes = fit_texts(runner, rows, output, config, max_tokens=n_tokens, overwrite=force, report=show)
     return _end(outcomes, time.perf_counter() - began, as_json)
 
 

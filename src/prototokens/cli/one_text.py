@@ -65,7 +65,7 @@ def fit_command(
     _check_output(output, force)
     config = recipe.config()
     lm = model.load()
-    ids, output = _target(lm, content, source.tokens, output, force)
+    ids, output = _target(lm, content, source.n_tokens, output, force)
     with fit_progress() as show, interrupts() as signals:
         result = fit(lm, ids, config, progress=show, should_stop=signals.should_stop)
     if signals.received and not keep:
@@ -106,7 +106,7 @@ def encode_command(
     named = load_encoder(encoder)
     lm = model.load()
     encoder_of_lm = encoder_for(lm, named)
-    ids, output = _target(lm, content, source.tokens, output, force)
+    ids, output = _target(lm, content, source.n_tokens, output, force)
     result = encode(lm, encoder_of_lm, ids.unsqueeze(0), refine=refine, recipe=recipe)[0]
     return _save(lm, ids, result, refinement(encoder_of_lm, refine, recipe), output, force, as_json)
 

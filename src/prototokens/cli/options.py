@@ -115,16 +115,18 @@ class TextOptions:
 
     text: Annotated[str | None, typer.Argument(help="The text; - reads it from stdin.")] = None
     file: Annotated[Path | None, typer.Option(help="Read the text from this UTF-8 file.")] = None
-    tokens: Annotated[int | None, typer.Option(help="Keep only the text's first N tokens.", metavar="N")] = None
+    n_tokens: Annotated[
+        int | None, typer.Option("--tokens", help="Keep only the text's first N tokens.", metavar="N")
+    ] = None
 
     def read(self) -> str:
         """The text, not yet cut to its first tokens.
 
         Raises:
-            InputError: there is no text, or it cannot be read, or `tokens` is out of bounds.
+            InputError: there is no text, or it cannot be read, or `n_tokens` is out of bounds.
         """
         content = read_text(self.text, self.file)
-        check_tokens(self.tokens)
+        check_tokens(self.n_tokens)
         return content
 
 
@@ -259,10 +261,10 @@ class RunnerOptions:
         return RayRunner(model.load, address=address, workers=self.workers, gpus=self.gpus, threads=self.threads or 1)
 
 
-def check_tokens(tokens: int | None) -> None:
+def check_tokens(n_tokens: int | None) -> None:
     """Refuse a number of tokens to keep that is below one."""
-    if tokens is not None and tokens < 1:
-        raise InputError(f"--tokens is {tokens}; it must be at least 1")
+    if n_tokens is not None and n_tokens < 1:
+        raise InputError(f"--tokens is {n_tokens}; it must be at least 1")
 
 
 def numbers(option: str, text: str, example: str) -> tuple[int, ...]:

@@ -95,7 +95,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TableLayout:
     """A table laid out: rows and columns in the order in which their entries came.
 
     Attributes:
@@ -109,7 +109,7 @@ class Grid:
     rows: list[tuple[tuple[str, ...], list[Entry | None]]]
 
 
-def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
+def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> TableLayout:
     """Rows, columns and groups of columns of a table's numbers; `order` as in `Table`."""
     groups = dict.fromkeys(entry.group for entry in entries)
     papers = {group: all(entry.published for entry in entries if entry.group == group) for group in groups}
@@ -123,7 +123,7 @@ def lay_out(entries: Sequence[Entry], order: Sequence[str] = ()) -> Grid:
     assert len(cells) == len(entries), "two numbers for one cell"
     rank = {head: i for i, head in enumerate(order)}
     heads = sorted(_grouped([e.row for e in entries]), key=lambda head: rank.get(head[0], len(rank)))
-    return Grid(
+    return TableLayout(
         groups=[(group, published[group], sum(g == group for g, _ in columns)) for group in published],
         columns=columns,
         rows=[(head, [cells.get((head, *column)) for column in columns]) for head in heads],

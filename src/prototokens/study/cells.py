@@ -59,7 +59,7 @@ class BoundCell:
 
 
 def cell_settings(
-    scale: str, source: str, text: int, tokens: int, seed: int, recipe: str, max_steps: int, **columns: Any
+    scale: str, source: str, text: int, length: int, seed: int, recipe: str, max_steps: int, **columns: Any
 ) -> Settings:
     """Settings of one cell: those that all studies have in common, and the study's own.
 
@@ -67,7 +67,7 @@ def cell_settings(
         scale: smoke, laptop or paper.
         source: random, old, recent or generated.
         text: number of the text within its source, from 0.
-        tokens: length of the text.
+        length: of the text in tokens; it is the column `tokens`.
         seed: seed of the fit.
         recipe: name of a preset.
         max_steps: step budget of a fit.
@@ -77,7 +77,7 @@ def cell_settings(
         "scale": scale,
         "source": source,
         "text": text,
-        "tokens": tokens,
+        "tokens": length,
         "seed": seed,
         "recipe": recipe,
         "max_steps": max_steps,

@@ -127,7 +127,7 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
     """The texts of one kind at full length, drawn once for a store: generated ones depend on the device."""
     corpus, count = scale.corpora[source], scale.counts[source]
     positions = card["max_positions"]
-    length = scale.tokens if positions is None else min(scale.tokens, positions - scale.context_tokens)
+    length = scale.length if positions is None else min(scale.length, positions - scale.context_tokens)
     if length < 1:
         raise ModelUnavailable(
             f"{card['name']} has {positions} positions; the scale {scale.name} needs more than "
@@ -141,7 +141,7 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
         key += f" {_file_hash(corpus)}"
     kept = store.texts(key)
     if kept is None:
-        job = {"source": corpus, "tokens": length, "count": count}
+        job = {"source": corpus, "length": length, "count": count}
         job |= {"context_tokens": scale.context_tokens, "per_context": per_context}
         kept = one(runner, draw_texts, job)
         store.keep_texts(key, kept)

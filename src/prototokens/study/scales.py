@@ -21,7 +21,7 @@ class Scale:
 
     Attributes:
         name: smoke, laptop or paper.
-        tokens: length of the drawn texts, at least the longest that a grid asks for.
+        length: of the drawn texts in tokens, at least the longest that a grid asks for.
         context_tokens: length of the old prose that generated texts continue.
         counts: how many texts are drawn of each kind.
         per_context: how many of the kind `CONTINUED`, after one another, continue the same context.
@@ -32,7 +32,7 @@ class Scale:
     """
 
     name: str
-    tokens: int
+    length: int
     context_tokens: int
     counts: Mapping[str, int]
     per_context: int

@@ -44,7 +44,7 @@ _IDS: WeakKeyDictionary[FrozenLM, dict[str, Tensor]] = WeakKeyDictionary()
 def sample(
     source: str | Path,
     lm: FrozenLM,
-    tokens: int,
+    length: int,
     count: int = 1,
     *,
     seed: int = 0,
@@ -54,19 +54,19 @@ def sample(
     context_tokens: int = 64,
     per_context: int = 1,
 ) -> Tensor:
-    """Draw `count` texts of exactly `tokens` tokens.
+    """Draw `count` texts of exactly `length` tokens.
 
     Sources with documents follow this rule. Documents are put in a random order, weighted by their length in characters
     (sampling without replacement), and each gives one chunk. Then a new order is drawn, each gives one more, and so on.
     Chunks do not overlap as long as any document has one that does not. After that they may overlap, but no start is
-    used twice. Documents of fewer than `tokens` tokens are left out. The first rows do not depend on `count`.
+    used twice. Documents of fewer than `length` tokens are left out. The first rows do not depend on `count`.
 
     Another length draws other texts. For one text at many lengths, draw the longest and take its prefixes.
 
     Args:
         source: a name from `SOURCES`, or the path of a .txt, .jsonl, .csv or .parquet file.
         lm: supplies the tokenizer, and for `generated` the model.
-        tokens: T, the length of each text in tokens, at least 1.
+        length: T, of each text in tokens, at least 1.
         count: B, the number of texts, at least 1.
         seed: the same seed gives the same ids.
         split: `train`, `test` or `all`; see `documents` for the rule. Random words of two splits are drawn
@@ -86,7 +86,7 @@ def sample(
         InputError: an argument is out of bounds or unknown, the source cannot be read (see `documents`), its texts are
             shorter than T, or it holds fewer than `count` different chunks.
     """
-    counts = {"tokens": tokens, "count": count, "context_tokens": context_tokens, "per_context": per_context}
+    counts = {"length": length, "count": count, "context_tokens": context_tokens, "per_context": per_context}
     for name, value in counts.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be at least 1")
@@ -97,22 +97,22 @@ def sample(
     if start not in STARTS:
         raise InputError(f"unknown start {start!r}: choose one of {', '.join(STARTS)}")
     if source == "random":
-        return torch.stack([_random_words(lm, tokens, f"{split}/{seed}/{row}") for row in range(count)])
+        return torch.stack([_random_words(lm, length, f"{split}/{seed}/{row}") for row in range(count)])
     if source == "generated":
         contexts = sample("old", lm, context_tokens, -(-count // per_context), seed=seed, split=split, start=start)
-        return continuations(lm, contexts.repeat_interleave(per_context, 0)[:count], tokens, seed=seed)
+        return continuations(lm, contexts.repeat_interleave(per_context, 0)[:count], length, seed=seed)
     texts = documents(source, split, column)
     rng = random.Random(f"{split}/{seed}")
-    chunks = list(itertools.islice(_chunks(texts, lm, tokens, start, rng), count))
+    chunks = list(itertools.islice(_chunks(texts, lm, length, start, rng), count))
     if not chunks:
         longest = max(len(_encode(lm, d.text)) for d in texts)
         raise InputError(
-            f"source {str(source)!r} has no text of {tokens} tokens, its longest has {longest}: "
+            f"source {str(source)!r} has no text of {length} tokens, its longest has {longest}: "
             f"ask for at most {longest} tokens, or give a longer text"
         )
     if len(chunks) < count:
         raise InputError(
-            f"source {str(source)!r} holds {len(chunks)} different chunks of {tokens} tokens "
+            f"source {str(source)!r} holds {len(chunks)} different chunks of {length} tokens "
             f"(split {split!r}, start {start!r}), not {count}: ask for fewer or shorter texts"
         )
     return torch.stack(chunks)
@@ -124,7 +124,7 @@ def sentence_starts(text: str) -> list[int]:
     return [0, *(i for i in after if 0 < i < len(text) and not text[i].islower())]
 
 
-def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0) -> Tensor:
+def continuations(lm: FrozenLM, contexts: Tensor, n_tokens: int, *, seed: int = 0) -> Tensor:
     """Texts sampled from the model itself, as continuations of given ids.
 
     Multinomial sampling from the model's own distribution: temperature 1, no top-k, no top-p, whatever defaults the
@@ -134,21 +134,22 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
     Args:
         lm: the model that generates; it stays unchanged, and so do torch's random states (CPU and CUDA).
         contexts: ids `(B, C)`, int64, C at least 1.
-        tokens: T, the number of new tokens, at least 1.
+        n_tokens: T, the number of new tokens, at least 1.
         seed: the same seed, device and batch give the same ids.
 
     Returns:
         The new ids alone, `(B, T)`, int64, on the CPU.
 
     Raises:
-        InputError: `tokens` is less than 1, C + T is more than the model's positions, or as in `FrozenLM.check_ready`.
+        InputError: `n_tokens` is less than 1, C + T is more than the model's positions, or as in
+            `FrozenLM.check_ready`.
     """
-    if tokens < 1:
-        raise InputError(f"tokens is {tokens}: it must be at least 1")
-    length = contexts.shape[1] + tokens
+    if n_tokens < 1:
+        raise InputError(f"n_tokens is {n_tokens}: it must be at least 1")
+    length = contexts.shape[1] + n_tokens
     if lm.max_positions is not None and length > lm.max_positions:
         raise InputError(
-            f"{contexts.shape[1]} context tokens and {tokens} more make {length}, "
+            f"{contexts.shape[1]} context tokens and {n_tokens} more make {length}, "
             f"but the model has {lm.max_positions} positions: ask for fewer"
         )
     lm.check_ready(length)
@@ -164,7 +165,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        max_new_tokens=tokens,
+        max_new_tokens=n_tokens,
         suppress_tokens=no_text or None,
     )
     rows = []
@@ -178,21 +179,21 @@ def continuations(lm: FrozenLM, contexts: Tensor, tokens: int, *, seed: int = 0)
     return torch.cat(rows)  # (B, T)
 
 
-def _random_words(lm: FrozenLM, tokens: int, seed: str) -> Tensor:
-    """The first `tokens` ids, `(T,)`, of an endless row of random words."""
+def _random_words(lm: FrozenLM, length: int, seed: str) -> Tensor:
+    """The first `length` ids, `(T,)`, of an endless row of random words."""
     rng = random.Random(seed)
     vocabulary = words()
     row: list[str] = []
     ids = torch.empty(0, dtype=torch.long)
-    while len(ids) < tokens:
-        row += [vocabulary[int(rng.random() * len(vocabulary))] for _ in range(tokens)]
+    while len(ids) < length:
+        row += [vocabulary[int(rng.random() * len(vocabulary))] for _ in range(length)]
         ids = lm.encode(" ".join(row)).cpu()
-    return ids[:tokens]
+    return ids[:length]
 
 
-def _chunks(texts: list[Document], lm: FrozenLM, tokens: int, start: str, rng: random.Random) -> Iterator[Tensor]:
+def _chunks(texts: list[Document], lm: FrozenLM, length: int, start: str, rng: random.Random) -> Iterator[Tensor]:
     """Different chunks `(T,)` of the documents until there are no more; `sample` states the rule."""
-    cutters = [_Cutter(document.text, lm, tokens, start) for document in texts]
+    cutters = [_Cutter(document.text, lm, length, start) for document in texts]
     for overlap in (False, True):
         pool = cutters
         while pool:
@@ -209,8 +210,8 @@ def _chunks(texts: list[Document], lm: FrozenLM, tokens: int, start: str, rng: r
 class _Cutter:
     """Cuts different chunks out of one text; positions are tokens for `anywhere`, characters otherwise."""
 
-    def __init__(self, text: str, lm: FrozenLM, tokens: int, start: str) -> None:
-        self.text, self.lm, self.tokens, self.start = text, lm, tokens, start
+    def __init__(self, text: str, lm: FrozenLM, length: int, start: str) -> None:
+        self.text, self.lm, self.length, self.start = text, lm, length, start
         self.clear: list[int] | None = None  # starts not yet drawn; None until the text is first needed
         self.overlapping: list[int] = []  # starts whose chunks overlap one that was drawn
         self.taken: list[tuple[int, int]] = []  # chunks drawn without overlap: first position, end; sorted
@@ -232,7 +233,7 @@ class _Cutter:
                 continue
             if overlap:
                 return ids
-            end = first + (self.tokens if self.start == "anywhere" else len(self.lm.decode(ids)))
+            end = first + (self.length if self.start == "anywhere" else len(self.lm.decode(ids)))
             if self._free(first, end):
                 insort(self.taken, (first, end))
                 return ids
@@ -241,7 +242,7 @@ class _Cutter:
 
     def _starts(self) -> list[int]:
         if self.start == "anywhere":
-            return list(range(len(_encode(self.lm, self.text)) - self.tokens + 1))
+            return list(range(len(_encode(self.lm, self.text)) - self.length + 1))
         if self.start == "document":
             return [0]
         return sentence_starts(self.text)
@@ -249,13 +250,13 @@ class _Cutter:
     def _cut(self, first: int) -> Tensor | None:
         """The ids `(T,)` from a start, or None where fewer than T are left."""
         if self.start == "anywhere":
-            return _encode(self.lm, self.text)[first : first + self.tokens]
+            return _encode(self.lm, self.text)[first : first + self.length]
         # Tokenize no more than needed. The window's end may cut a word: tokens just before it are not used.
-        characters = 8 * self.tokens + 64
+        characters = 8 * self.length + 64
         while True:
             ids = self.lm.encode(self.text[first : first + characters]).cpu()
-            if first + characters >= len(self.text) or len(ids) >= self.tokens + _SPARE_TOKENS:
-                return ids[: self.tokens] if len(ids) >= self.tokens else None
+            if first + characters >= len(self.text) or len(ids) >= self.length + _SPARE_TOKENS:
+                return ids[: self.length] if len(ids) >= self.length else None
             characters *= 2
 
     def _free(self, first: int, end: int) -> bool:

@@ -50,11 +50,11 @@ def information(rows: Sequence[Row]) -> list[Entry]:
                     entries += entry((*head, method), label, "H_LM, nats", mean(row["h_lm_nats"] for row in cell), 1)
                 ratio = _ratio(paired_nats(chosen))
                 entries += entry((*head, RATIO), label, "H_LM, nats", ratio, 2)
-    for (source, vectors), tokens in published.CRAMMED_TOKENS.items():
+    for (source, vectors), tokens_of_model in published.CRAMMED_TOKENS.items():
         for model in published.MODELS:
-            if model in tokens:
+            if model in tokens_of_model:
                 crammed = (SOURCES[source], str(vectors), AUTOREGRESSIVE)
-                entries += entry(crammed, "cramming paper, tokens", model, Summary(tokens[model]), 0, True)
+                entries += entry(crammed, "cramming paper, tokens", model, Summary(tokens_of_model[model]), 0, True)
     return entries
 
 
@@ -86,12 +86,12 @@ def throughput(rows: Sequence[Row]) -> list[Entry]:
         cells = by(series_rows, "method", "batch", "tokens")
         speeds = {where: mean(row["tokens_per_second"] for row in cell) for where, cell in cells.items()}
         for name in ordered(distinct(series_rows, "method"), METHODS):
-            for (method, batch, tokens), cell in cells.items():
-                head, column, speed = way(method, batch), f"N = {tokens}", speeds[method, batch, tokens]
+            for (method, batch, length), cell in cells.items():
+                head, column, speed = way(method, batch), f"N = {length}", speeds[method, batch, length]
                 if method == name:
                     entries += entry((head, SPEED), label, column, speed, 1)
                     entries += entry((head, VERIFIED), label, column, share(_verified(cell)), 2)
-                base = speeds.get((_BASE.get(method), batch, tokens))
+                base = speeds.get((_BASE.get(method), batch, length))
                 if method == name and speed and base:
                     gain = Summary(speed.value / base.value, min(speed.n or 0, base.n or 0))
                     entries += entry((head, GAIN), label, column, gain, 1)
@@ -114,13 +114,13 @@ def quality(rows: Sequence[Row]) -> list[Entry]:
     entries = []
     for label, series_rows in series(rows, ("source", "tokens", "method")).items():
         for source in ordered(distinct(series_rows, "source"), SOURCES):
-            for (tokens,), texts in by([row for row in series_rows if row["source"] == source], "tokens").items():
+            for (length,), texts in by([row for row in series_rows if row["source"] == source], "tokens").items():
                 for method in ordered(distinct(texts, "method"), METHODS):
                     cell = [row for row in texts if row["method"] == method]
                     for column, (heading, decimals) in QUALITY.items():
                         values = [work(row) if column == "work" else row.get(column) for row in cell]
                         summary = share(values) if column == "exact" else mean(values)
-                        head = (SOURCES.get(source, source), str(tokens), method)
+                        head = (SOURCES.get(source, source), str(length), method)
                         entries += entry(head, label, heading, summary, decimals)
     return entries
 

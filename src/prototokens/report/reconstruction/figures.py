@@ -182,8 +182,8 @@ def _scatter_pairs(ax: Any, pairs: Sequence[tuple[Row, float, float]]) -> None:
 
 def _means(ax: Any, rows: Sequence[Row], column: str, i: int, name: str, line: str) -> None:
     """Means against length as a line with the standard deviation as bars."""
-    summaries = [(tokens, s) for (tokens,), cell in by(rows, "tokens").items() if (s := mean(r[column] for r in cell))]
-    lengths, means = [tokens for tokens, _ in summaries], [s.value for _, s in summaries]
+    summaries = [(length, s) for (length,), cell in by(rows, "tokens").items() if (s := mean(r[column] for r in cell))]
+    lengths, means = [length for length, _ in summaries], [s.value for _, s in summaries]
     spread = [s.sd or 0 for _, s in summaries]
     style = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)], "linestyle": line}
     ax.errorbar(lengths, means, yerr=spread, label=name, capsize=2, elinewidth=0.8, **style)

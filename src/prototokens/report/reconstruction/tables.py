@@ -31,13 +31,13 @@ def arrangements(rows: Sequence[Row]) -> list[Entry]:
     for label, series_rows in series(rows, ("arrangement", "tokens")).items():
         cells = by(series_rows, "arrangement", "tokens")
         for arrangement in ordered(distinct(series_rows, "arrangement"), published.TABLE_1):
-            for tokens in distinct(series_rows, "tokens"):
-                summary = mean(row["token_accuracy"] for row in cells.get((arrangement, tokens), ()))
-                entries += entry((arrangement,), label, f"N = {tokens}", summary)
+            for length in distinct(series_rows, "tokens"):
+                summary = mean(row["token_accuracy"] for row in cells.get((arrangement, length), ()))
+                entries += entry((arrangement,), label, f"N = {length}", summary)
     for arrangement, accuracies in published.TABLE_1.items():
-        for tokens, (value, sd) in accuracies.items():
+        for length, (value, sd) in accuracies.items():
             summary = Summary(value, published.TABLE_1_TEXTS, sd)
-            entries += entry((arrangement,), f"{PAPER}: {published.TABLE_1_MODEL}", f"N = {tokens}", summary, 2, True)
+            entries += entry((arrangement,), f"{PAPER}: {published.TABLE_1_MODEL}", f"N = {length}", summary, 2, True)
     return entries
 
 
@@ -45,13 +45,13 @@ def sharing(rows: Sequence[Row]) -> list[Entry]:
     """Table 2: token accuracy where the texts of a group share a vector, for the best seed and over all seeds."""
     entries = []
     for label, series_rows in series(rows, ("shared", "group_size", "tokens")).items():
-        for (shared, tokens, size), cell in by(series_rows, "shared", "tokens", "group_size").items():
+        for (shared, length, size), cell in by(series_rows, "shared", "tokens", "group_size").items():
             groups = [
                 [mean(row["token_accuracy"] for row in texts) for texts in by(group, "seed").values()]
                 for group in by(cell, "group").values()
             ]
             seeds = [[summary.value for summary in group if summary] for group in groups]
-            who, column = f"{label}, N = {tokens}", f"groups of {size}"
+            who, column = f"{label}, N = {length}", f"groups of {size}"
             entries += entry((shared, "best seed"), who, column, mean(max(values) for values in seeds if values))
             entries += entry((shared, "average"), who, column, mean(value for values in seeds for value in values))
     for shared, sizes in published.TABLE_2.items():
@@ -72,8 +72,8 @@ def capacity(rows: Sequence[Row]) -> list[Entry]:
         for label, cells in groups.items():
             for quantity, summary, decimals in _capacities(cells.get((source, int(shared)), [])):
                 entries += entry((*head, quantity), "measured", label, summary, decimals)
-        for model, tokens in zip(published.MODELS, published.TABLE_3_TOKENS.get((source, shared), ()), strict=False):
-            entries += entry((*head, BEST), PAPER, model, Summary(tokens), 0, True)
+        for model, n_tokens in zip(published.MODELS, published.TABLE_3_TOKENS.get((source, shared), ()), strict=False):
+            entries += entry((*head, BEST), PAPER, model, Summary(n_tokens), 0, True)
         for model, nats in zip(published.MODELS, published.TABLE_3_NATS.get((source, shared), ()), strict=False):
             entries += entry((*head, NATS), PAPER, model, Summary(nats[0], sd=nats[1]), 1, True)
     return entries
@@ -100,18 +100,18 @@ def cost(rows: Sequence[Row]) -> list[Entry]:
     entries = []
     for label, series_rows in series(rows, ("recipe", "tokens"), more=("threads",)).items():
         for recipe in distinct(series_rows, "recipe"):
-            for (tokens,), cell in by([row for row in series_rows if row["recipe"] == recipe], "tokens").items():
+            for (length,), cell in by([row for row in series_rows if row["recipe"] == recipe], "tokens").items():
                 for quantity, summary, decimals in (
                     ("seconds", mean(row["seconds"] for row in cell), 1),
                     ("steps", mean(row["steps"] for row in cell), 0),
                     ("work, positions", mean(work(row) for row in cell), 0),
                     ("share exact", share(row["exact"] for row in cell), 2),
                 ):
-                    entries += entry((label, recipe, quantity), "length", f"N = {tokens}", summary, decimals)
+                    entries += entry((label, recipe, quantity), "length", f"N = {length}", summary, decimals)
     for model, seconds in published.TABLE_4.items():
-        for tokens, value in zip(published.TABLE_4_LENGTHS, seconds, strict=False):
+        for length, value in zip(published.TABLE_4_LENGTHS, seconds, strict=False):
             head = (f"{PAPER}: {model}, A100 or H100", "paper", "seconds")
-            entries += entry(head, "length", f"N = {tokens}", Summary(value), 0, True)
+            entries += entry(head, "length", f"N = {length}", Summary(value), 0, True)
     return entries
 
 

@@ -25,11 +25,11 @@ RANDOM = "random projection"
 
 
 @dataclass(frozen=True)
-class Grid:
+class BasinGrid:
     """What is measured at a scale.
 
     Attributes:
-        tokens: length of every text.
+        length: in tokens, of every text.
         texts: how many.
         margins: that a fit must reach, in logits.
         amounts: by kind of change, see `geometry.changes.CHANGE_KINDS`; `random projection` is onto random directions.
@@ -39,7 +39,7 @@ class Grid:
         rows: texts fitted side by side.
     """
 
-    tokens: int
+    length: int
     texts: int
     margins: tuple[float, ...]
     amounts: dict[str, tuple[float, ...]]
@@ -70,9 +70,9 @@ _FEW: dict[str, tuple[float, ...]] = {
 }
 
 GRIDS = {
-    "smoke": Grid(4, 2, (0.01,), _FEW, 1, "fast", 12, 2),
-    "laptop": Grid(8, 8, (0.01, 2.0), _AMOUNTS, 3, "fast", 200, 8),
-    "paper": Grid(256, 50, (0.01, 2.0), _AMOUNTS, 3, "fast", 5000, 10),
+    "smoke": BasinGrid(4, 2, (0.01,), _FEW, 1, "fast", 12, 2),
+    "laptop": BasinGrid(8, 8, (0.01, 2.0), _AMOUNTS, 3, "fast", 200, 8),
+    "paper": BasinGrid(256, 50, (0.01, 2.0), _AMOUNTS, 3, "fast", 5000, 10),
 }
 
 
@@ -92,14 +92,14 @@ def lay_out(scale: str) -> list[Batch]:
             label=f"margin {margin:g} from text {texts[0]}",
             cells=tuple(
                 cell_settings(
-                    scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
+                    scale, "old", text, grid.length, 0, grid.recipe, grid.max_steps,
                     start="vocabulary", margin=margin, **change,
                 )
                 for change in ({"method": "fit"}, *changes)
                 for text in texts
             ),
             steps=grid.max_steps + 1 + len(changes) // 2,
-            positions=len(texts) * (grid.tokens + 1),
+            positions=len(texts) * (grid.length + 1),
         )
         for margin in grid.margins
         for texts in chunked(range(grid.texts), grid.rows)

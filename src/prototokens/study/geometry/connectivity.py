@@ -48,12 +48,12 @@ Solution = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Grid:
+class ConnectivityGrid:
     """What is measured at a scale.
 
     Attributes:
         start: where fits begin; text-independent, so that seeds begin far apart.
-        tokens: length of every text.
+        length: in tokens, of every text.
         texts: how many.
         seeds: solutions of each.
         curves: which of `CURVES` are fitted.
@@ -68,7 +68,7 @@ class Grid:
     """
 
     start: str
-    tokens: int
+    length: int
     texts: int
     seeds: int
     curves: tuple[str, ...]
@@ -82,9 +82,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1),
-    "laptop": Grid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1, 6),
-    "paper": Grid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5),
+    "smoke": ConnectivityGrid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1),
+    "laptop": ConnectivityGrid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1, 6),
+    "paper": ConnectivityGrid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5),
 }
 
 
@@ -94,10 +94,10 @@ def lay_out(scale: str) -> list[Batch]:
     return [_batch(scale, grid, texts) for texts in chunked(range(grid.texts), grid.texts_at_once)]
 
 
-def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
+def _batch(scale: str, grid: ConnectivityGrid, texts: Sequence[int]) -> Batch:
     def cell(text: int, seed: int, method: str, **columns: Any) -> Settings:
         return cell_settings(
-            scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
+            scale, "old", text, grid.length, 0, grid.recipe, grid.max_steps,
             method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **columns,
         )  # fmt: skip
 
@@ -123,12 +123,12 @@ def _batch(scale: str, grid: Grid, texts: Sequence[int]) -> Batch:
     )
 
 
-def _cost(grid: Grid, texts: int) -> tuple[int, int, int]:
+def _cost(grid: ConnectivityGrid, texts: int) -> tuple[int, int, int]:
     """Steps of a batch at most, the positions of all of them together, and those of the largest step.
 
     The positions are those of a step, forward and backward, that cost as much.
     """
-    width, pairs = grid.tokens + 1, math.comb(grid.seeds, 2)
+    width, pairs = grid.length + 1, math.comb(grid.seeds, 2)
     at_once = min(pairs, grid.pairs_at_once)
     rounds = texts * math.ceil(pairs / at_once)
     fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps

@@ -30,12 +30,12 @@ from ..jobs import Measurement
 
 
 @dataclass(frozen=True)
-class Grid:
+class InterpolationGrid:
     """What is measured at a scale.
 
     Attributes:
         start: where fits begin; text-independent, so that only the fit brings the vectors of two texts anywhere.
-        tokens: length of every text.
+        length: in tokens, of every text.
         texts: how many.
         partners: how many others each text is joined with: those after it, the first ones after the last.
         vectors: which are moved.
@@ -49,7 +49,7 @@ class Grid:
     """
 
     start: str
-    tokens: int
+    length: int
     texts: int
     partners: int
     vectors: tuple[Vectors, ...]
@@ -63,9 +63,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid("vocabulary", 2, 3, 2, VECTORS, 5, -0.5, 1.5, "fast", 0.01, 60, 3),
-    "laptop": Grid("vocabulary", 8, 8, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 300, 8),
-    "paper": Grid("vocabulary", 256, 50, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 5000, 25),
+    "smoke": InterpolationGrid("vocabulary", 2, 3, 2, VECTORS, 5, -0.5, 1.5, "fast", 0.01, 60, 3),
+    "laptop": InterpolationGrid("vocabulary", 8, 8, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 300, 8),
+    "paper": InterpolationGrid("vocabulary", 256, 50, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 5000, 25),
 }
 """0, 1/2 and 1 are among the places."""
 
@@ -76,7 +76,7 @@ def lay_out(scale: str) -> list[Batch]:
 
     def cell(text: int, method: str, **columns: Any) -> Settings:
         return cell_settings(
-            scale, "old", text, grid.tokens, 0, grid.recipe, grid.max_steps,
+            scale, "old", text, grid.length, 0, grid.recipe, grid.max_steps,
             method=method, start=grid.start, margin=grid.margin, **columns,
         )  # fmt: skip
 
@@ -88,7 +88,7 @@ def lay_out(scale: str) -> list[Batch]:
         for step in range(1, grid.partners + 1)
         for text in range(grid.texts)
     ]
-    width = grid.tokens + 1
+    width = grid.length + 1
     fit_positions, evaluated_positions = grid.texts_at_once * width, len(lines) * grid.taus * width
     rounds = math.ceil(grid.texts / grid.texts_at_once)
     return [

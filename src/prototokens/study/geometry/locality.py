@@ -39,12 +39,12 @@ Solution = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Grid:
+class LocalityGrid:
     """What is measured at a scale.
 
     Attributes:
         starts: where fits begin.
-        tokens: length of every text.
+        length: in tokens, of every text.
         contexts: how many.
         continuations: texts of each context.
         seeds: fits of the last text of each context.
@@ -54,7 +54,7 @@ class Grid:
     """
 
     starts: tuple[str, ...]
-    tokens: int
+    length: int
     contexts: int
     continuations: int
     seeds: int
@@ -64,9 +64,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(("vocabulary", "text-e"), 4, 2, 2, 2, "fast", 8, 2),
-    "laptop": Grid(("vocabulary", "auto", "text-e"), 8, 6, 3, 4, "fast", 150, 6),
-    "paper": Grid(("normal", "vocabulary", "text-e"), 256, 50, 10, 10, "paper", 5000, 3),
+    "smoke": LocalityGrid(("vocabulary", "text-e"), 4, 2, 2, 2, "fast", 8, 2),
+    "laptop": LocalityGrid(("vocabulary", "auto", "text-e"), 8, 6, 3, 4, "fast", 150, 6),
+    "paper": LocalityGrid(("normal", "vocabulary", "text-e"), 256, 50, 10, 10, "paper", 5000, 3),
 }
 
 
@@ -80,12 +80,12 @@ def lay_out(scale: str) -> list[Batch]:
     ]
 
 
-def _batch(scale: str, grid: Grid, start: str, contexts: Sequence[int]) -> Batch:
+def _batch(scale: str, grid: LocalityGrid, start: str, contexts: Sequence[int]) -> Batch:
     def cell(first: Solution, method: str, **columns: Any) -> Settings:
         text, seed = first
         context = text // grid.continuations
         return cell_settings(
-            scale, CONTINUED, text, grid.tokens, 0, grid.recipe, grid.max_steps,
+            scale, CONTINUED, text, grid.length, 0, grid.recipe, grid.max_steps,
             method=method, start=start, context=context, fit_seed=seed, **columns,
         )  # fmt: skip
 
@@ -101,19 +101,19 @@ def _batch(scale: str, grid: Grid, start: str, contexts: Sequence[int]) -> Batch
         label=f"from {start}, contexts {contexts[0]} to {contexts[-1]}",
         cells=(*fits, *pairs),
         steps=grid.seeds * grid.max_steps,
-        positions=round(texts * (grid.tokens + 1)),
-        peak_positions=len(contexts) * grid.continuations * (grid.tokens + 1),
+        positions=round(texts * (grid.length + 1)),
+        peak_positions=len(contexts) * grid.continuations * (grid.length + 1),
     )
 
 
-def _solutions(contexts: Sequence[int], grid: Grid) -> Iterator[Solution]:
+def _solutions(contexts: Sequence[int], grid: LocalityGrid) -> Iterator[Solution]:
     """What a batch fits: every text from seed 0, the last of each context from the others."""
     for context in contexts:
         yield from ((text, 0) for text in _texts(context, grid))
         yield from ((_texts(context, grid)[-1], seed) for seed in range(1, grid.seeds))
 
 
-def _pairs(contexts: Sequence[int], grid: Grid) -> Iterator[tuple[str, Solution, Solution]]:
+def _pairs(contexts: Sequence[int], grid: LocalityGrid) -> Iterator[tuple[str, Solution, Solution]]:
     """What a batch compares: kind of pair, one solution, the other."""
     for context in contexts:
         texts = _texts(context, grid)
@@ -126,7 +126,7 @@ def _pairs(contexts: Sequence[int], grid: Grid) -> Iterator[tuple[str, Solution,
             yield PAIR_KINDS[2], (one, 0), (other, 0)
 
 
-def _texts(context: int, grid: Grid) -> range:
+def _texts(context: int, grid: LocalityGrid) -> range:
     return range(context * grid.continuations, (context + 1) * grid.continuations)
 
 

@@ -34,7 +34,7 @@ FIRST = "first"
 
 
 @dataclass(frozen=True)
-class Grid:
+class ReadingGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -57,9 +57,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(8, 8, 4, "fast", "vocabulary", 8, 4),
-    "laptop": Grid(16, 8, 16, "fast", "vocabulary", 300, 16),
-    "paper": Grid(64, 256, 50, "paper", "normal", 5000, 25),
+    "smoke": ReadingGrid(8, 8, 4, "fast", "vocabulary", 8, 4),
+    "laptop": ReadingGrid(16, 8, 16, "fast", "vocabulary", 300, 16),
+    "paper": ReadingGrid(64, 256, 50, "paper", "normal", 5000, 25),
 }
 
 

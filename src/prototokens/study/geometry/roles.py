@@ -45,7 +45,7 @@ AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Grid:
+class RolesGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -72,9 +72,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(("random", "old"), 2, (4, 3), 1, 4, 2, 2, "fast", 10),
-    "laptop": Grid(SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
-    "paper": Grid(SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
+    "smoke": RolesGrid(("random", "old"), 2, (4, 3), 1, 4, 2, 2, "fast", 10),
+    "laptop": RolesGrid(SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
+    "paper": RolesGrid(SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
 }
 
 

@@ -43,11 +43,11 @@ VECTORS = ("e", "m")
 
 
 @dataclass(frozen=True)
-class Grid:
+class StructureGrid:
     """What is measured at a scale.
 
     Attributes:
-        tokens: length of each of a text's two chunks.
+        length: in tokens, of each of a text's two chunks.
         texts: how many.
         weights: of the auxiliary losses, in nats per token.
         hold: steps before which no fit is done.
@@ -55,7 +55,7 @@ class Grid:
         max_steps: step budget of a fit.
     """
 
-    tokens: int
+    length: int
     texts: int
     weights: tuple[float, ...]
     hold: int
@@ -64,9 +64,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(3, 2, (1.0,), 3, "fast", 6),
-    "laptop": Grid(6, 16, (1.0, 10.0), 50, "fast", 100),
-    "paper": Grid(64, 50, (0.01, 0.1, 1.0, 10.0, 100.0), 1000, "fast", 3000),
+    "smoke": StructureGrid(3, 2, (1.0,), 3, "fast", 6),
+    "laptop": StructureGrid(6, 16, (1.0, 10.0), 50, "fast", 100),
+    "paper": StructureGrid(64, 50, (0.01, 0.1, 1.0, 10.0, 100.0), 1000, "fast", 3000),
 }
 
 
@@ -81,15 +81,15 @@ def lay_out(scale: str) -> list[Batch]:
             label=f"{loss} of {vector}, weight {weight:g}" if weight else "no auxiliary loss",
             cells=tuple(
                 cell_settings(
-                    scale, "old", text, 2 * grid.tokens, 0, grid.recipe, grid.max_steps,
+                    scale, "old", text, 2 * grid.length, 0, grid.recipe, grid.max_steps,
                     start="vocabulary", loss=loss, vector=vector, weight=weight, hold=grid.hold,
-                    chunk=chunk, chunk_tokens=grid.tokens,
+                    chunk=chunk, chunk_tokens=grid.length,
                 )
                 for chunk in range(2)
                 for text in range(grid.texts)
             ),
             steps=grid.max_steps,
-            positions=2 * grid.texts * (grid.tokens + 1),
+            positions=2 * grid.texts * (grid.length + 1),
         )
         for loss, vector, weight in ways
     ]  # fmt: skip

@@ -22,7 +22,7 @@ NAMES = ("e*n", "e*n/2,m*n/2", "(e,m)*n/2", "e,m*n", "e,m*(n-1)", "m,e,m*(n-1)")
 
 
 @dataclass(frozen=True)
-class Grid:
+class ArrangementsGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -43,9 +43,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid((1, 4), 2, 1, "tuned", 12, 2),
-    "laptop": Grid((1, 2, 4, 16), 4, 1, "tuned", 200, 4),
-    "paper": Grid((1, 2, 4, 256), 50, 1, "paper", 5000, 25),
+    "smoke": ArrangementsGrid((1, 4), 2, 1, "tuned", 12, 2),
+    "laptop": ArrangementsGrid((1, 2, 4, 16), 4, 1, "tuned", 200, 4),
+    "paper": ArrangementsGrid((1, 2, 4, 256), 50, 1, "paper", 5000, 25),
 }
 
 
@@ -55,15 +55,15 @@ def lay_out(scale: str) -> list[Batch]:
     return [
         Batch(
             study="arrangements",
-            label=f"{name} at {tokens}, seed {seed}, from text {texts[0]}",
+            label=f"{name} at {length}, seed {seed}, from text {texts[0]}",
             cells=tuple(
-                cell_settings(scale, "old", text, tokens, seed, grid.recipe, grid.max_steps, arrangement=name)
+                cell_settings(scale, "old", text, length, seed, grid.recipe, grid.max_steps, arrangement=name)
                 for text in texts
             ),
             steps=grid.max_steps,
-            positions=len(texts) * (tokens + 1),
+            positions=len(texts) * (length + 1),
         )
-        for tokens in grid.lengths
+        for length in grid.lengths
         for name in NAMES
         for seed in range(grid.seeds)
         for texts in chunked(range(grid.texts), grid.rows)

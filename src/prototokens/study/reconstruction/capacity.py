@@ -34,7 +34,7 @@ from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
 @dataclass(frozen=True)
-class Grid:
+class CapacityGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -72,9 +72,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid((4, 8), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200),
-    "laptop": Grid((4, 8, 16, 22), 2, 2, 1, 2, 1, "fast", 120, 512, 48, 4, 3_000),
-    "paper": Grid(LENGTHS, 50, 50, 50, 16, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
+    "smoke": CapacityGrid((4, 8), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200),
+    "laptop": CapacityGrid((4, 8, 16, 22), 2, 2, 1, 2, 1, "fast", 120, 512, 48, 4, 3_000),
+    "paper": CapacityGrid(LENGTHS, 50, 50, 50, 16, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
 }
 
 Text = tuple[str, int]
@@ -101,14 +101,14 @@ def lay_out(scale: str) -> list[Batch]:
     return on_grid + searches
 
 
-def _texts_of_batches(grid: Grid, m_shared: int, length: int) -> Iterator[Sequence[Text]]:
+def _texts_of_batches(grid: CapacityGrid, m_shared: int, length: int) -> Iterator[Sequence[Text]]:
     """Texts that are fitted side by side; groups stay whole, however much they need."""
     texts = [(kind, number) for kind in SOURCES for number in range(grid.texts)]
     unit = grid.group_size if m_shared else 1
     return iter(chunked(texts, unit * max(1, grid.positions // (unit * (length + 1)))))
 
 
-def _searched_together(grid: Grid, m_shared: int) -> Iterator[Sequence[Text]]:
+def _searched_together(grid: CapacityGrid, m_shared: int) -> Iterator[Sequence[Text]]:
     """Texts that are searched side by side; those with one held m are of one kind."""
     at_once = max(1, grid.positions // (grid.longest + 1))
     kinds = [[(kind, number) for number in range(grid.search_texts)] for kind in SOURCES]
@@ -120,7 +120,7 @@ def _label(method: str, m_shared: int, length: int, seed: int, first: Text) -> s
     return f"{method} {'shared m' if m_shared else 'm per text'}, {length}, seed {seed}, {first[0]} {first[1]}"
 
 
-def _grid_batch(scale: str, grid: Grid, m_shared: int, length: int, seed: int, texts: Sequence[Text]) -> Batch:
+def _grid_batch(scale: str, grid: CapacityGrid, m_shared: int, length: int, seed: int, texts: Sequence[Text]) -> Batch:
     positions = len(texts) * (length + 1)
     micro = micro_batches(len(texts), length + 1, grid.positions) if m_shared else {}
     return Batch(
@@ -140,7 +140,9 @@ def _grid_batch(scale: str, grid: Grid, m_shared: int, length: int, seed: int, t
     )  # fmt: skip
 
 
-def _search_batch(scale: str, grid: Grid, method: str, m_shared: int, seed: int, texts: Sequence[Text]) -> Batch:
+def _search_batch(
+    scale: str, grid: CapacityGrid, method: str, m_shared: int, seed: int, texts: Sequence[Text]
+) -> Batch:
     def cell(text: Text, method: str, **settings: Any) -> Settings:
         shared = {"m_texts": grid.m_texts} if m_shared else {}
         return cell_settings(

@@ -53,13 +53,13 @@ def lay_out(scale: str) -> list[Batch]:
     return [
         Batch(
             study="cost",
-            label=f"{part.recipe} at {tokens}, text {text}, seed {seed}",
-            cells=(cell_settings(scale, "old", text, tokens, seed, part.recipe, part.max_steps),),
+            label=f"{part.recipe} at {length}, text {text}, seed {seed}",
+            cells=(cell_settings(scale, "old", text, length, seed, part.recipe, part.max_steps),),
             steps=part.max_steps,
-            positions=tokens + 1,
+            positions=length + 1,
         )
         for part in GRIDS[scale]
-        for tokens in part.lengths
+        for length in part.lengths
         for text in range(part.texts)
         for seed in range(part.seeds)
     ]

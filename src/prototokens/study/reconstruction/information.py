@@ -23,7 +23,7 @@ from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
 @dataclass(frozen=True)
-class Grid:
+class InformationGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -52,9 +52,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), 10, 2, 200, 2),
-    "laptop": Grid(("random", "old"), 2, 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
-    "paper": Grid(SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
+    "smoke": InformationGrid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), 10, 2, 200, 2),
+    "laptop": InformationGrid(("random", "old"), 2, 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
+    "paper": InformationGrid(SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 
 
@@ -72,7 +72,14 @@ def lay_out(scale: str) -> list[Batch]:
 
 
 def _batch(
-    scale: str, grid: Grid, method: str, recipe_name: str, vectors: int, source: str, seed: int, texts: Sequence[int]
+    scale: str,
+    grid: InformationGrid,
+    method: str,
+    recipe_name: str,
+    vectors: int,
+    source: str,
+    seed: int,
+    texts: Sequence[int],
 ) -> Batch:
     shared: Settings = {"m_texts": grid.m_texts} if (method, vectors) == ("one-step", 1) else {}
 

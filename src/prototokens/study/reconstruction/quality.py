@@ -29,7 +29,7 @@ from ..scales import SOURCES
 
 
 @dataclass(frozen=True)
-class Grid:
+class QualityGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -48,9 +48,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid((4,), 1, ("fast", "cramming"), 15, 512),
-    "laptop": Grid((16,), 2, ("fast", "cramming"), 120, 512),
-    "paper": Grid((16, 32, 64, 128, 256, 512), 50, ("fast", "cramming"), 5000, 8192),
+    "smoke": QualityGrid((4,), 1, ("fast", "cramming"), 15, 512),
+    "laptop": QualityGrid((16,), 2, ("fast", "cramming"), 120, 512),
+    "paper": QualityGrid((16, 32, 64, 128, 256, 512), 50, ("fast", "cramming"), 5000, 8192),
 }
 
 ONE_VECTOR = {"arrangement": "e*n", "start": "text-e"}
@@ -66,22 +66,22 @@ def lay_out(scale: str) -> list[Batch]:
     return [
         Batch(
             study="quality",
-            label=f"{' and '.join(methods)} at {tokens}, {texts[0][0]} {texts[0][1]}",
+            label=f"{' and '.join(methods)} at {length}, {texts[0][0]} {texts[0][1]}",
             cells=tuple(
                 cell_settings(
-                    scale, source, text, tokens, 0, grid.recipes["jacobi" in methods], grid.max_steps, method=method,
+                    scale, source, text, length, 0, grid.recipes["jacobi" in methods], grid.max_steps, method=method,
                     **(ONE_VECTOR if method == "one-vector" else {}),
                 )
                 for method in methods
                 for source, text in texts
             ),
             steps=grid.max_steps,
-            positions=len(texts) * (tokens + 1),
+            positions=len(texts) * (length + 1),
         )
-        for tokens in grid.lengths
+        for length in grid.lengths
         for methods in _FITS
         for texts in chunked(
-            [(kind, n) for kind in SOURCES for n in range(grid.texts)], max(1, grid.positions // (tokens + 1))
+            [(kind, n) for kind in SOURCES for n in range(grid.texts)], max(1, grid.positions // (length + 1))
         )
     ]  # fmt: skip
 

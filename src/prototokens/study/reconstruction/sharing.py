@@ -23,11 +23,11 @@ from ..jobs import Measurement
 
 
 @dataclass(frozen=True)
-class Grid:
+class SharingGrid:
     """What is measured at a scale.
 
     Attributes:
-        tokens: length of every text.
+        length: in tokens, of every text.
         group_sizes: texts that share a vector; each divides `texts`.
         texts: how many.
         seeds: how many.
@@ -36,7 +36,7 @@ class Grid:
         rows: texts fitted side by side where groups are smaller, and those of a pass where they are larger.
     """
 
-    tokens: int
+    length: int
     group_sizes: tuple[int, ...]
     texts: int
     seeds: int
@@ -46,9 +46,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid(4, (1, 2), 2, 1, "fast", 12, 2),
-    "laptop": Grid(8, (1, 2, 8), 8, 2, "fast", 80, 8),
-    "paper": Grid(256, (1, 16, 256), 256, 10, "paper", 5000, 32),
+    "smoke": SharingGrid(4, (1, 2), 2, 1, "fast", 12, 2),
+    "laptop": SharingGrid(8, (1, 2, 8), 8, 2, "fast", 80, 8),
+    "paper": SharingGrid(256, (1, 16, 256), 256, 10, "paper", 5000, 32),
 }
 
 
@@ -61,15 +61,15 @@ def lay_out(scale: str) -> list[Batch]:
             label=f"{shared} shared by {size}, seed {seed}, from text {texts[0]}",
             cells=tuple(
                 cell_settings(
-                    scale, "old", text, grid.tokens, seed, grid.recipe, grid.max_steps,
+                    scale, "old", text, grid.length, seed, grid.recipe, grid.max_steps,
                     shared=shared, group_size=size, group=text // size,
-                    **micro_batches(len(texts), grid.tokens + 1, grid.rows * (grid.tokens + 1)),
+                    **micro_batches(len(texts), grid.length + 1, grid.rows * (grid.length + 1)),
                 )
                 for text in texts
             ),
             steps=grid.max_steps,
-            positions=len(texts) * (grid.tokens + 1),
-            peak_positions=min(len(texts), grid.rows) * (grid.tokens + 1),
+            positions=len(texts) * (grid.length + 1),
+            peak_positions=min(len(texts), grid.rows) * (grid.length + 1),
         )
         for size in grid.group_sizes
         for shared in ("e", "m")

@@ -32,7 +32,7 @@ METHODS = ("one-step", "one-step-batched", "autoregressive", "autoregressive-bat
 
 
 @dataclass(frozen=True)
-class Grid:
+class ThroughputGrid:
     """What is measured at a scale.
 
     Attributes:
@@ -49,9 +49,9 @@ class Grid:
 
 
 GRIDS = {
-    "smoke": Grid((4,), 2, 25, 3),
-    "laptop": Grid((8, 16, 32), 4, 150, 5),
-    "paper": Grid((16, 32, 64, 128, 256, 512), 8, 5000, 5),
+    "smoke": ThroughputGrid((4,), 2, 25, 3),
+    "laptop": ThroughputGrid((8, 16, 32), 4, 150, 5),
+    "paper": ThroughputGrid((16, 32, 64, 128, 256, 512), 8, 5000, 5),
 }
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from .arrangements import Arrangement
 from .errors import InputError
 from .lm.frozen import FrozenLM
 from .lm.identity import check_same_model, hash_ids
@@ -72,10 +73,7 @@ def decode(
         check_model(lm, item)
         _check_length(lm, item)
     began = time.perf_counter()
-    inputs = [item.inputs_embeds() for item in batch]
-    longest = max(x.shape[1] for x in inputs)
-    inputs_embeds = torch.cat([pad(x, (0, 0, 0, longest - x.shape[1])) for x in inputs])  # (B, L, D)
-    reads = [item.arrangement.layout(item.length, item.e.shape[0]).read_positions() for item in batch]
+    inputs_embeds, reads = _arranged(lm, batch)
     first, end = min(r.start for r in reads), max(r.stop for r in reads)
     logits = lm.logits(inputs_embeds, range(first, end))  # (B, end-first, V)
     ids = logits.argmax(-1).cpu()  # (B, end-first)
@@ -88,6 +86,31 @@ def decode(
         exact = hash_ids(decoded_ids) == item.provenance.target_hash
         results.append(Decoded(lm.decode(decoded_ids), decoded_ids, exact, seconds, log_probs, margins))
     return results[0] if isinstance(tokens, ProtoTokens) else results
+
+
+def _arranged(lm: FrozenLM, batch: list[ProtoTokens]) -> tuple[Tensor, list[range]]:
+    """The input of the pass, (B, L, D), on the model's device, and the positions that are read for each text.
+
+    Only the vectors themselves travel there, for all texts of one layout at once.
+    """
+    rows_of: dict[tuple[Arrangement, int, int], list[int]] = {}
+    for row, item in enumerate(batch):
+        rows_of.setdefault((item.arrangement, item.length, len(item.e)), []).append(row)
+    layouts = {key: key[0].layout(key[1], key[2]) for key in rows_of}
+    longest = max(len(layout.slots) for layout in layouts.values())
+    parts = []
+    for key, rows in rows_of.items():
+        e, m, fixed = (
+            torch.stack([getattr(batch[row], name) for row in rows]).to(lm.device) for name in ("e", "m", "fixed")
+        )
+        inputs_embeds = layouts[key].inputs_embeds(e, m, fixed)
+        parts.append(pad(inputs_embeds, (0, 0, 0, longest - inputs_embeds.shape[1])))
+    order = [row for rows in rows_of.values() for row in rows]
+    reads = [layouts[item.arrangement, item.length, len(item.e)].read_positions() for item in batch]
+    if len(parts) == 1:
+        return parts[0], reads
+    places = torch.tensor(order).argsort().to(lm.device)  # where each text of the batch went
+    return torch.cat(parts)[places], reads
 
 
 def check_model(lm: FrozenLM, tokens: ProtoTokens) -> None:

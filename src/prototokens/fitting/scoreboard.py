@@ -73,9 +73,9 @@ class ScoreBoard:
         self._tie = torch.where(improved, tie, self._tie)
 
         self._lowest = torch.where(evaluated & finite, torch.minimum(mean_loss, self._lowest), self._lowest)
-        self._state = torch.where(evaluated & ~finite, NONFINITE, self._state)
-        self._state = torch.where(evaluated & met & finite, MET, self._state)
-        self._met_step = torch.where(evaluated & met & finite, step, self._met_step)
+        is_met = evaluated & met & finite
+        self._state = self._state.masked_fill(evaluated & ~finite, NONFINITE).masked_fill(is_met, MET)
+        self._met_step = self._met_step.masked_fill(is_met, step)
         return improved[candidate]
 
     def status(self) -> list[int]:

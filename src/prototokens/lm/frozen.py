@@ -17,6 +17,7 @@ from .eager_attention import eager_attention
 from .fingerprints import fingerprint_model
 from .generation import generate
 from .identity import Identity, hash_vocabulary
+from .packing import without_packing
 from .per_layer import per_layer_row
 from .positions import position_bound
 from .probe import check_causal
@@ -219,7 +220,8 @@ class FrozenLM:
             InputError: as in `logits`.
         """
         self.check_ready(length)
-        with recomputed(marked_layers(self._modules) if torch.is_grad_enabled() else []):
+        marked = marked_layers(self._modules) if torch.is_grad_enabled() else []
+        with without_packing(), recomputed(marked):
             return self.model(**inputs, **options)
 
     def check_ready(self, length: int = 0) -> None:

@@ -51,6 +51,9 @@ def fit_command(
     output: Output = None,
     force: Force = False,
     keep: Annotated[bool, typer.Option("--keep", help="On Ctrl-C, save the best vectors so far.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="Also keep what is decoded at every evaluation, in this file, for view.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Fit the proto-tokens of a text and save them.
@@ -60,17 +63,26 @@ def fit_command(
     Example: prototokens fit "The only way to have a friend is to be one." -o friend.safetensors
     """
     from ..fitting.fit import fit
+    from ..fitting.trace import TraceRecorder, save_trace
 
     content = source.read()
     _check_output(output, force)
+    _check_output(trace, force)
+    if trace is not None and trace == output:
+        raise InputError(f"--trace and --output are both {trace}; give them two names")
     config = recipe.config()
     lm = model.load()
     ids, output = _target(lm, content, source.n_tokens, output, force)
+    recorder = None if trace is None else TraceRecorder()
     with fit_progress() as show, interrupts() as signals:
-        result = fit(lm, ids, config, progress=show, should_stop=signals.should_stop)
+        result = fit(lm, ids, config, progress=show, should_stop=signals.should_stop, trace=recorder)
     if signals.received and not keep:
         raise KeyboardInterrupt
+    if trace is not None and recorder is not None:
+        save_trace(trace, recorder.trace(lm), overwrite=force)
     code = _save(lm, ids, result, config, output, force, as_json)
+    if trace is not None and not as_json:
+        say(f"trace: {trace} (prototokens view {trace} -o page.html draws it)")
     return INTERRUPTED if signals.received else code
 
 

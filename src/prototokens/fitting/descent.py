@@ -19,6 +19,7 @@ from .memory import Passes, even_parts, plan_passes
 from .objective import GradientSum, Scores, cross_entropy
 from .recipes import FitConfig
 from .scoreboard import MET, RUNNING, STOP_REASONS, ScoreBoard
+from .trace import TraceRecorder
 
 _CHECK_EVERY_ON_A_GPU = 4
 
@@ -89,6 +90,7 @@ class Descent:
         config: the recipe.
         regulariser: an auxiliary loss on the vectors, or None.
         passes: how rows pass through the model; None: as memory allows. A step is the same but for rounding.
+        trace: keeps what every evaluation decodes, or None.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Descent:
         regulariser: Regulariser | None = None,
         *,
         passes: Passes | None = None,
+        trace: TraceRecorder | None = None,
     ) -> None:
         self.lm, self.layout, self.fixed, self.config = lm, layout, fixed, config
         self.e, self.m, self.regulariser = e, m, regulariser
@@ -116,6 +119,7 @@ class Descent:
         self.candidate_of = candidate_of.tolist()
         self.board = ScoreBoard(candidate_of.to(lm.device), config.stop, regulariser.steps if regulariser else 0)
         self.target_ids = target_ids.to(lm.device)
+        self.trace = trace
         self._began = time.perf_counter()
         self._forward = torch.zeros(n_texts, dtype=torch.long)
         self._backward = torch.zeros(n_texts, dtype=torch.long)
@@ -163,6 +167,7 @@ class Descent:
         """
         gradients = GradientSum([bank.values for bank in self._trained])
         losses, margins, passed = [], [], None
+        rivals: list[Tensor] = []
         for part, positions in zip(self._parts, self._positions, strict=True):
             if passed is not None and will_step:
                 gradients.settle()
@@ -171,10 +176,14 @@ class Descent:
             scores = self._pass(part, gradients)
             losses.append(scores.loss)
             margins.append(scores.margin)
+            if scores.rival_ids is not None:
+                rivals.append(scores.rival_ids)
             self._forward += positions
             passed = positions
-        loss = torch.cat(losses)
-        improved = self.board.update(self._active_on_device, loss, torch.cat(margins), step)
+        loss, margin = torch.cat(losses), torch.cat(margins)
+        improved = self.board.update(self._active_on_device, loss, margin, step)
+        if self.trace is not None:
+            self.trace.record(step, self.active, self.target_ids, torch.cat(rivals), margin, loss)
         for bank in (self.e, self.m):
             bank.remember(improved)
         return loss, gradients
@@ -184,7 +193,7 @@ class Descent:
         fixed = self.fixed[part] if self.fixed.ndim == 3 else self.fixed
         inputs_embeds = self.layout.inputs_embeds(self.e.rows(part), self.m.rows(part)[:, 0], fixed)  # (R, L, D)
         logits = self.lm.logits(inputs_embeds, self.layout.read_positions())  # (R, T, V)
-        scores = cross_entropy(logits.detach(), self.target_ids[part])
+        scores = cross_entropy(logits.detach(), self.target_ids[part], rivals=self.trace is not None)
         gradients.wait(logits, scores.logit_gradient)
         return scores
 
@@ -269,11 +278,12 @@ class Descent:
     def _results(self, unfinished: str) -> list[DescentResult]:
         states, ranking = self.board.status(), self.board.ranking()
         losses, accuracies = self.board.histories()
-        restarts, results = self.config.restarts, []
+        restarts, results, kept_restarts = self.config.restarts, [], []
         for text, group in enumerate(self.group_of):
             candidates = range(group * restarts, (group + 1) * restarts)
             kept = max(candidates, key=lambda candidate: ranking[candidate])
-            row = text * restarts + kept - candidates.start
+            kept_restarts.append(kept - candidates.start)
+            row = text * restarts + kept_restarts[-1]
             evaluated = ~losses[:, row].isnan() | ~accuracies[:, row].isnan()
             results.append(
                 DescentResult(
@@ -288,4 +298,6 @@ class Descent:
                     stop_reason=STOP_REASONS.get(states[kept], unfinished),
                 )
             )
+        if self.trace is not None:
+            self.trace.finish(kept_restarts, [result.stop_reason for result in results])
         return results

@@ -22,6 +22,7 @@ from .memory import Passes, check_vectors
 from .objective import is_argmax
 from .recipes import FitConfig, preset
 from .starts import resolve_optimiser, start_name
+from .trace import TraceRecorder
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +73,7 @@ def fit(
     should_stop: Callable[[], bool] | None = None,
     rows_at_once: int | None = None,
     checkpointing: bool | None = None,
+    trace: TraceRecorder | None = None,
 ) -> FitResult:
     """Find the proto-tokens of one text, ids (T,); all else as in `fit_batch`."""
     check_arguments(lm, target_ids, config, given)
@@ -86,6 +88,7 @@ def fit(
         should_stop=should_stop,
         rows_at_once=rows_at_once,
         checkpointing=checkpointing,
+        trace=trace,
     )[0]
 
 
@@ -99,6 +102,7 @@ def fit_batch(
     should_stop: Callable[[], bool] | None = None,
     rows_at_once: int | None = None,
     checkpointing: bool | None = None,
+    trace: TraceRecorder | None = None,
 ) -> list[FitResult]:
     """Find the proto-tokens of texts of equal length, side by side.
 
@@ -119,6 +123,7 @@ def fit_batch(
             memory holds. The gradients of such micro-batches are added up: a step is the same but for rounding.
         checkpointing: whether activations are computed anew in the backward pass, which saves memory; None: where a
             single row would not fit without.
+        trace: keeps what is decoded at every evaluation, see `TraceRecorder`.
 
     Returns:
         One result per text, in order.
@@ -135,7 +140,9 @@ def fit_batch(
     if target_ids.ndim == 2:
         config = config.at(target_ids.shape[1])
     passes = Passes(rows_at_once, checkpointing)
-    reached = descend(lm, target_ids, config, given, progress=progress, should_stop=should_stop, passes=passes)
+    reached = descend(
+        lm, target_ids, config, given, progress=progress, should_stop=should_stop, passes=passes, trace=trace
+    )
     return [_result(lm, reached, ids, config, r) for ids, r in zip(target_ids, reached.results, strict=True)]
 
 
@@ -166,6 +173,7 @@ def descend(
     should_stop: Callable[[], bool] | None = None,
     moments: Tensor | None = None,
     passes: Passes | None = None,
+    trace: TraceRecorder | None = None,
 ) -> Descended:
     """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`.
 
@@ -191,7 +199,9 @@ def descend(
     config, axes = resolve_optimiser(lm, config)
     e, m = banks(lm, target_ids, group_of, config, given, axes, moments)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
-    descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser, passes=passes)
+    if trace is not None:
+        trace.begin(target_ids, config.restarts, arrangement)
+    descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser, passes=passes, trace=trace)
     return Descended(layout, fixed, descent.run(progress, should_stop))
 
 

@@ -17,16 +17,20 @@ class Scores:
         loss: cross-entropy of each token, in nats, (R, T).
         margin: each target's logit minus the best other logit, (R, T); see `is_right`.
         logit_gradient: derivative of the summed loss with respect to the logits, (R, T, V).
+        rival_ids: the id of the best other logit, int64, (R, T), if it was asked for.
     """
 
     loss: Tensor
     margin: Tensor
     logit_gradient: Tensor
+    rival_ids: Tensor | None = None
 
 
 @torch.no_grad()
-def cross_entropy(logits: Tensor, target_ids: Tensor) -> Scores:
+def cross_entropy(logits: Tensor, target_ids: Tensor, *, rivals: bool = False) -> Scores:
     """Score logits (R, T, V), float32, against target ids (R, T): eq. 1 of the paper, token by token.
+
+    With `rivals` the scores also name the best other token of each position.
 
     loss = -log softmax(logits)[target]; its gradient is softmax(logits) - onehot(target). All is done in one tensor of
     the logits' size, since passes over the vocabulary are what a step costs beside the network.
@@ -34,11 +38,12 @@ def cross_entropy(logits: Tensor, target_ids: Tensor) -> Scores:
     target = target_ids.unsqueeze(-1)
     log_p = logits.log_softmax(-1)
     target_log_p = log_p.gather(-1, target)  # (R, T, 1)
-    best_other = log_p.scatter_(-1, target, float("-inf")).amax(-1)
+    log_p.scatter_(-1, target, float("-inf"))
+    best_other, rival_ids = log_p.max(-1) if rivals else (log_p.amax(-1), None)
     p = log_p.scatter_(-1, target, target_log_p).exp_()
     gradient = p.scatter_add_(-1, target, torch.full_like(target_log_p, -1.0))
     target_log_p = target_log_p.squeeze(-1)
-    return Scores(-target_log_p, target_log_p - best_other, gradient)
+    return Scores(-target_log_p, target_log_p - best_other, gradient, rival_ids)
 
 
 def is_right(margin: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def test_probes_say_how_many_rows_and_shuffles_stand_behind_them() -> None:
         row("roles", method="probe", target="teacher", features="m", shuffles=20, score=None, missing="no teacher"),
     ]
     entries = roles.probes(rows)
-    head = (roles.TARGETS["words"], "m")
+    head = (roles.TARGET_LABELS["words"], "m")
     assert value(entries, *head, "score") == Summary(0.625, 24)
     assert value(entries, *head, "shuffled labels") == Summary(0.48, 20, 0.04)
     assert value(entries, *head, "shuffles beaten") == Summary(0.9, 20)
@@ -160,7 +160,7 @@ CHUNKS = [
 
 
 def test_structure_by_hand() -> None:
-    entries, distilled = structure.trade(CHUNKS), (structure.LOSSES["relational"], "e", "10")
+    entries, distilled = structure.trade(CHUNKS), (structure.LOSS_LABELS["relational"], "e", "10")
     assert value(entries, "none", "none", "0", "token accuracy") == Summary(1.0, 2, 0.0)
     assert value(entries, *distilled, "token accuracy").value == 0.625
     assert value(entries, *distilled, "share exact").value == 0
@@ -219,7 +219,7 @@ def test_starts_stand_beside_the_solutions_in_either_distance(measure: str) -> N
     for kind, (after, before) in distances.items():
         assert value(entries, "normal", measure, f"distance, {kind}", "m") == Summary(after, 1)
         assert value(entries, "normal", measure, f"distance, {kind}: {locality.BEFORE}", "m") == Summary(before, 1)
-    for near, far in locality.COMPARED:  # the descent turns round what lay closer
+    for near, far in locality.COMPARED_KINDS:  # the descent turns round what lay closer
         assert value(entries, "normal", measure, f"AUC, {near} | {far}", "m").value == 1
         assert value(entries, "normal", measure, f"AUC, {near} | {far}: {locality.BEFORE}", "m").value == 0
 

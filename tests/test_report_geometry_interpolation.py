@@ -13,8 +13,8 @@ from prototokens.report.geometry.profiles import even_taus, means
 from prototokens.report.summary import Summary
 from study_rows import Row, row, value
 
-E_AND_M, E = interpolation.VECTORS["both"], interpolation.VECTORS["e"]
-FIRST, LAST, OTHER = interpolation.COMPARED.values()
+E_AND_M, E = interpolation.VECTOR_LABELS["both"], interpolation.VECTOR_LABELS["e"]
+FIRST, LAST, OTHER = interpolation.TEXT_LABELS.values()
 
 
 def line(first: list[float], last: list[float], other: list[float] | None, **columns: Any) -> Row:

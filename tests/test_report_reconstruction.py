@@ -52,7 +52,7 @@ def test_table_3_by_hand() -> None:
         for x, a in enumerate(texts)
     ]
     result = tables.capacity(rows)
-    head = (tables.SOURCES["old"], "shared")
+    head = (tables.SOURCE_LABELS["old"], "shared")
     got = {q: value(result, *head, q, "tiny (laptop)") for q in (tables.BEST, tables.MEAN, tables.BY_TEXT, tables.NATS)}
     assert {q: s.value for q, s in got.items()} == {
         tables.BEST: 16, tables.MEAN: 8, tables.BY_TEXT: (16 + 4) / 2, tables.NATS: (160 + 41) / 2,
@@ -76,7 +76,7 @@ def test_figure_3_pairs_texts() -> None:
     ]
     rows.append(cell(2, "one-step", 1000))  # without a partner
     result = comparisons.information(rows)
-    head = (tables.SOURCES["old"], "1")
+    head = (tables.SOURCE_LABELS["old"], "1")
     assert value(result, *head, comparisons.RATIO, "H_LM, nats") == Summary(30 / 60, 2)
     assert value(result, *head, "one-step", "H_LM, nats").n == 3
 
@@ -107,7 +107,7 @@ def test_table_4_by_hand() -> None:
 
 def test_quality_by_hand() -> None:
     rows = [row("quality", method="jacobi", text=x, bleu=b, passes=4, chrf=None) for x, b in enumerate((10.0, 20.0))]
-    result, head = comparisons.quality(rows), (tables.SOURCES["old"], "8", "jacobi")
+    result, head = comparisons.quality(rows), (tables.SOURCE_LABELS["old"], "8", "jacobi")
     assert value(result, *head, "BLEU").value == 15
     assert value(result, *head, "work, positions").value == 1700
     assert "chrF" not in {e.column for e in result}

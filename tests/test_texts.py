@@ -335,7 +335,7 @@ def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
         documents("old", "dev")
     with pytest.raises(InputError, match="unknown start 'end': choose one of anywhere, sentence, document"):
         sample("old", lm, 8, start="end")
-    with pytest.raises(InputError, match="^length is 0: it must be at least 1"):
+    with pytest.raises(InputError, match=r"^length is 0: it must be at least 1"):
         sample("random", lm, 0)
     with pytest.raises(InputError, match="count is 0: it must be at least 1"):
         sample("old", lm, 8, 0)

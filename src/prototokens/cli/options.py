@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
+from ..lm.names import BUILT_IN
 from .terminal import note, read_text
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..runners.work import Runner
 
 MODEL_PANEL, RECIPE_PANEL, RUNNER_PANEL = "Model", "Recipe", "Where it runs"
-BUILT_IN = "smollm2-135m"
 
 Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]

@@ -49,7 +49,7 @@ EXHIBITS: tuple[Table | Figure, ...] = (
         "capacity",
         ("source", "m", "method"),
         tables.searched_capacity,
-        order=tuple(tables.SOURCES.values()),
+        order=tuple(tables.SOURCE_LABELS.values()),
     ),
     Figure(
         "figure-1",
@@ -107,7 +107,7 @@ EXHIBITS: tuple[Table | Figure, ...] = (
         ("decoding", "quantity"),
         comparisons.throughput,
         comparable=False,
-        order=comparisons.METHODS[:1],
+        order=comparisons.METHOD_ORDER[:1],
     ),
     Table(
         "table-4",

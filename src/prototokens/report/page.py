@@ -69,7 +69,7 @@ def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) 
         models=sorted({f"{row['model']} ({row['scale']})" for row in rows if row["status"] == "done"}),
         provenance_heads=PROVENANCE_HEADS,
         provenance=provenance(rows),
-        sources=(published.ONE_STEP, published.CRAMMING, published.ENCODED),
+        sources=(published.ONE_STEP_PAPER, published.CRAMMING_PAPER, published.ENCODED_PAPER),
     )
     return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in coverages if not c.complete))
 

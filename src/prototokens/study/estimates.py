@@ -49,7 +49,7 @@ _KNOWN = {
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """What a batch may cost.
 
     Attributes:
@@ -87,7 +87,7 @@ def size_of(name: str, revision: str | None = None) -> ModelSize:
     return ModelSize(parameters, text.vocab_size, text.hidden_size, text.num_hidden_layers, dtype.itemsize)
 
 
-def estimate(batch: Batch, size: ModelSize, scale: str) -> Estimate:
+def estimate(batch: Batch, size: ModelSize, scale: str) -> CostEstimate:
     """Time and memory of a batch.
 
     A step passes each position forward and, to the inputs only, backward: 4 operations per weight and position, and at
@@ -100,10 +100,10 @@ def estimate(batch: Batch, size: ModelSize, scale: str) -> Estimate:
     activations = (batch.peak_positions or batch.positions) * (
         16 * size.layers * size.width * size.bytes_per_weight + 12 * size.vocabulary
     )
-    return Estimate(batch.steps * step_seconds, (size.parameters * size.bytes_per_weight + activations) / 1e9)
+    return CostEstimate(batch.steps * step_seconds, (size.parameters * size.bytes_per_weight + activations) / 1e9)
 
 
-def table(batches: Iterable[Batch], size: ModelSize, scale: str) -> tuple[list[str], Estimate]:
+def table(batches: Iterable[Batch], size: ModelSize, scale: str) -> tuple[list[str], CostEstimate]:
     """A line per batch, and the total: the times' sum and the largest memory."""
     lines, seconds, gigabytes = [], 0.0, 0.0
     for batch in batches:
@@ -113,7 +113,7 @@ def table(batches: Iterable[Batch], size: ModelSize, scale: str) -> tuple[list[s
             f"{one.gigabytes:6.1f} GB"
         )
         seconds, gigabytes = seconds + one.seconds, max(gigabytes, one.gigabytes)
-    return lines, Estimate(seconds, gigabytes)
+    return lines, CostEstimate(seconds, gigabytes)
 
 
 def duration(seconds: float) -> str:

@@ -13,9 +13,9 @@ https://arxiv.org/abs/2602.18301, of which we know the abstract: ROLES, TEACHING
 
 from __future__ import annotations
 
-ONE_STEP = "Mezentsev & Oseledets (2025), arXiv 2505.21189"
-CRAMMING = "Kuratov et al. (2025), arXiv 2502.13063"
-ENCODED = "Bondarenko et al. (2026), arXiv 2602.18301"
+ONE_STEP_PAPER = "Mezentsev & Oseledets (2025), arXiv 2505.21189"
+CRAMMING_PAPER = "Kuratov et al. (2025), arXiv 2502.13063"
+ENCODED_PAPER = "Bondarenko et al. (2026), arXiv 2602.18301"
 
 MODELS = {
     "Pythia 160M": "EleutherAI/pythia-160m",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ..errors import InputError
 from .published import MODELS
 
-SOURCES = ("random", "old", "recent", "generated")
+PAPER_SOURCES = ("random", "old", "recent", "generated")
 """The paper's kinds of text: random words, old prose, prose later than the model, and the model's own."""
 
 CONTINUED = "continued"
@@ -46,12 +46,12 @@ class Scale:
         return replace(self, corpora={**self.corpora, **changed})
 
 
-_BUNDLED = {**{source: source for source in SOURCES}, CONTINUED: "generated"}
+_BUNDLED = {**{source: source for source in PAPER_SOURCES}, CONTINUED: "generated"}
 _BUILT_IN = ("smollm2-135m",)
 
 
 def _counts(*counts: int) -> dict[str, int]:
-    return dict(zip((*SOURCES, CONTINUED), counts, strict=True))
+    return dict(zip((*PAPER_SOURCES, CONTINUED), counts, strict=True))
 
 
 SCALES = {

@@ -11,7 +11,7 @@ from ..drawing import INK, MARKERS, PALETTE, above, heat_map, legend, octaves, p
 from ..exhibit import Entry, entry, listed
 from ..summary import REACHED, Row, mean, share
 
-VECTORS = ("e", "m", "both")
+VECTOR_ORDER = ("e", "m", "both")
 CHANGE_NAMES = {
     "noise": "noise, of the vector's length",
     "scaling": "scaling, factor",
@@ -37,7 +37,7 @@ def basin(rows: Sequence[Row]) -> list[Entry]:
     entries = []
     for label, series_rows in series(rows, _LAID_OUT).items():
         cells = by(_changes(series_rows), "kind", "vectors")
-        for kind, vectors in product(ordered((kind for kind, _ in cells), CHANGE_NAMES), VECTORS):
+        for kind, vectors in product(ordered((kind for kind, _ in cells), CHANGE_NAMES), VECTOR_ORDER):
             entries += _of_kind(label, kind, vectors, cells.get((kind, vectors), []))
         for (margin,), cell in by(series_rows, "margin").items():
             fits = [row["exact"] for row in of_method(cell, "fit")]
@@ -135,7 +135,7 @@ def draw_basin(rows: Sequence[Row]) -> Any:
 def _lines(ax: Any, rows: Sequence[Row], kind: str, margins: Sequence[float]) -> None:
     """Means over texts and draws: a colour for each vector, a line style for each margin."""
     cells = by(rows, "vectors", "margin")
-    for (i, vectors), (j, margin) in product(enumerate(VECTORS), enumerate(margins)):
+    for (i, vectors), (j, margin) in product(enumerate(VECTOR_ORDER), enumerate(margins)):
         points = [
             (shown_amount(kind, amount), summary.value)
             for (amount,), texts in by(cells.get((vectors, margin), []), "amount").items()
@@ -163,12 +163,12 @@ def draw_positions(rows: Sequence[Row]) -> Any:
     shares_of = _position_panels(rows)
     if not shares_of:
         return None
-    figure, axes = panels(len(shares_of), len(VECTORS), 0.6 + 2.1 * len(shares_of))
+    figure, axes = panels(len(shares_of), len(VECTOR_ORDER), 0.6 + 2.1 * len(shares_of))
     labels = {label for label, _ in shares_of}
     places = [
         (label, margin, vectors, by_vectors[vectors])
         for (label, margin), by_vectors in shares_of.items()
-        for vectors in VECTORS
+        for vectors in VECTOR_ORDER
     ]
     meshes = {}
     for ax, (label, margin, vectors, (amounts, shares)) in zip(axes, places, strict=True):
@@ -206,7 +206,7 @@ def _position_panels(rows: Sequence[Row]) -> dict[tuple[str, float], _Shares]:
         noisy = [row for row in _changes(series_rows) if row["kind"] == "noise"]
         cells = by(noisy, "margin", "vectors")
         for margin in distinct(noisy, "margin"):
-            shares_of[label, margin] = {vectors: _shares(cells.get((margin, vectors), [])) for vectors in VECTORS}
+            shares_of[label, margin] = {vectors: _shares(cells.get((margin, vectors), [])) for vectors in VECTOR_ORDER}
     return shares_of
 
 

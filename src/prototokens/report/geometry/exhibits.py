@@ -104,7 +104,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("moved", "compared with"),
         interpolation.interpolation,
         comparable=False,
-        order=(interpolation.NOT_MOVED, *interpolation.VECTORS.values()),
+        order=(interpolation.NOT_MOVED, *interpolation.VECTOR_LABELS.values()),
     ),
     Figure(
         "basin",
@@ -177,7 +177,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("read out", "from"),
         roles.probes,
         comparable=False,
-        order=tuple(roles.TARGETS.values()),
+        order=tuple(roles.TARGET_LABELS.values()),
     ),
     Figure(
         "figure-probes",
@@ -208,7 +208,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("attention to", "inputs"),
         roles.attention,
         comparable=False,
-        order=tuple(roles.PLACES.values()),
+        order=tuple(roles.PLACE_LABELS.values()),
     ),
     Table(
         "reading",
@@ -257,7 +257,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("loss", "vector", "weight"),
         structure.trade,
         comparable=False,
-        order=(structure.PLAIN, *structure.LOSSES.values()),
+        order=(structure.PLAIN, *structure.LOSS_LABELS.values()),
     ),
     Table(
         "neighbours",
@@ -269,7 +269,7 @@ GEOMETRY: tuple[Table | Figure, ...] = (
         ("loss", "vector", "weight"),
         structure.retrieval,
         comparable=False,
-        order=(structure.PLAIN, *structure.LOSSES.values()),
+        order=(structure.PLAIN, *structure.LOSS_LABELS.values()),
     ),
     Figure(
         "figure-neighbours",

@@ -11,10 +11,10 @@ from ..exhibit import Entry, entry, listed
 from ..summary import Row, Summary, mean, share
 from .profiles import draw_means, means
 
-VECTORS = {"both": "e and m", "e": "e alone", "m": "m alone"}
+VECTOR_LABELS = {"both": "e and m", "e": "e alone", "m": "m alone"}
 """Which vectors are moved, in the order of the page."""
 
-COMPARED = {"first": "the first text", "last": "the last text", "other": "other texts (control)"}
+TEXT_LABELS = {"first": "the first text", "last": "the last text", "other": "other texts (control)"}
 """Texts that what is decoded is compared with, token by token."""
 
 NOT_MOVED, ITSELF = "none", "itself"
@@ -35,8 +35,8 @@ def interpolation(rows: Sequence[Row]) -> list[Entry]:
         solved = share(row["exact"] for row in of_method(series_rows, "fit"))
         entries += entry((NOT_MOVED, ITSELF), label, "share exact", solved, 2)
         for vectors, pairs in _moved(series_rows).items():
-            for compared, name in COMPARED.items():
-                head = (VECTORS.get(vectors, vectors), name)
+            for compared, name in TEXT_LABELS.items():
+                head = (VECTOR_LABELS.get(vectors, vectors), name)
                 summary = _along(pairs, compared)
                 for tau in _SHOWN_TAUS:
                     entries += entry(head, label, f"tau {tau:g}", summary.get(tau))
@@ -53,15 +53,15 @@ def draw_interpolation(rows: Sequence[Row]) -> Any:
     labelled = {label: moved for label, series_rows in _series(rows).items() if (moved := _moved(series_rows))}
     if not labelled:
         return None
-    figure, axes = panels(len(labelled), len(VECTORS), 0.9 + 2.3 * len(labelled))
+    figure, axes = panels(len(labelled), len(VECTOR_LABELS), 0.9 + 2.3 * len(labelled))
     drawn = []
     for line, (label, moved) in enumerate(labelled.items()):
-        for ax, (vectors, name) in zip(axes[line * len(VECTORS) :], VECTORS.items(), strict=False):
+        for ax, (vectors, name) in zip(axes[line * len(VECTOR_LABELS) :], VECTOR_LABELS.items(), strict=False):
             if vectors not in moved:
                 ax.remove()
                 continue
             drawn.append(ax)
-            for compared, text_name in COMPARED.items():
+            for compared, text_name in TEXT_LABELS.items():
                 colour, dashes = _STYLES[compared]
                 if summaries := _along(moved[vectors], compared):
                     draw_means(ax, summaries, colour, text_name, dashes)
@@ -69,17 +69,17 @@ def draw_interpolation(rows: Sequence[Row]) -> Any:
                 ax.axvline(end, color=INK, linewidth=0.8, linestyle=":")
             ax.set_title(f"{above(label, labelled, 3)}\n{name}".strip(), fontsize=8.5)
             ax.set(xlabel="tau", ylabel="share of tokens", ylim=(-0.03, 1.05))
-    legend(figure, drawn, columns=len(COMPARED))
+    legend(figure, drawn, columns=len(TEXT_LABELS))
     return figure
 
 
 def tell_interpolation(rows: Sequence[Row]) -> str:
     """The same in words."""
     parts = [
-        f"{label}, {VECTORS.get(vectors, vectors)}, {len(pairs)} pairs, {name}: {_in_words(pairs, compared)}"
+        f"{label}, {VECTOR_LABELS.get(vectors, vectors)}, {len(pairs)} pairs, {name}: {_in_words(pairs, compared)}"
         for label, series_rows in _series(rows).items()
         for vectors, pairs in _moved(series_rows).items()
-        for compared, name in COMPARED.items()
+        for compared, name in TEXT_LABELS.items()
         if _along(pairs, compared)
     ]
     return (
@@ -112,4 +112,4 @@ def _series(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _moved(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Lines through pairs of exact texts, by what is moved."""
     cells = by([row for row in of_method(rows, "segment") if row["both_exact"]], "vectors")
-    return {vectors: cells[vectors,] for vectors in ordered((vectors for (vectors,) in cells), VECTORS)}
+    return {vectors: cells[vectors,] for vectors in ordered((vectors for (vectors,) in cells), VECTOR_LABELS)}

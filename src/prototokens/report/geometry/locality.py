@@ -16,7 +16,7 @@ from ..exhibit import Entry, entry, listed
 from ..summary import Row, Summary, mean
 
 SAME_TEXT, SAME_CONTEXT, DIFFERENT = PAIR_KINDS
-COMPARED = ((SAME_TEXT, SAME_CONTEXT), (SAME_CONTEXT, DIFFERENT), (SAME_TEXT, DIFFERENT))
+COMPARED_KINDS = ((SAME_TEXT, SAME_CONTEXT), (SAME_CONTEXT, DIFFERENT), (SAME_TEXT, DIFFERENT))
 BEFORE, SHUFFLED = "before the fit", "labels shuffled"
 TEXT_DISTANCES = {"tfidf_distance": "TF-IDF", "semantic_distance": "semantic"}
 CLOSER = "same context closer by"
@@ -35,7 +35,7 @@ def locality(rows: Sequence[Row]) -> list[Entry]:
                 entries += entry((*head, quantity), label, part, mean(row[column] for row in pairs))
                 before = mean(row[f"start_{column}"] for row in pairs)
                 entries += entry((*head, f"{quantity}: {BEFORE}"), label, part, before)
-            for near, far in COMPARED:
+            for near, far in COMPARED_KINDS:
                 quantity = f"AUC, {near} | {far}"
                 entries += _estimate((*head, quantity), label, part, _auc(pairs_of_start, column, near, far))
                 began = _auc(pairs_of_start, f"start_{column}", near, far)

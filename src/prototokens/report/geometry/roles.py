@@ -12,7 +12,7 @@ from ..drawing import above, dots, heat_map, legend, named_ticks, panels
 from ..exhibit import Entry, entry, listed
 from ..summary import Row, Summary, mean
 
-TARGETS = {
+TARGET_LABELS = {
     "words": "words, AUC",
     "length": "length, R²",
     "source": "kind of text, balanced accuracy",
@@ -20,9 +20,9 @@ TARGETS = {
 }
 """What probes predict, each with its score."""
 
-FEATURES = {"e": "e", "m": "m", "both": "e and m", "text": "mean embedding"}
-INPUTS = {"vectors": "e and m", "text": "ordinary text"}
-PLACES = {"e": "where e stands", "first": "position 0"}
+FEATURE_LABELS = {"e": "e", "m": "m", "both": "e and m", "text": "mean embedding"}
+INPUT_LABELS = {"vectors": "e and m", "text": "ordinary text"}
+PLACE_LABELS = {"e": "where e stands", "first": "position 0"}
 
 _LAID_OUT = ("method", "source", "text", "tokens", "target", "features", "inputs", "place", "m_source", "m_text",
         "chunk_start", "chunk_tokens")  # fmt: skip
@@ -86,9 +86,9 @@ def probes(rows: Sequence[Row]) -> list[Entry]:
         cells = by(
             [row for row in of_method(series_rows, "probe") if row.get("score") is not None], "target", "features"
         )
-        for target, features in _places(cells, TARGETS, FEATURES):
+        for target, features in _places(cells, TARGET_LABELS, FEATURE_LABELS):
             cell = cells[target, features]
-            head = (TARGETS.get(target, target), FEATURES.get(features, features))
+            head = (TARGET_LABELS.get(target, target), FEATURE_LABELS.get(features, features))
             for column, heading, count, spread, decimals in (
                 ("score", "score", "rows", "", 3),
                 ("shuffled", "shuffled labels", "shuffles", "shuffled_sd", 3),
@@ -114,7 +114,7 @@ def draw_probes(rows: Sequence[Row]) -> Any:
     lines, labels = -(-len(cells) // 2), {label for label, _ in cells}
     figure, axes = panels(lines, 2, 0.8 + 2.2 * lines)
     for ax, ((label, target), cell) in zip(axes, cells.items(), strict=False):
-        names = ordered({row["features"] for row in cell}, FEATURES)
+        names = ordered({row["features"] for row in cell}, FEATURE_LABELS)
         by_feature = {name: [row for row in cell if row["features"] == name] for name in names}
         dots(ax, [mean(row["score"] for row in by_feature[name]) for name in names], 0, 2, "probe")
         dots(
@@ -124,8 +124,8 @@ def draw_probes(rows: Sequence[Row]) -> Any:
             2,
             "shuffled labels",
         )
-        named_ticks(ax, [FEATURES.get(name, name) for name in names])
-        ax.set_title(f"{above(label, labels, 2)}\n{TARGETS.get(target, target)}".strip(), fontsize=8.5)
+        named_ticks(ax, [FEATURE_LABELS.get(name, name) for name in names])
+        ax.set_title(f"{above(label, labels, 2)}\n{TARGET_LABELS.get(target, target)}".strip(), fontsize=8.5)
     for ax in axes[len(cells) :]:
         ax.remove()
     legend(figure, axes[: len(cells)], columns=2)
@@ -135,7 +135,8 @@ def draw_probes(rows: Sequence[Row]) -> Any:
 def tell_probes(rows: Sequence[Row]) -> str:
     """The probes in words."""
     parts = [
-        f"{label}, {TARGETS.get(row['target'], row['target'])} from {FEATURES.get(row['features'], row['features'])}: "
+        f"{label}, {TARGET_LABELS.get(row['target'], row['target'])} from "
+        f"{FEATURE_LABELS.get(row['features'], row['features'])}: "
         f"{row['score']:.2f}, shuffled {row['shuffled']:.2f}"
         for label, series_rows in series(rows, _LAID_OUT).items()
         for row in of_method(series_rows, "probe")
@@ -156,7 +157,7 @@ def draw_attention(rows: Sequence[Row]) -> Any:
     labels = {label for label, *_ in maps}
     for ax, ((label, place, inputs), heads) in zip(axes, maps.items(), strict=False):
         mesh = heat_map(ax, heads)
-        title = f"{above(label, labels, 2)}\n{INPUTS.get(inputs, inputs)}: {PLACES.get(place, place)}"
+        title = f"{above(label, labels, 2)}\n{INPUT_LABELS.get(inputs, inputs)}: {PLACE_LABELS.get(place, place)}"
         ax.set_title(title.strip(), fontsize=8.5)
         ax.set(xlabel="head, from 0", ylabel="attention layer, from 0")
     for ax in axes[len(maps) :]:
@@ -171,7 +172,7 @@ def tell_attention(rows: Sequence[Row]) -> str:
     for (label, place, inputs), heads in _attention_panels(rows).items():
         top, layer, head = max((value, i, j) for i, line in enumerate(heads) for j, value in enumerate(line))
         values = [value for line in heads for value in line]
-        where = f"{label}, {INPUTS.get(inputs, inputs)}, {PLACES.get(place, place)}"
+        where = f"{label}, {INPUT_LABELS.get(inputs, inputs)}, {PLACE_LABELS.get(place, place)}"
         average = sum(values) / len(values)
         parts.append(f"{where}: {average:.2f} on average, most in attention layer {layer}, head {head} ({top:.2f})")
     missing = sorted({row["missing"] for row in of_method(rows, "attention") if row.get("missing")})
@@ -183,7 +184,7 @@ def attention(rows: Sequence[Row]) -> list[Entry]:
     """Attention to e and to position 0 over all heads."""
     entries = []
     for (label, place, inputs), cell in _attention_cells(rows).items():
-        head = (PLACES.get(place, place), INPUTS.get(inputs, inputs))
+        head = (PLACE_LABELS.get(place, place), INPUT_LABELS.get(inputs, inputs))
         for column, heading, count, decimals in (
             ("attention", "mean over heads", "texts", 3),
             ("attention_top", "most of a head", "texts", 3),
@@ -199,7 +200,7 @@ def _attention_cells(rows: Sequence[Row]) -> dict[tuple[str, str, str], list[Row
     labelled: dict[tuple[str, str, str], list[Row]] = {}
     for label, series_rows in series(rows, _LAID_OUT).items():
         cells = by([row for row in of_method(series_rows, "attention") if row.get("heads")], "place", "inputs")
-        labelled |= {(label, *where): cells[where] for where in _places(cells, PLACES, INPUTS)}
+        labelled |= {(label, *where): cells[where] for where in _places(cells, PLACE_LABELS, INPUT_LABELS)}
     return labelled
 
 

@@ -12,8 +12,8 @@ from ..exhibit import Entry, entry, listed
 from ..summary import Row, Summary, mean, share
 
 PLAIN = "none"
-LOSSES = {"anchor": "anchor", "relational": "relational distillation"}
-VECTORS = ("e", "m")
+LOSS_LABELS = {"anchor": "anchor", "relational": "relational distillation"}
+TAUGHT_VECTORS = ("e", "m")
 FOLLOWED = {"anchor": "anchor_cosine", "relational": "relation_correlation"}
 """The measure that each loss raises: a column, to which the vector's name is appended."""
 
@@ -64,10 +64,10 @@ def retrieval(rows: Sequence[Row]) -> list[Entry]:
 
 def _by_loss(labels: Collection[str], height: float) -> tuple[Any, list[tuple[Any, str, str]]]:
     """A row of panels for every label, of some height in inches, with a titled panel for every loss."""
-    figure, axes = panels(len(labels), len(LOSSES), 0.9 + height * len(labels))
-    titled = [(ax, label, loss) for ax, (label, loss) in zip(axes, product(labels, LOSSES), strict=True)]
+    figure, axes = panels(len(labels), len(LOSS_LABELS), 0.9 + height * len(labels))
+    titled = [(ax, label, loss) for ax, (label, loss) in zip(axes, product(labels, LOSS_LABELS), strict=True)]
     for ax, label, loss in titled:
-        ax.set_title(f"{above(label, labels, 2)}\n{LOSSES[loss]}".strip(), fontsize=8.5)
+        ax.set_title(f"{above(label, labels, 2)}\n{LOSS_LABELS[loss]}".strip(), fontsize=8.5)
     return figure, titled
 
 
@@ -80,7 +80,7 @@ def draw_retrieval(rows: Sequence[Row]) -> Any:
         return None
     figure, shown = _by_loss(labelled, 2.6)
     for ax, label, loss in shown:
-        for i, vector in enumerate(VECTORS):
+        for i, vector in enumerate(TAUGHT_VECTORS):
             cells = labelled[label].get((loss, vector), {})
             dots(ax, [share(_nearest_found(cell, vector)) for cell in cells.values()], i, 2, f"by {vector}")
             if cells:
@@ -99,7 +99,7 @@ def tell_retrieval(rows: Sequence[Row]) -> str:
         for (loss, vector), cells in _nearest(series_rows).items():
             shares = [(weight, share(_nearest_found(cell, vector))) for weight, cell in cells.items()]
             weights = ", ".join(f"{summary.value:.2f} at weight {weight:g}" for weight, summary in shares if summary)
-            parts.append(f"{label}, {LOSSES[loss]} of {vector}: {weights}")
+            parts.append(f"{label}, {LOSS_LABELS[loss]} of {vector}: {weights}")
     return f"Share of chunks whose neighbour in the text is the nearest of all. Dotted: chance. {listed(parts)}"
 
 
@@ -107,7 +107,7 @@ def _nearest(rows: Sequence[Row]) -> dict[tuple[str, str], dict[float, list[Row]
     """By loss and vector: rows by weight, the plain fits at weight 0."""
     plain = [row for row in rows if row["loss"] == PLAIN]
     cells_of = {}
-    for loss, vector in product(LOSSES, VECTORS):
+    for loss, vector in product(LOSS_LABELS, TAUGHT_VECTORS):
         followed = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
         if any(rank is not None for rank in _nearest_found(followed, vector)):
             cells_of[loss, vector] = {weight: cell for (weight,), cell in by([*plain, *followed], "weight").items()}
@@ -130,7 +130,7 @@ def draw_trade(rows: Sequence[Row]) -> Any:
     figure, shown = _by_loss(labelled, 2.9)
     for ax, label, loss in shown:
         points = labelled[label]
-        for i, vector in enumerate(VECTORS):
+        for i, vector in enumerate(TAUGHT_VECTORS):
             if (loss, vector) not in points:
                 continue
             weights, xs, ys = zip(*points[loss, vector], strict=True)
@@ -146,7 +146,7 @@ def draw_trade(rows: Sequence[Row]) -> Any:
 def tell_trade(rows: Sequence[Row]) -> str:
     """The figure in words."""
     parts = [
-        f"{label}, {LOSSES[loss]} of {vector}: "
+        f"{label}, {LOSS_LABELS[loss]} of {vector}: "
         + ", ".join(f"weight {weight:g}: {x:.2f} at accuracy {y:.2f}" for weight, x, y in points)
         for label, series_rows in series(rows, _LAID_OUT).items()
         for (loss, vector), points in _points(series_rows).items()
@@ -162,9 +162,9 @@ def _ways(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], tuple[str, ...], l
     ways: list[tuple[tuple[str, ...], tuple[str, ...], list[Row]]] = []
     for (loss, vector, weight), cell in by(rows, "loss", "vector", "weight").items():
         if loss == PLAIN:
-            ways.append(((PLAIN, "none", "0"), VECTORS, cell))
+            ways.append(((PLAIN, "none", "0"), TAUGHT_VECTORS, cell))
         else:
-            ways.append(((LOSSES.get(loss, str(loss)), str(vector), f"{weight:g}"), (str(vector),), cell))
+            ways.append(((LOSS_LABELS.get(loss, str(loss)), str(vector), f"{weight:g}"), (str(vector),), cell))
     return sorted(ways, key=lambda way: way[0][0] != PLAIN)
 
 
@@ -172,7 +172,7 @@ def _points(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, floa
     """By loss and vector: (weight, measure that the loss raises, token accuracy), the plain fits at weight 0."""
     points_of = {}
     for loss, column in FOLLOWED.items():
-        for vector in VECTORS:
+        for vector in TAUGHT_VECTORS:
             followed = [row for row in rows if (row["loss"], row["vector"]) == (loss, vector)]
             if not followed:
                 continue

@@ -8,11 +8,11 @@ from ...study import published
 from ..conditions import by, distinct, ordered, series
 from ..exhibit import PAPER, Entry, entry
 from ..summary import Row, Summary, mean, share
-from .tables import SHARED_M, SOURCES, work
+from .tables import SHARED_M, SOURCE_LABELS, work
 
 ONE_STEP, AUTOREGRESSIVE = "one-step", "autoregressive"
 ONE_STEP_BATCHED, AUTOREGRESSIVE_BATCHED = f"{ONE_STEP}-batched", f"{AUTOREGRESSIVE}-batched"
-METHODS = (ONE_STEP, ONE_STEP_BATCHED, "one-vector", "jacobi", AUTOREGRESSIVE, AUTOREGRESSIVE_BATCHED)
+METHOD_ORDER = (ONE_STEP, ONE_STEP_BATCHED, "one-vector", "jacobi", AUTOREGRESSIVE, AUTOREGRESSIVE_BATCHED)
 RATIO = "one-step / autoregressive"
 _BASE = {ONE_STEP: AUTOREGRESSIVE, ONE_STEP_BATCHED: AUTOREGRESSIVE_BATCHED}
 """The method that each way to decode in one step is compared with."""
@@ -39,11 +39,11 @@ def information(rows: Sequence[Row]) -> list[Entry]:
     entries = []
     rows = [row for row in rows if row.get("method") != SHARED_M]
     for label, series_rows in series(rows, ("source", "vectors", "method", "text", "seed")).items():
-        for source in ordered(distinct(series_rows, "source"), SOURCES):
+        for source in ordered(distinct(series_rows, "source"), SOURCE_LABELS):
             for vectors in distinct(series_rows, "vectors"):
                 chosen = [row for row in series_rows if (row["source"], row["vectors"]) == (source, vectors)]
-                head = (SOURCES.get(source, source), str(vectors))
-                for method in ordered(distinct(chosen, "method"), METHODS):
+                head = (SOURCE_LABELS.get(source, source), str(vectors))
+                for method in ordered(distinct(chosen, "method"), METHOD_ORDER):
                     cell = [row for row in chosen if row["method"] == method]
                     summary = mean(row.get("capacity_tokens") for row in cell)
                     entries += entry((*head, method), label, "tokens", summary, 1)
@@ -53,7 +53,7 @@ def information(rows: Sequence[Row]) -> list[Entry]:
     for (source, vectors), tokens_of_model in published.CRAMMED_TOKENS.items():
         for model in published.MODELS:
             if model in tokens_of_model:
-                crammed = (SOURCES[source], str(vectors), AUTOREGRESSIVE)
+                crammed = (SOURCE_LABELS[source], str(vectors), AUTOREGRESSIVE)
                 entries += entry(crammed, "cramming paper, tokens", model, Summary(tokens_of_model[model]), 0, True)
     return entries
 
@@ -85,7 +85,7 @@ def throughput(rows: Sequence[Row]) -> list[Entry]:
     for label, series_rows in series(rows, ("method", "batch", "tokens"), more=("threads",)).items():
         cells = by(series_rows, "method", "batch", "tokens")
         speeds = {where: mean(row["tokens_per_second"] for row in cell) for where, cell in cells.items()}
-        for name in ordered(distinct(series_rows, "method"), METHODS):
+        for name in ordered(distinct(series_rows, "method"), METHOD_ORDER):
             for (method, batch, length), cell in cells.items():
                 head, column, speed = way(method, batch), f"N = {length}", speeds[method, batch, length]
                 if method == name:
@@ -113,14 +113,14 @@ def quality(rows: Sequence[Row]) -> list[Entry]:
     """Every score of every way to reconstruct, on the same texts with the same budget."""
     entries = []
     for label, series_rows in series(rows, ("source", "tokens", "method")).items():
-        for source in ordered(distinct(series_rows, "source"), SOURCES):
+        for source in ordered(distinct(series_rows, "source"), SOURCE_LABELS):
             for (length,), texts in by([row for row in series_rows if row["source"] == source], "tokens").items():
-                for method in ordered(distinct(texts, "method"), METHODS):
+                for method in ordered(distinct(texts, "method"), METHOD_ORDER):
                     cell = [row for row in texts if row["method"] == method]
                     for column, (heading, decimals) in QUALITY.items():
                         values = [work(row) if column == "work" else row.get(column) for row in cell]
                         summary = share(values) if column == "exact" else mean(values)
-                        head = (SOURCES.get(source, source), str(length), method)
+                        head = (SOURCE_LABELS.get(source, source), str(length), method)
                         entries += entry(head, label, heading, summary, decimals)
     return entries
 

@@ -10,8 +10,8 @@ from ..conditions import by, distinct, of_method, ordered, series
 from ..drawing import INK, MARKERS, PALETTE, legend, logarithmic, octaves, panels
 from ..exhibit import Entry, listed
 from ..summary import REACHED, Row, mean
-from .comparisons import AUTOREGRESSIVE, GAIN, METHODS, RATIO, information, paired_nats, throughput, way
-from .tables import BEST, M_SHARED, NATS, SHARED_M, SOURCES, capacity, searched_capacity
+from .comparisons import AUTOREGRESSIVE, GAIN, METHOD_ORDER, RATIO, information, paired_nats, throughput, way
+from .tables import BEST, M_SHARED, NATS, SHARED_M, SOURCE_LABELS, capacity, searched_capacity
 
 
 def draw_capacity(rows: Sequence[Row]) -> Any:
@@ -59,7 +59,7 @@ def tell_capacity(rows: Sequence[Row]) -> str:
 def draw_accuracy(rows: Sequence[Row]) -> Any:
     """Figure 1, in detail: token accuracy against length for every source."""
     grid = of_method(rows, "grid")
-    sources = ordered(distinct(grid, "source"), SOURCES)
+    sources = ordered(distinct(grid, "source"), SOURCE_LABELS)
     if not sources:
         return None
     columns = min(2, len(sources))
@@ -72,7 +72,7 @@ def draw_accuracy(rows: Sequence[Row]) -> Any:
                 name = f"{label}, {M_SHARED[bool(shared)]} m"
                 _means(ax, cell, "token_accuracy", 2 * i + bool(shared), name, line)
         ax.axhline(REACHED, color=INK, linewidth=0.8, linestyle=":", label=f"accuracy {REACHED:g}")
-        ax.set(title=SOURCES.get(source, source), ylim=(-0.03, 1.05), xlabel="tokens", ylabel="token accuracy")
+        ax.set(title=SOURCE_LABELS.get(source, source), ylim=(-0.03, 1.05), xlabel="tokens", ylabel="token accuracy")
         octaves(ax.xaxis, distinct(grid, "tokens"))
     for ax in axes[len(sources) :]:
         ax.remove()
@@ -88,7 +88,7 @@ def tell_accuracy(rows: Sequence[Row]) -> str:
             curve = by(cell, "tokens")
             first, last = (mean(row["token_accuracy"] for row in curve[end]) for end in (min(curve), max(curve)))
             if first and last:
-                where = f"{label}, {SOURCES.get(source, source)}, {M_SHARED[bool(shared)]} m"
+                where = f"{label}, {SOURCE_LABELS.get(source, source)}, {M_SHARED[bool(shared)]} m"
                 parts.append(
                     f"{where}: {first.value:.2f} at {min(curve)[0]} tokens, {last.value:.2f} at {max(curve)[0]}"
                 )
@@ -130,7 +130,7 @@ def draw_throughput(rows: Sequence[Row]) -> Any:
     figure, axes = panels(len(labelled), 1, 0.9 + 3.2 * len(labelled))
     for ax, (label, series_rows) in zip(axes, labelled.items(), strict=True):
         ways = by(series_rows, "method", "batch")
-        for i, (method, batch) in enumerate(sorted(ways, key=lambda w: (METHODS.index(w[0]), w[1] or 0))):
+        for i, (method, batch) in enumerate(sorted(ways, key=lambda w: (METHOD_ORDER.index(w[0]), w[1] or 0))):
             line = "--" if method.startswith(AUTOREGRESSIVE) else "-"
             _means(ax, ways[method, batch], "tokens_per_second", i, way(method, batch), line)
         ax.set(title=label, xlabel="tokens", ylabel="tokens per second")
@@ -172,9 +172,9 @@ def _scatter_pairs(ax: Any, pairs: Sequence[tuple[Row, float, float]]) -> None:
     """Pairs of nats as points: a colour for each source, a marker for each number of vectors."""
     rows = [row for row, *_ in pairs]
     for vectors in distinct(rows, "vectors"):
-        for i, source in enumerate(ordered({*SOURCES, *distinct(rows, "source")}, SOURCES)):
+        for i, source in enumerate(ordered({*SOURCE_LABELS, *distinct(rows, "source")}, SOURCE_LABELS)):
             points = [(y, x) for row, x, y in pairs if (row["source"], row["vectors"]) == (source, vectors)]
-            name = f"{SOURCES.get(source, source).split(' (')[0]}, {vectors} vector{'s' if vectors != 1 else ''}"
+            name = f"{SOURCE_LABELS.get(source, source).split(' (')[0]}, {vectors} vector{'s' if vectors != 1 else ''}"
             kind = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[(vectors - 1) % len(MARKERS)]}
             if points:
                 ax.scatter(*zip(*points, strict=True), alpha=0.8, label=name, **kind)

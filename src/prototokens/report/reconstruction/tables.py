@@ -11,7 +11,7 @@ from ..conditions import by, distinct, of_method, ordered, series
 from ..exhibit import PAPER, Entry, entry
 from ..summary import Row, Summary, best_capacity, longest_by_text, mean, mean_capacity, share
 
-SOURCES = {
+SOURCE_LABELS = {
     "random": "random words",
     "recent": "recent prose (paper: fan fiction)",
     "old": "old prose (paper: PG-19)",
@@ -67,8 +67,8 @@ def capacity(rows: Sequence[Row]) -> list[Entry]:
     labelled = series(of_method(rows, "grid"), ("source", "m_shared", "text", "seed", "tokens"))
     groups = {label: by(series_rows, "source", "m_shared") for label, series_rows in labelled.items()}
     entries = []
-    for source, shared in product(ordered({*SOURCES, *distinct(rows, "source")}, SOURCES), (False, True)):
-        head = (SOURCES.get(source, source), M_SHARED[shared])
+    for source, shared in product(ordered({*SOURCE_LABELS, *distinct(rows, "source")}, SOURCE_LABELS), (False, True)):
+        head = (SOURCE_LABELS.get(source, source), M_SHARED[shared])
         for label, cells in groups.items():
             for quantity, summary, decimals in _capacities(cells.get((source, int(shared)), [])):
                 entries += entry((*head, quantity), "measured", label, summary, decimals)
@@ -85,7 +85,7 @@ def searched_capacity(rows: Sequence[Row]) -> list[Entry]:
     searched = [row for row in rows if row.get("method") not in ("grid", SHARED_M)]
     for label, series_rows in series(searched, ("source", "m_shared", "method", "text", "seed")).items():
         for (source, shared, method), cell in by(series_rows, "source", "m_shared", "method").items():
-            head = (SOURCES.get(source, source), M_SHARED[bool(shared)], method)
+            head = (SOURCE_LABELS.get(source, source), M_SHARED[bool(shared)], method)
             summary = mean(row["capacity_tokens"] for row in cell)
             best = max((row["capacity_tokens"] for row in cell), default=0)
             entries += entry(head, label, "C, tokens: best", Summary(best, len(cell)), 0)

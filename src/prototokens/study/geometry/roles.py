@@ -33,7 +33,7 @@ from ...metrics import token_accuracy
 from ..cells import Batch, Settings, cell_settings
 from ..fits import measured, recipe
 from ..jobs import Measurement
-from ..scales import SOURCES
+from ..scales import PAPER_SOURCES
 
 TARGETS = ("words", "length", "source", "teacher")
 FEATURES = ("e", "m", "both", "text")
@@ -73,8 +73,8 @@ class RolesGrid:
 
 GRIDS = {
     "smoke": RolesGrid(("random", "old"), 2, (4, 3), 1, 4, 2, 2, "fast", 10),
-    "laptop": RolesGrid(SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
-    "paper": RolesGrid(SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
+    "laptop": RolesGrid(PAPER_SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
+    "paper": RolesGrid(PAPER_SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
 }
 
 

@@ -39,7 +39,7 @@ from ..jobs import Measurement
 
 PLAIN = "none"
 LOSSES = ("anchor", "relational")
-VECTORS = ("e", "m")
+TAUGHT_VECTORS = ("e", "m")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def lay_out(scale: str) -> list[Batch]:
     """One batch per auxiliary loss, vector and weight: relations are those of the whole batch."""
     grid = GRIDS[scale]
     ways = [(PLAIN, PLAIN, 0.0)]
-    ways += [(loss, vector, weight) for loss in LOSSES for vector in VECTORS for weight in grid.weights]
+    ways += [(loss, vector, weight) for loss in LOSSES for vector in TAUGHT_VECTORS for weight in grid.weights]
     return [
         Batch(
             study="structure",
@@ -133,7 +133,7 @@ def _regulariser(settings: Settings, teacher: Tensor, places: Tensor) -> Regular
 def _followed(fits: Sequence[FitResult], teacher: Tensor, places: Tensor) -> dict[str, Tensor]:
     """How far e and m follow the teacher, columns (B,); correlations are of the whole batch."""
     columns: dict[str, Tensor] = {}
-    for name in VECTORS:
+    for name in TAUGHT_VECTORS:
         vectors = _vectors(fits, name)
         columns[f"anchor_cosine_{name}"] = 1 - anchor_gap(vectors, places)
         columns[f"relation_error_{name}"] = relation_gap(vectors, teacher).sqrt()
@@ -151,7 +151,7 @@ def _ranks(
     lm: FrozenLM, fits: Sequence[FitResult], chunk_ids: Tensor, teacher: Tensor, partners: Tensor
 ) -> dict[str, Tensor]:
     """How near each chunk's neighbour is among all other chunks, by what is compared, columns (B,)."""
-    e, m = (F.normalize(_vectors(fits, name).flatten(1), dim=-1) for name in VECTORS)
+    e, m = (F.normalize(_vectors(fits, name).flatten(1), dim=-1) for name in TAUGHT_VECTORS)
     compared: dict[str, Any] = {
         "e": e,
         "m": m,

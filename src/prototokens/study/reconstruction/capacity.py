@@ -29,7 +29,7 @@ from ..cells import Batch, Settings, cell_settings, chunked, micro_batches
 from ..fits import measured, recipe
 from ..jobs import Measurement
 from ..published import LENGTHS
-from ..scales import SOURCES
+from ..scales import PAPER_SOURCES
 from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
@@ -103,7 +103,7 @@ def lay_out(scale: str) -> list[Batch]:
 
 def _texts_of_batches(grid: CapacityGrid, m_shared: int, length: int) -> Iterator[Sequence[Text]]:
     """Texts that are fitted side by side; groups stay whole, however much they need."""
-    texts = [(kind, number) for kind in SOURCES for number in range(grid.texts)]
+    texts = [(kind, number) for kind in PAPER_SOURCES for number in range(grid.texts)]
     unit = grid.group_size if m_shared else 1
     return iter(chunked(texts, unit * max(1, grid.positions // (unit * (length + 1)))))
 
@@ -111,7 +111,7 @@ def _texts_of_batches(grid: CapacityGrid, m_shared: int, length: int) -> Iterato
 def _searched_together(grid: CapacityGrid, m_shared: int) -> Iterator[Sequence[Text]]:
     """Texts that are searched side by side; those with one held m are of one kind."""
     at_once = max(1, grid.positions // (grid.longest + 1))
-    kinds = [[(kind, number) for number in range(grid.search_texts)] for kind in SOURCES]
+    kinds = [[(kind, number) for number in range(grid.search_texts)] for kind in PAPER_SOURCES]
     for texts in kinds if m_shared else [[text for kind in kinds for text in kind]]:
         yield from chunked(texts, at_once)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ...lm.frozen import FrozenLM
 from ..cells import Batch, Settings, cell_settings, chunked
 from ..jobs import Measurement
-from ..scales import SOURCES
+from ..scales import PAPER_SOURCES
 from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
@@ -54,7 +54,7 @@ class InformationGrid:
 GRIDS = {
     "smoke": InformationGrid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), 10, 2, 200, 2),
     "laptop": InformationGrid(("random", "old"), 2, 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
-    "paper": InformationGrid(SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
+    "paper": InformationGrid(PAPER_SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
 }
 
 

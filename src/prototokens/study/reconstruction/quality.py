@@ -25,7 +25,7 @@ from ...metrics import correct_prefix, text_quality, token_accuracy
 from ..cells import Batch, Settings, cell_settings, chunked
 from ..fits import cramming_columns, fit_columns, information_nats, recipe
 from ..jobs import Measurement
-from ..scales import SOURCES
+from ..scales import PAPER_SOURCES
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def lay_out(scale: str) -> list[Batch]:
         for length in grid.lengths
         for methods in _FITS
         for texts in chunked(
-            [(kind, n) for kind in SOURCES for n in range(grid.texts)], max(1, grid.positions // (length + 1))
+            [(kind, n) for kind in PAPER_SOURCES for n in range(grid.texts)], max(1, grid.positions // (length + 1))
         )
     ]  # fmt: skip
 

@@ -81,7 +81,7 @@ def _is_batched(method: str) -> bool:
     return method.endswith("-batched")
 
 
-Decoding = Callable[[], list[Tensor]]
+Decode = Callable[[], list[Tensor]]
 """Decodes some texts: ids (T,) of each."""
 
 
@@ -95,11 +95,11 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     fits = fit_batch(lm, texts, recipe(cells[0]))
     crams = cram_batch(lm, texts, recipe(cells[-1]))
 
-    def in_one_step(some: slice) -> Decoding:
+    def in_one_step(some: slice) -> Decode:
         batch = [fit.tokens for fit in fits[some]]
-        return lambda: [decoded.ids for decoded in decode(lm, batch)]
+        return lambda: [decoded.ids for decoded in decode(lm, batch, scores=False)]
 
-    def autoregressively(some: slice) -> Decoding:
+    def autoregressively(some: slice) -> Decode:
         prompts = torch.stack([cram.prompt for cram in crams[some]])
         return lambda: list(reconstruct(lm, prompts, length))
 
@@ -117,7 +117,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     ]
 
 
-def timed(lm: FrozenLM, decodings: list[Decoding], repeats: int) -> tuple[list[list[Tensor]], list[float]]:
+def timed(lm: FrozenLM, decodings: list[Decode], repeats: int) -> tuple[list[list[Tensor]], list[float]]:
     """The ids that each way to decode gives, and the median of its seconds.
 
     The ways are timed in turn; a first round, which is not timed, warms up.

@@ -17,8 +17,12 @@ from prototokens.encoder.recipes import EncoderTraining, Schedule, TextChoice
 from prototokens.encoder.training.distributed import Processes
 from prototokens.encoder.training.loop import train_encoder
 
-CONFIG = EncoderConfig(max_tokens=4, width=32, layers=2, token_width=16)
-TRUNK_CONFIGS = (CONFIG, replace(CONFIG, trunk="transformer"), replace(CONFIG, hidden_layer=-1, m="global", e_tokens=2))
+CONFIG = EncoderConfig(block_length=2, neighbours=1, width=32, layers=2, token_width=16)
+TRUNK_CONFIGS = (
+    CONFIG,
+    replace(CONFIG, trunk="transformer", neighbours=3),
+    replace(CONFIG, hidden_layer=-1, m="global", neighbours=0),
+)
 
 PROSE = (
     "The harbour was quiet before dawn. Two boats lay at the pier, and their ropes creaked. Who would sail today? "
@@ -39,6 +43,7 @@ def short_training(source: str, **changes: Any) -> EncoderTraining:
     settings: dict[str, Any] = {
         "steps": 6,
         "batch_positions": 24,
+        "lengths": (2, 4),
         "schedule": Schedule(lr=3e-3, warmup_steps=2),
         "texts": TextChoice(source, validation_texts=4),
         "validate_every": 2,

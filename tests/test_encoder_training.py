@@ -1,4 +1,4 @@
-"""Training an encoder: it goes on bit for bit, moves its curriculum, learns, and leaves the model alone."""
+"""Training an encoder: it resumes bit for bit, learns, and leaves the model alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ import torch
 from encoders import CONFIG, TRUNK_CONFIGS, Slice, curve, prose_file, random_encoder, same, short_training, train
 from families import build, counted, family, tokenizer
 from prototokens import FrozenLM, InputError
-from prototokens.encoder.encoding import Encoder, encode
-from prototokens.encoder.recipes import Curriculum, Objective, Schedule, TextChoice
+from prototokens.encoder.encoding import Encoder
+from prototokens.encoder.recipes import EncoderTraining, Objective, Schedule, TextChoice
 from prototokens.encoder.training.checkpoint import FILE
 from prototokens.encoder.training.distributed import LAUNCHER_COUNTS, AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.training.loop import CURVE, train_encoder
+from prototokens.encoder.training.optimisers import optimisers_of
 from prototokens.encoder.training.trainer import Trainer
 from prototokens.files.record import read_record, write_record
 from prototokens.lm.fingerprints import former_fingerprints
@@ -37,13 +38,14 @@ def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Encode
     return train(family("llama"), folder, everything(source)), folder
 
 
-def everything(source: str) -> object:
+def everything(source: str, optimiser: str = "adamw") -> EncoderTraining:
     return short_training(
         source,
         steps=7,
         accumulate=2,
         objective=Objective(noise=0.1, refine_steps=2, unroll=0.5, distil=0.1),
-        curriculum=Curriculum(first=2, threshold=0.0),
+        lengths=(2, 4, 5),
+        schedule=Schedule(optimiser=optimiser, lr=3e-3, warmup_steps=2),
     )
 
 
@@ -109,21 +111,32 @@ def test_other_settings_are_refused_and_beginning_anew_is_not(whole, source: str
     assert train(lm, tmp_path, replace(short, seed=1), anew=True).training["step"] == 1
 
 
-def test_a_checkpoint_of_a_former_version_is_resumed_if_it_means_the_same(source: str, tmp_path: Path) -> None:
-    training = short_training(source)
+def test_a_training_of_muon_resumes_and_leaves_the_rest_to_adamw(source: str, tmp_path: Path) -> None:
+    training = everything(source, "muon")
     straight = train(family("llama"), tmp_path / "straight", training)
-    for number, (decay, precision) in enumerate((("end", "float32"), ("cosine", "bfloat16"))):
-        folder = tmp_path / str(number)
-        train(family("llama"), folder, training, should_stop=lambda: True)
-        tensors, record = read_record(folder / FILE, "an encoder's training")
-        record["settings"]["training"]["precision"] = precision
-        record["settings"]["training"]["schedule"]["decay"] = decay
-        write_record(folder / FILE, "an encoder's training", tensors, record, overwrite=True)
-        if decay == "end":
-            assert same(train(family("llama"), folder, training), straight)
-        else:
-            with pytest.raises(InputError, match=r"had other settings \(precision, schedule\.decay\)"):
-                train(family("llama"), folder, training)
+    assert not same(straight, train(family("llama"), tmp_path / "adamw", everything(source)))
+    train(family("llama"), tmp_path / "parts", training, should_stop=iter([False, False, True]).__next__)
+    assert same(train(family("llama"), tmp_path / "parts", training), straight)
+    for config in TRUNK_CONFIGS:
+        network = Encoder.untrained(family("llama"), config).network
+        muon, adamw = optimisers_of(network, training.schedule)
+        held = [p for optimiser in (muon, adamw) for group in optimiser.param_groups for p in group["params"]]
+        assert sorted(map(id, held)) == sorted(map(id, network.parameters()))
+        matrices = {id(p) for group in muon.param_groups for p in group["params"]}
+        names = {name for name, p in network.named_parameters() if id(p) in matrices}
+        assert all(name.startswith("trunk.") for name in names)
+        assert "trunk.token.weight" in names
+        assert not {"trunk.by_length", "trunk.positions", "trunk.readouts"} & names
+
+
+def test_a_checkpoint_of_a_former_version_is_refused_and_says_what_to_do(source: str, tmp_path: Path) -> None:
+    train(family("llama"), tmp_path, short_training(source), should_stop=lambda: True)
+    tensors, record = read_record(tmp_path / FILE, "an encoder's training")
+    record["progress"]["frontier"] = 2
+    write_record(tmp_path / FILE, "an encoder's training", tensors, record, overwrite=True)
+    with pytest.raises(InputError, match=r"of a former version, .* begin anew \(--force\), or from its encoder"):
+        train(family("llama"), tmp_path, short_training(source))
+    assert train(family("llama"), tmp_path, short_training(source, steps=1), anew=True).training["step"] == 1
 
 
 def test_a_checkpoint_with_the_models_former_fingerprint_is_resumed(source: str, tmp_path: Path) -> None:
@@ -192,13 +205,6 @@ def test_every_family_trains_a_step_and_is_left_as_it_was(lm: FrozenLM, config, 
     assert all(p.grad is None and not p.requires_grad for p in lm.model.parameters())
 
 
-def test_every_arrangement_trains(llama: FrozenLM, source: str, tmp_path: Path) -> None:
-    for number, name in enumerate(("e*n", "e,m*(n-1)", "e,m*n", "bos,e,m*(n-1)")):
-        config = replace(CONFIG, arrangement=name)
-        encoder = train(llama, tmp_path / str(number), short_training(source, steps=2), config)
-        assert encode(llama, encoder, llama.encode("abc").unsqueeze(0))[0].tokens.arrangement.name == name
-
-
 def test_the_beginning_is_left_as_it_is_and_can_be_an_encoder(llama: FrozenLM, source: str, tmp_path: Path) -> None:
     begun = random_encoder(llama)
     name = begun.name
@@ -218,37 +224,30 @@ def test_a_few_texts_are_learned_by_heart(llama: FrozenLM, source: str, tmp_path
         batch_positions=24,
         schedule=Schedule(lr=1e-2, warmup_steps=10),
         texts=TextChoice(source, texts=6),
+        lengths=(4,),
         validate_every=150,
     )
-    train(llama, tmp_path, training, replace(CONFIG, max_tokens=2, width=64))
+    train(llama, tmp_path, training, replace(CONFIG, width=64))
     first, *_, last = (row for row in curve(tmp_path) if row["kind"] == "validation")
     for kind in ("windows", "own"):
-        assert first[kind]["2"]["token_accuracy"] < 0.5
-        assert last[kind]["2"]["token_accuracy"] >= 0.99
-        assert last[kind]["2"]["exact_match"] >= 0.99
+        assert first[kind]["4"]["token_accuracy"] < 0.5
+        assert last[kind]["4"]["token_accuracy"] >= 0.99
+        assert last[kind]["4"]["exact_match"] >= 0.99
 
 
-def test_the_curve_tells_lengths_tokens_and_the_frontier(whole, source: str) -> None:
+def test_the_curve_tells_lengths_and_tokens(whole, source: str) -> None:
     rows = [row for row in curve(whole[1]) if row["kind"] == "validation"]
     assert [row["step"] for row in rows] == [0, 2, 4, 6, 7]
-    assert [row["frontier"] for row in rows] == [2, 2, 3, 4, 4]  # of the time before it moves
     for before, after in pairwise(rows):
         assert before["tokens"] < after["tokens"]
     for row in rows:
         for kind in ("windows", "own"):
-            assert set(row[kind]) == {"1", "2", "4", str(row["frontier"])}
+            assert set(row[kind]) == {"2", "4", "5"}
             for seen in row[kind].values():
                 assert 0 <= seen["exact_match"] <= seen["token_accuracy"] <= 1
     record = json.loads((whole[1] / "config.json").read_text())["training"]
     assert record["validation"] == rows[-1]
     assert record["settings"]["training"]["texts"]["source"] == source
-
-
-def test_the_frontier_waits_for_its_threshold(llama: FrozenLM, source: str, tmp_path: Path) -> None:
-    waiting = short_training(source, curriculum=Curriculum(first=2, threshold=1.0))
-    assert train(llama, tmp_path / "waits", waiting).training["frontier"] == 2
-    patient = short_training(source, curriculum=Curriculum(first=2, threshold=1.0, patience=4))
-    assert train(llama, tmp_path / "moves", patient).training["frontier"] == 3
 
 
 def test_positions_are_counted(llama: FrozenLM, source: str, tmp_path: Path) -> None:
@@ -266,7 +265,7 @@ def test_positions_are_counted(llama: FrozenLM, source: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_processes_share_a_batch(llama: FrozenLM, source: str, accumulate: int) -> None:
-    training = short_training(source, batch_positions=30 * accumulate, accumulate=accumulate, curriculum=Curriculum(2))
+    training = short_training(source, batch_positions=30 * accumulate, accumulate=accumulate)
     gradients = []
     for process in (Slice(0, 1), Slice(0, 2), Slice(1, 2)):
         trainer = Trainer(llama, random_encoder(llama), training, process)

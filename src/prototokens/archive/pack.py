@@ -43,9 +43,8 @@ class PackConfig:
         batch_tokens: tokens fitted and decoded side by side; None: from the free memory.
         recipe: optimiser, start and seed of the fits; the effort replaces its stopping rule. Its arrangement is spread
             over blocks if it is `m,e,m*(n-1)`. Any other is taken as it is, and chunks are then as long as a block.
-        encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its arrangement and its
-            longest text apply, and nothing is perturbed. If it writes an m-token for each text, every chunk keeps its
-            own.
+        encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its blocks apply, and nothing
+            is perturbed. If it writes an m-token for each text, every chunk keeps its own.
     """
 
     effort: str | Effort = "balanced"
@@ -70,17 +69,16 @@ class PackConfig:
             raise InputError(f"e_tokens is {self.recipe.e_tokens}; give tokens_per_vector: blocks have an e-token each")
         if self.encoder is None:
             return
-        if self.encoder.config.e_tokens != 1:
-            raise InputError(f"the encoder writes {self.encoder.config.e_tokens} e-tokens; a chunk has one")
         if self.tokens_per_vector is not None:
-            raise InputError("an encoder writes one e-token for a chunk: give chunk_tokens, not tokens_per_vector")
+            b = self.encoder.config.block_length
+            raise InputError(f"the encoder writes an e-token for every {b} tokens: leave out tokens_per_vector")
         object.__setattr__(self, "recipe", refinement(self.encoder, self.recipe.stop.max_steps, self.recipe))
 
     def settled(self, lm: FrozenLM) -> PackConfig:
         """The configuration for a model, with nothing left open: arrangement, chunks and blocks, margin, whose m.
 
         Raises:
-            InputError: a chunk of the length that is asked for does not fit the model or the encoder.
+            InputError: a chunk of the length that is asked for does not fit the model.
         """
         effort, recipe = effort_named(self.effort), self.recipe
         asked = recipe.tokens_per_vector if isinstance(recipe.tokens_per_vector, int) else None
@@ -99,20 +97,12 @@ class PackConfig:
 
 
 def _chunk_tokens(lm: FrozenLM, config: PackConfig, recipe: FitConfig, default: int) -> int:
-    """Tokens of a chunk: those that are asked for, or as many of the default as the model and the encoder take.
+    """Tokens of a chunk: those that are asked for, or as many of the default as the model takes.
 
     Raises:
         InputError: a chunk of the length that is asked for does not fit.
     """
-    asked, encoder = config.chunk_tokens, config.encoder
-    if encoder is not None:
-        longest = encoder.config.max_tokens
-        if asked and asked > longest:
-            raise InputError(
-                f"a chunk of {asked} tokens is too long for the encoder, which takes {longest}; "
-                f"make it at most {longest} (--chunk-tokens)"
-            )
-        default = min(default, longest)
+    asked = config.chunk_tokens
     wanted, bound = asked or default, lm.max_positions
     if bound is None:
         return wanted

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..encoder.recipes import EncoderTraining
     from ..encoder.training.loop import StepReport
     from ..fitting.starter import Starter
-    from ..lm.frozen import FrozenLM
 
 _ABOUT = "Train and score encoders, which replace the fit by one pass."
 encoder_app = typer.Typer(name="encoder", help=_ABOUT, short_help=_ABOUT)
@@ -35,9 +34,17 @@ _MOST_TEXTS = 100_000  # of each source, beginning and length
 class TrainingOptions:
     """What is trained, and how."""
 
-    max_tokens: Annotated[
-        int, typer.Option(help="The longest text that the encoder takes, in tokens.", rich_help_panel=TRAINING_PANEL)
-    ] = 16
+    block_length: Annotated[
+        int,
+        typer.Option(help="Tokens per e-token: the encoder writes one for each block.", rich_help_panel=TRAINING_PANEL),
+    ] = 4
+    lengths: Annotated[
+        str,
+        typer.Option(
+            help="Text lengths to train on, in tokens, comma-separated. Other lengths are encoded too.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = "4,8,16,32,64"
     start: Annotated[
         str,
         typer.Option(
@@ -56,11 +63,15 @@ class TrainingOptions:
     batch_positions: Annotated[int, typer.Option(help="Input positions per step.", rich_help_panel=TRAINING_PANEL)] = (
         512
     )
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.", rich_help_panel=TRAINING_PANEL)] = 1e-3
+    optimiser: Annotated[
+        str,
+        typer.Option(help="adamw, or muon for the network's matrices.", rich_help_panel=TRAINING_PANEL),
+    ] = "adamw"
+    lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=TRAINING_PANEL)] = 1e-3
     source: Annotated[
         str,
         typer.Option(
-            help="Where texts come from: speeches, old, or a .txt, .jsonl, .csv or .parquet file.",
+            help="Where texts come from: speeches, old, a .txt, .jsonl, .csv or .parquet file, or a folder of files.",
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = "speeches"
@@ -76,7 +87,7 @@ class TrainingOptions:
         list[str] | None,
         typer.Option(
             "--set",
-            help="Any other setting, such as curriculum.threshold=0.8; may be given several times.",
+            help="Any other setting, such as encoder.neighbours=8; may be given several times.",
             metavar="NAME=VALUE",
             rich_help_panel=TRAINING_PANEL,
         ),
@@ -92,9 +103,11 @@ class TrainingOptions:
         from ..encoder.config import EncoderConfig
         from ..encoder.recipes import EncoderTraining, read_setting, with_setting
 
-        config, training = EncoderConfig(max_tokens=self.max_tokens), EncoderTraining()
+        config, training = EncoderConfig(block_length=self.block_length), EncoderTraining()
         given: dict[str, Any] = {"steps": self.steps, "batch_positions": self.batch_positions, "seed": self.seed}
-        given |= {"schedule.lr": self.lr, "texts.source": self.source, "texts.texts": self.texts}
+        given |= {"lengths": numbers("--lengths", self.lengths, "4,16,64")}
+        given |= {"schedule.optimiser": self.optimiser, "schedule.lr": self.lr}
+        given |= {"texts.source": self.source, "texts.texts": self.texts}
         for name, value in [*given.items(), *map(read_setting, self.settings or [])]:
             if name.startswith("encoder."):
                 config = with_setting(config, name.removeprefix("encoder."), value)
@@ -132,8 +145,9 @@ def train_command(
     Only texts of the train split are used: speeches before 2026, of years that 5 does not divide. Every twentieth of
     them is for validation. Several GPUs: accelerate launch $(command -v prototokens) encoder train ...
 
-    Example: prototokens encoder train -o my-encoder --model ./my-model --max-tokens 16 --minutes 60
+    Example: prototokens encoder train -o my-encoder --model ./my-model --block-length 4 --minutes 60
     """
+    from ..encoder.encoding import Encoder
     from ..encoder.training.distributed import running_processes
     from ..encoder.training.loop import train_encoder
 
@@ -148,7 +162,7 @@ def train_command(
         encoder = train_encoder(
             lm,
             output,
-            encoder_before or _untrained(lm, config, starter, options.seed),
+            encoder_before or Encoder.untrained(lm, config, starter, seed=options.seed),
             training,
             anew=force,
             save_every=save_every,
@@ -169,9 +183,9 @@ def eval_command(
         str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
     ] = None,
     lengths: Annotated[
-        str | None,
-        typer.Option(help="Text lengths in tokens; default: those of 2,4,8,16 that the encoder takes."),
-    ] = None,
+        str,
+        typer.Option(help="Text lengths in tokens, comma-separated."),
+    ] = "4,16,64",
     sources: Annotated[str, typer.Option(help="Where texts come from, comma-separated. Their test split is used.")] = (
         "old,recent"
     ),
@@ -194,7 +208,7 @@ def eval_command(
     """
     from ..encoder.evaluate import CONTROLS, evaluate
 
-    given_lengths = None if lengths is None else numbers("--lengths", lengths, "2,4,8,16")
+    sizes = numbers("--lengths", lengths, "4,16,64")
     scored = controls.split(",")
     if unknown := sorted(set(scored) - set(CONTROLS)):
         raise InputError(f"unknown control {unknown[0]!r}; choose one of: {' '.join(CONTROLS)}")
@@ -203,8 +217,6 @@ def eval_command(
     named = load_encoder(encoder)
     lm = model.load()
     scored_encoder = encoder_for(lm, named)
-    longest = scored_encoder.config.max_tokens
-    sizes = list(given_lengths or [n for n in (2, 4, 8, 16) if n <= longest] or [longest])
     rows: list[dict[str, Any]] = []
     for row in evaluate(lm, scored_encoder, sizes, sources.split(","), starts.split(","), scored, texts, seed):
         rows.append(row)
@@ -218,25 +230,14 @@ def eval_command(
     return DONE
 
 
-def _untrained(lm: FrozenLM, config: EncoderConfig, starter: Starter | None, seed: int) -> Encoder:
-    from ..arrangements import arrangement_named
-    from ..encoder.encoding import Encoder
-    from ..fitting.checks import check_room
-
-    # Before the weights are made, whose number grows with the length.
-    layout = arrangement_named(config.arrangement).layout(config.max_tokens, config.e_tokens)
-    check_room(lm, layout, "choose a smaller --max-tokens")
-    return Encoder.untrained(lm, config, starter, seed=seed)
-
-
 @contextmanager
 def _training_progress() -> Iterator[Callable[[StepReport], None]]:
-    """The progress of a training: frontier of the curriculum, loss, accuracy, and the time that is left."""
+    """The progress of a training: loss, accuracy, and the time that is left."""
     with progress_line() as line:
 
         def show(r: StepReport) -> None:
             line(
-                f"step {r.step} of {r.steps}  frontier {r.frontier}  {r.length} tokens  loss {r.loss_nats:.2f} nats  "
+                f"step {r.step} of {r.steps}  {r.length} tokens  loss {r.loss_nats:.2f} nats  "
                 f"accuracy {r.token_accuracy:.3f}  {r.seconds_left:.0f} s left"
             )
 
@@ -252,7 +253,7 @@ def _print_training(encoder: Encoder, output: Path, as_json: bool) -> None:
             "encoder": encoder.name,
             "weights": encoder.n_weights,
         }
-        fields = ("step", "tokens", "positions", "seconds", "frontier", "validation")
+        fields = ("step", "tokens", "positions", "seconds", "validation")
         print_json(record | {name: training.get(name) for name in fields})
         return
     validation = training.get("validation") or {}

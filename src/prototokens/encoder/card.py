@@ -12,7 +12,7 @@ _TEXT = """---
 
 # An encoder for {model}
 
-It turns a text of at most {max_tokens} tokens into *proto-tokens* in one pass: {e_tokens} e-token(s) and an m-token.
+It turns a text into *proto-tokens* in one pass: an e-token for every block of {block_length} tokens, and an m-token.
 From these the frozen language model `{model}` reconstructs the text in one forward pass, without a generation loop. It
 serves this model alone (weights `{fingerprint}`) and refuses others. The method: [Exploring the Latent Capacity of LLMs
 for One-Step Text Generation](https://arxiv.org/abs/2505.21189). The library: `prototokens`.
@@ -48,8 +48,7 @@ def model_card(record: Mapping[str, Any]) -> str:
     return _TEXT.format(
         header=data.to_yaml(),
         model=model["name"],
-        max_tokens=config["max_tokens"],
-        e_tokens=config["e_tokens"],
+        block_length=config["block_length"],
         fingerprint=model["fingerprint"][:12],
         record=json.dumps(shown, indent=1),
     )

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import arrangement_named
 from ..errors import InputError
-from ..fitting.checks import check_arguments
+from ..fitting.checks import check_arguments, check_room, check_shape
 from ..fitting.fit import FitResult, fit_batch
 from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
@@ -27,6 +26,7 @@ from ..proto_tokens import ProtoTokens
 from .card import model_card
 from .config import EncoderConfig
 from .folder import read_folder, upload, write_folder
+from .former import config_of_one_block, is_former, start_of_one_block, weights_of_one_block
 from .network import EncoderNetwork
 
 
@@ -69,9 +69,9 @@ class Encoder:
         """
         config = config or EncoderConfig()
         if starter is None:
-            starter = shipped_starter(lm.identity, arrangement_named(config.arrangement))
+            starter = shipped_starter(lm.identity, config.arrangement)
         else:
-            starter.check(lm.identity, arrangement_named(config.arrangement))
+            starter.check(lm.identity, config.arrangement)
         hidden = _hidden(lm, config, torch.zeros(1, 1, dtype=torch.long))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -103,7 +103,7 @@ class Encoder:
         name = self.training.get("start")
         if name == "text-e":
             return name
-        shipped = shipped_starter(self.model, arrangement_named(self.config.arrangement))
+        shipped = shipped_starter(self.model, self.config.arrangement)
         for starter in (self.starter, shipped):
             if starter is not None and name in (starter.name, starter.training.get("name")):
                 return starter
@@ -120,17 +120,11 @@ class Encoder:
         """What the network reads, without gradients: embeddings (B, T, D) and hidden states (B, T, H) or None.
 
         Raises:
-            InputError: the ids belong to another model, or are longer than the encoder takes.
+            InputError: the ids are for another model, or more than its positions take.
         """
         self.check(lm.identity)
-        max_tokens = self.config.max_tokens
-        if target_ids.ndim != 2 or target_ids.shape[1] < 1:
-            raise InputError(f"target_ids is {tuple(target_ids.shape)}; it must be (B, T) with at least one token")
-        if target_ids.shape[1] > max_tokens:
-            raise InputError(
-                f"a text of {target_ids.shape[1]} tokens is too long for this encoder, which takes {max_tokens}; "
-                f"shorten it (--tokens {max_tokens}), or fit it"
-            )
+        check_shape(target_ids)
+        check_room(lm, self.config.arrangement.layout(target_ids.shape[1]))
         return lm.embed(target_ids), _hidden(lm, self.config, target_ids)
 
     def vectors(self, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,7 +132,7 @@ class Encoder:
 
         Args:
             lm: the language model that the encoder belongs to.
-            target_ids: int64, (B, T), T at most `config.max_tokens`.
+            target_ids: int64, (B, T).
 
         Returns:
             e (B, K, D) and m (B, D), float32, on the model's device, differentiable in the network's weights.
@@ -158,27 +152,6 @@ class Encoder:
             raise InputError(f"text is of type {type(ids).__name__}; it must be a string, or its ids: lm.encode(text)")
         check_arguments(lm, ids, None, None)
         return encode(lm, self, ids.unsqueeze(0))[0].tokens
-
-    def up_to(self, max_tokens: int) -> Encoder:
-        """The same encoder for texts of at most `max_tokens` tokens, without the weights that longer texts need.
-
-        They are untrained where the training ended before its curriculum reached those lengths.
-
-        Raises:
-            InputError: `max_tokens` is below 1 or above what this encoder takes.
-        """
-        if not 1 <= max_tokens <= self.config.max_tokens:
-            raise InputError(f"max_tokens is {max_tokens}; it must be from 1 to {self.config.max_tokens}")
-        config = replace(self.config, max_tokens=max_tokens)
-        network = EncoderNetwork(config, self.network.width, self.network.hidden_width)
-        weights = self.network.state_dict()
-        network.load_state_dict(
-            {
-                name: weights[name][: len(shorter)] if shorter.ndim else weights[name]
-                for name, shorter in network.state_dict().items()
-            }
-        )
-        return replace(self, config=config, network=network.to(self.network.start_e.device))
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
         """Write `config.json`, `model.safetensors`, a model card and the learned start into a folder.
@@ -202,7 +175,11 @@ class Encoder:
         """
         tensors, record, starter = read_folder(name, revision)
         try:
-            config = EncoderConfig.from_json(record["config"])
+            described = record["config"]
+            if is_former(described):
+                described, tensors = config_of_one_block(described), weights_of_one_block(tensors)
+                starter = start_of_one_block(starter, described["block_length"])
+            config = EncoderConfig.from_json(described)
             network = _network_of(config, record["width"], record["hidden_width"], tensors)
             return cls(config, Identity(**record["model"]), network, dict(record["training"]), starter)
         except InputError as error:
@@ -297,7 +274,7 @@ def refinement(encoder: Encoder, steps: int, recipe: FitConfig | None = None) ->
     return replace(
         recipe,
         arrangement=encoder.config.arrangement,
-        e_tokens=encoder.config.e_tokens,
+        e_tokens=1,  # without meaning in blocks
         tokens_per_vector=None,
         start="auto",  # ignored: both vectors are given
         perturbation=0.0,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import Arrangement, arrangement_named
+from ..arrangements import Arrangement
 from ..errors import InputError
 from ..fitting.objective import cross_entropy, is_argmax
 from ..fitting.recipes import FitConfig
@@ -119,7 +119,7 @@ def _start_vectors(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[
         controls = ",".join(name for name in CONTROLS if name != "start")
         raise InputError(f"{error}; leave out the control 'start' (--controls {controls})") from None
     encoder.check(lm.identity)
-    recipe = FitConfig(arrangement=encoder.config.arrangement, e_tokens=encoder.config.e_tokens, start=start)
+    recipe = FitConfig(arrangement=encoder.config.arrangement, start=start)
     starts = [start_vectors(lm, ids, recipe, 0) for ids in target_ids]
     return torch.stack([e for e, _ in starts]), torch.stack([m for _, m in starts])
 
@@ -151,12 +151,9 @@ def evaluate(
         The fields of a `LengthScore`, with `source`, `start` and `control`.
 
     Raises:
-        InputError: a length is longer than what the encoder takes; or as in `control_vectors` and `sample`.
+        InputError: as in `Encoder.vectors`, `control_vectors` and `sample`.
     """
-    max_tokens = encoder.config.max_tokens
-    if max(lengths) > max_tokens:
-        raise InputError(f"texts of {max(lengths)} tokens are asked for, and the encoder takes {max_tokens} at most")
-    arrangement = arrangement_named(encoder.config.arrangement)
+    arrangement = encoder.config.arrangement
     for source in sources:
         for start in starts:
             for length in lengths:

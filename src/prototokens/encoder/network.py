@@ -14,11 +14,12 @@ from .trunks import make_trunk
 class EncoderNetwork(nn.Module):
     """Trunk and head; the untrained network gives the learned start.
 
-    e = text mean + start_e + s exp(l_e) head_e(trunk(x)),    m = start_m + s exp(l_m) head_m(trunk(x))
+    e_k = mean of block k + start_e + s exp(l_e) head_e(trunk(x_k))
+    m = start_m + s exp(l_m) mean over k of head_m(trunk(x_k))
 
-    where x are the normalised features and s is the standard deviation of the LM's embeddings. start_e, start_m, l,
-    head and trunk are trained. The output is not normalised. The head is zero at first, so that the untrained network
-    gives the learned start. With one m for all texts, m = start_m.
+    where x_k are the normalised features of block k and of its neighbours, and s is the standard deviation of the LM's
+    embeddings. start_e, start_m, l, head and trunk are trained. The output is not normalised. The head is zero at
+    first, so that the untrained network gives the learned start. With one m for all texts, m = start_m.
 
     Args:
         config: how it is built.
@@ -31,13 +32,13 @@ class EncoderNetwork(nn.Module):
 
     def __init__(self, config: EncoderConfig, width: int, hidden_width: int) -> None:
         super().__init__()
-        self.e_tokens, self.n_vectors = config.e_tokens, config.n_vectors
+        self.block_length, self.neighbours, self.n_outputs = config.block_length, config.neighbours, config.n_outputs
         self.width, self.hidden_width = width, hidden_width
         self.trunk = make_trunk(config, width + hidden_width)
-        self.head = nn.Linear(self.trunk.out_width, config.n_vectors * width)
+        self.head = nn.Linear(self.trunk.out_width, self.n_outputs * width)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
-        self.log_scale = nn.Parameter(torch.zeros(config.n_vectors, 1))
+        self.log_scale = nn.Parameter(torch.zeros(self.n_outputs, 1))
         self.start_e = nn.Parameter(torch.zeros(width))
         self.start_m = nn.Parameter(torch.zeros(width))
         self.register_buffer("embedding_mean", torch.zeros(width))
@@ -45,7 +46,7 @@ class EncoderNetwork(nn.Module):
 
     @torch.no_grad()
     def begin_at(self, statistics: EmbeddingStatistics, starter: Starter | None) -> None:
-        """Set the LM's statistics and the start; without a starter, e is the text's mean and m the vocabulary's."""
+        """Set the LM's statistics and the start; without a starter, e is a block's mean and m the vocabulary's."""
         self.embedding_mean.copy_(statistics.mean)
         self.embedding_std.fill_(statistics.std)
         self.start_m.copy_(statistics.mean if starter is None else starter.m)
@@ -62,12 +63,31 @@ class EncoderNetwork(nn.Module):
         Returns:
             e (B, K, D) and m (B, D), float32.
         """
+        n_texts, length = embeddings.shape[:2]
         features = (embeddings - self.embedding_mean) / self.embedding_std
         if hidden is not None:
             features = torch.cat([features, nn.functional.layer_norm(hidden, hidden.shape[-1:])], -1)
-        offsets = self.head(self.trunk(features)).float().view(len(embeddings), self.n_vectors, self.width)
-        offsets = offsets * (self.embedding_std * self.log_scale.exp())  # (B, K or K + 1, D)
-        e = (embeddings.mean(1) + self.start_e).unsqueeze(1) + offsets[:, : self.e_tokens]
-        m_of_text = self.n_vectors > self.e_tokens
-        m = self.start_m + offsets[:, -1] if m_of_text else self.start_m.expand(len(embeddings), -1)
+        windows = self._windows(self.trunk.token(features), self.neighbours)  # (B, K, n + b + n, P)
+        present = self._present(length, self.neighbours, embeddings.device).expand(n_texts, -1, -1)
+        outputs = self.head(self.trunk(windows.flatten(0, 1), present.flatten(0, 1))).float()
+        offsets = outputs.view(n_texts, -1, self.n_outputs, self.width)  # (B, K, 1 or 2, D)
+        offsets = offsets * (self.embedding_std * self.log_scale.exp())
+        e = self._block_means(embeddings) + self.start_e + offsets[:, :, 0]
+        m_of_text = self.n_outputs > 1
+        m = self.start_m + offsets[:, :, 1].mean(1) if m_of_text else self.start_m.expand(n_texts, -1)
         return e, m
+
+    def _windows(self, tokens: Tensor, neighbours: int) -> Tensor:
+        """Each block's tokens and neighbours, zeros outside the text: (B, T, P) to (B, K, n + b + n, P)."""
+        b, missing = self.block_length, -tokens.shape[1] % self.block_length
+        padded = nn.functional.pad(tokens, (0, 0, neighbours, missing + neighbours))
+        return padded.unfold(1, b + 2 * neighbours, b).transpose(2, 3)
+
+    def _present(self, length: int, neighbours: int, device: torch.device) -> Tensor:
+        """Which tokens of the windows are in a text of this length, bool, (K, n + b + n)."""
+        return self._windows(torch.ones(1, length, 1, device=device), neighbours)[0, :, :, 0] > 0
+
+    def _block_means(self, embeddings: Tensor) -> Tensor:
+        """Mean embedding of each block, (B, K, D)."""
+        n_tokens = self._present(embeddings.shape[1], 0, embeddings.device).sum(1, keepdim=True)  # (K, 1)
+        return self._windows(embeddings, 0).sum(2) / n_tokens

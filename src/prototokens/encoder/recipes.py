@@ -1,4 +1,4 @@
-"""How to train an encoder: schedule, curriculum, objective and texts."""
+"""How to train an encoder: schedule, lengths, objective and texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import random
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
+from ..arrangements import MOST_TOKENS
 from ..errors import InputError
 
 Settings = TypeVar("Settings", bound=Any)
@@ -17,6 +18,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "int | None": (int, type(None)),
     "tuple[float, float]": (list, tuple),
+    "tuple[int, ...]": (list, tuple),
 }
 """The types of value that a field takes, by its annotation; all other fields take words."""
 
@@ -27,35 +29,51 @@ def _check(name: str, value: float, low: float, high: float = math.inf) -> None:
         raise InputError(f"{name} is {value:g}; it must be {bound}")
 
 
+OPTIMISERS = ("adamw", "muon")
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """AdamW (Loshchilov & Hutter, 2019) and its learning rate.
+    """The optimiser and its learning rate.
+
+    AdamW (Loshchilov & Hutter, 2019), or Muon (Jordan et al., 2024) for the matrices of the trunk and AdamW for the
+    rest. Muon's update is scaled to the size of AdamW's (Liu et al., 2025), so that both take the same learning rate.
 
     The rate rises linearly, is constant, and falls linearly to 0 at the end. A training can be given more steps until
     it falls.
 
     Attributes:
+        optimiser: `"adamw"` or `"muon"`.
         lr: learning rate after the warm-up.
         warmup_steps: steps over which it rises.
         decay_share: share of the steps, the last ones, over which it falls.
-        betas: decay of the running mean and of the running mean square of the gradient.
+        betas: AdamW's decay of the running mean and of the running mean square of the gradient.
+        momentum: Muon's decay of the running sum of gradients.
         weight_decay: decoupled decay of weight matrices, times the learning rate.
         clip: largest norm of the gradient.
+
+    References: Decoupled Weight Decay Regularization, https://arxiv.org/abs/1711.05101; Muon,
+    https://kellerjordan.github.io/posts/muon/; Muon is Scalable for LLM Training, https://arxiv.org/abs/2502.16982.
     """
 
+    optimiser: str = "adamw"
     lr: float = 1e-3
     warmup_steps: int = 100
     decay_share: float = 0.2
     betas: tuple[float, float] = (0.9, 0.98)
+    momentum: float = 0.95
     weight_decay: float = 0.01
     clip: float = 1.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
+        if self.optimiser not in OPTIMISERS:
+            raise InputError(f"unknown optimiser {self.optimiser!r}; choose one of: {' '.join(OPTIMISERS)}")
         if not (0 < self.lr < float("inf") and self.clip > 0):
             raise InputError(f"lr is {self.lr:g} and clip {self.clip:g}; both must be above 0, and lr finite")
         _check("warmup_steps", self.warmup_steps, 0)
         _check("decay_share", self.decay_share, 0, 1)
+        _check("momentum", self.momentum, 0, 1)
         _check("weight_decay", self.weight_decay, 0)
 
     def rate(self, step: int, steps: int) -> float:
@@ -63,45 +81,6 @@ class Schedule:
         rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
         fall = min(1.0, (steps - step) / max(1.0, self.decay_share * steps))
         return self.lr * rise * fall
-
-
-@dataclass(frozen=True)
-class Curriculum:
-    """Which lengths are trained: those up to a frontier, which grows as the encoder learns.
-
-    Attributes:
-        first: the first frontier, in tokens.
-        threshold: the frontier grows once held-out texts of its length have this token accuracy.
-        growth: factor by which it grows, by at least one token.
-        frontier_share: share of the batches with texts of the frontier's length. The lengths of the other batches are
-            drawn uniformly from 1 to the frontier.
-        patience: steps after which it grows in any case; None: never.
-    """
-
-    first: int = 2
-    threshold: float = 0.9
-    growth: float = 1.25
-    frontier_share: float = 0.5
-    patience: int | None = None
-
-    def __post_init__(self) -> None:
-        _check("first", self.first, 1)
-        _check("threshold", self.threshold, 0, 1)
-        _check("growth", self.growth, 1)
-        _check("frontier_share", self.frontier_share, 0, 1)
-        _check("patience", 1 if self.patience is None else self.patience, 1)
-
-    def draw(self, frontier: int, key: str) -> int:
-        """A length for one batch; the same for the same key."""
-        rng = random.Random(key)
-        return frontier if rng.random() < self.frontier_share else 1 + int(rng.random() * frontier)
-
-    def advance(self, frontier: int, accuracy: float, steps_at_frontier: int, max_tokens: int) -> int:
-        """The frontier after a validation with this accuracy at it, at most `max_tokens`."""
-        learned = accuracy >= self.threshold
-        if not learned and (self.patience is None or steps_at_frontier < self.patience):
-            return frontier
-        return min(max_tokens, max(frontier + 1, round(frontier * self.growth)))
 
 
 @dataclass(frozen=True)
@@ -175,8 +154,9 @@ class EncoderTraining:
         batch_positions: input positions of the LM in one step, over all processes and accumulated batches; they are
             what a step costs. All texts of a batch have one length.
         accumulate: batches per step; their gradients are averaged, and each has one length of text.
+        lengths: lengths of text, in tokens; each batch draws one of them.
+        short_share: share of the batches whose texts are 1 to b-1 tokens shorter, so that their last block is short.
         schedule: optimiser and learning rate.
-        curriculum: lengths.
         objective: what is minimised.
         texts: which texts.
         validate_every: steps between two validations.
@@ -186,8 +166,9 @@ class EncoderTraining:
     steps: int = 20_000
     batch_positions: int = 512
     accumulate: int = 1
+    lengths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    short_share: float = 0.25
     schedule: Schedule = field(default_factory=Schedule)
-    curriculum: Curriculum = field(default_factory=Curriculum)
     objective: Objective = field(default_factory=Objective)
     texts: TextChoice = field(default_factory=TextChoice)
     validate_every: int = 250
@@ -196,11 +177,24 @@ class EncoderTraining:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_positions", "accumulate", "validate_every"):
             _check(name, getattr(self, name), 1)
+        object.__setattr__(self, "lengths", tuple(self.lengths))
+        if not self.lengths or not all(type(n) is int and 1 <= n <= MOST_TOKENS for n in self.lengths):
+            raise InputError(f"lengths are {list(self.lengths)}; give numbers of tokens from 1 to {MOST_TOKENS}")
+        _check("short_share", self.short_share, 0, 1)
+
+    def draw_length(self, block_length: int, key: str) -> int:
+        """The length of a batch's texts, in tokens; the same for the same key."""
+        rng = random.Random(key)
+        length = self.lengths[int(rng.random() * len(self.lengths))]
+        most_missing = min(block_length, length) - 1
+        if most_missing and rng.random() < self.short_share:
+            length -= 1 + int(rng.random() * most_missing)
+        return length
 
     def to_json(self) -> dict[str, Any]:
         """The settings as plain JSON values."""
         record = asdict(self)
-        record["schedule"]["betas"] = list(self.schedule.betas)
+        record["lengths"], record["schedule"]["betas"] = list(self.lengths), list(self.schedule.betas)
         return record
 
 
@@ -212,7 +206,7 @@ def read_setting(text: str) -> tuple[str, Any]:
     """
     name, equals, value = text.partition("=")
     if not name or not equals or not value:
-        raise InputError(f"setting {text!r} must be NAME=VALUE, e.g. curriculum.threshold=0.8")
+        raise InputError(f"setting {text!r} must be NAME=VALUE, e.g. schedule.warmup_steps=20")
     try:
         return name, json.loads(value)
     except ValueError:
@@ -227,7 +221,7 @@ def with_setting(settings: Settings, name: str, value: Any) -> Settings:
     """
     head, _, rest = name.partition(".")
     types = {f.name: str(f.type) for f in fields(settings)}
-    nested = {n for n in types if is_dataclass(getattr(settings, n)) and n != "arrangement"}
+    nested = {n for n in types if is_dataclass(getattr(settings, n))}
     if head not in types or bool(rest) != (head in nested):
         choices = " ".join(f"{n}.…" if n in nested else n for n in types)
         raise InputError(f"unknown setting {name!r}; choose one of: {choices}")

@@ -3,8 +3,8 @@
 The split is by document, never by chunk. Speeches of years divisible by 5, and those of 2026 and later, are `test`;
 all other speeches are `train`. Thus nothing that is trained on one split is evaluated on a text of its training, and
 the speech of 2026, which is later than the built-in model, is never trained on. The Hub sets are chunks of books and
-of fan fiction without the names of their documents, so all of them are `test`. Files of the user's have no split
-(`any`): keep training and test texts in two files.
+of fan fiction without the names of their documents, so all of them are `test`. Files and folders of the user's have no
+split (`any`): keep training and test texts apart.
 
 References:
     State of the Union speeches: G. Peters and J. T. Woolley, The American Presidency Project,
@@ -19,7 +19,7 @@ import codecs
 import csv
 import functools
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,12 @@ SOURCES = {
     "pg19": "chunks of PG-19 books, from the Hugging Face Hub",
     "fanfics": "chunks of fan fiction, from the Hugging Face Hub",
 }
-"""The named text sources, each with a line about it. Any other source is a file."""
+"""The named text sources, each with a line about it. Any other source is a file or a folder of files."""
 
 SPLITS = ("train", "test", "all")
+
+FOLDER_FORMATS = (*FORMATS, ".md", ".rst")
+"""The files that are read in a folder, by suffix."""
 
 _HUB = {"pg19": "yurakuratov/pg19_valid_1k_chunks", "fanfics": "yurakuratov/fanfics_1k_chunks"}
 _OLD_BEFORE_YEAR = 1919
@@ -72,10 +75,12 @@ def documents(source: str | Path, split: str = "all", column: str = "text") -> l
     """All documents of a source, in a fixed order.
 
     Args:
-        source: `old`, `recent`, `pg19`, `fanfics`, or the path of a .txt, .jsonl, .csv or .parquet file. A
-            .txt file is one document, a row of the others is one document; blank rows are left out.
+        source: `old`, `recent`, `pg19`, `fanfics`, or the path of a .txt, .jsonl, .csv or .parquet file, or of a
+            folder. A .txt file is one document, a row of the others is one document; blank rows are left out. Of a
+            folder all such files are read, and .md and .rst files like .txt ones, in the order of their paths; hidden
+            ones are left out.
         split: `train`, `test` or `all`; see the module's docstring for the rule.
-        column: the column of a .jsonl, .csv or .parquet file that holds the text.
+        column: the column of .jsonl, .csv or .parquet files that holds the text.
 
     Returns:
         At least one document.
@@ -85,24 +90,36 @@ def documents(source: str | Path, split: str = "all", column: str = "text") -> l
             cannot be reached or read, or is empty; the file lacks the column, or one of its rows cannot be read; a
             package is missing.
     """
+    return list(stream(source, split, column))
+
+
+def stream(source: str | Path, split: str = "all", column: str = "text") -> Iterator[Document]:
+    """The documents of `documents`, one by one: of a folder, one file is in memory at a time."""
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+    is_empty = True
+    for document in _documents_of(source, column):
+        if split == "all" or document.split in (split, "any"):
+            is_empty = False
+            yield document
+    if is_empty:
+        raise InputError(f"source {str(source)!r} has no texts of the split {split!r}: choose another split or source")
+
+
+def _documents_of(source: str | Path, column: str) -> Iterable[Document]:
+    """The documents of a source, of every split."""
     if source in ("random", "generated"):
         raise InputError(f"source {source!r} is made to order and has no documents: sample it instead")
     if source == "speeches":
-        texts = _speeches()
-    elif source == "old":
-        texts = [d for d in _speeches() if d.year is not None and d.year < _OLD_BEFORE_YEAR]
-    elif source == "recent":
-        texts = [d for d in _speeches() if d.year == _RECENT_YEAR]
-    elif source in _HUB:
-        texts = _hub(str(source))
-    else:
-        texts = _file(source, column)
-    texts = [d for d in texts if split == "all" or d.split in (split, "any")]
-    if not texts:
-        raise InputError(f"source {str(source)!r} has no texts of the split {split!r}: choose another split or source")
-    return texts
+        return _speeches()
+    if source == "old":
+        return [d for d in _speeches() if d.year is not None and d.year < _OLD_BEFORE_YEAR]
+    if source == "recent":
+        return [d for d in _speeches() if d.year == _RECENT_YEAR]
+    if source in _HUB:
+        return _hub(str(source))
+    path = Path(source)
+    return _folder(path, column) if path.is_dir() else _file(check_file(path), path.name, column)
 
 
 @functools.cache
@@ -148,7 +165,8 @@ def _hub(source: str) -> list[Document]:
             f"source {source!r} is the Hub data set {_HUB[source]}, which cannot be loaded "
             f"({type(error).__name__}): connect to the Hub once, or use the offline sources old and recent"
         ) from error
-    return _documents((row_of(number, cells, source, "text") for number, cells in enumerate(rows, 1)), source, "test")
+    read = (row_of(number, cells, source, "text") for number, cells in enumerate(rows, 1))
+    return list(_documents(read, source, "test"))
 
 
 def check_file(source: str | Path) -> Path:
@@ -161,39 +179,58 @@ def check_file(source: str | Path) -> Path:
     if path.suffix.lower() not in FORMATS:
         raise InputError(
             f"unknown source {str(source)!r}: choose one of {', '.join(SOURCES)}, "
-            f"or give a file that ends in {', '.join(FORMATS)}"
+            f"or give a folder, or a file that ends in {', '.join(FORMATS)}"
         )
     if not path.is_file():
         raise InputError(f"no such file: {path}")
     return path
 
 
-def _file(source: str | Path, column: str) -> list[Document]:
+def _folder(folder: Path, column: str) -> Iterator[Document]:
+    """The documents of all files beneath a folder; files without text are left out."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FOLDER_FORMATS and path.is_file()]
+    names = {path: path.relative_to(folder) for path in paths}
+    n_documents = 0
+    for path, name in names.items():
+        if not any(part.startswith(".") for part in name.parts):
+            for document in _read(path, str(name), column):
+                n_documents += 1
+                yield document
+    if not n_documents:
+        raise InputError(f"{folder} holds no text: give a folder with files that end in {', '.join(FOLDER_FORMATS)}")
+
+
+def _file(path: Path, name: str, column: str) -> Iterator[Document]:
     """The documents of a file of the user's; one bad row refuses the file."""
-    path = check_file(source)
-    if path.suffix.lower() == ".txt":
-        # The bytes as they are, newlines included, but for a byte order mark, which is no text.
-        raw = file_bytes(path).removeprefix(codecs.BOM_UTF8)
-        try:
-            text = raw.decode()
-        except UnicodeDecodeError as error:
-            line = raw.count(b"\n", 0, error.start) + 1
-            problem = f"line {line} of {path} is not UTF-8 ({error.reason}): convert it, e.g. with iconv"
-            raise InputError(problem) from None
-        texts = [Document(path.name, None, text, "any")] if text.strip() else []
-    else:
-        texts = _documents(table_rows(path, column), path.name, "any")
-    if not texts:
+    n_documents = 0
+    for document in _read(path, name, column):
+        n_documents += 1
+        yield document
+    if not n_documents:
         raise InputError(f"{path} is empty: give a file with some text in it")
-    return texts
 
 
-def _documents(rows: Iterable[Row], name: str, split: str) -> list[Document]:
+def _read(path: Path, name: str, column: str) -> Iterator[Document]:
+    """The documents of a file of the user's, whose name is given; none if it is blank."""
+    if path.suffix.lower() not in (".txt", ".md", ".rst"):
+        yield from _documents(table_rows(path, column), name, "any")
+        return
+    # The bytes as they are, newlines included, but for a byte order mark, which is no text.
+    raw = file_bytes(path).removeprefix(codecs.BOM_UTF8)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        problem = f"line {line} of {path} is not UTF-8 ({error.reason}): convert it, e.g. with iconv"
+        raise InputError(problem) from None
+    if text.strip():
+        yield Document(name, None, text, "any")
+
+
+def _documents(rows: Iterable[Row], name: str, split: str) -> Iterator[Document]:
     """The rows of a table as documents; rows without text are left out, and keep their numbers."""
-    texts = []
     for row in rows:
         if row.problem:
             raise InputError(row.problem)
         if row.text:
-            texts.append(Document(f"{name}:{row.number}", None, row.text, split))
-    return texts
+            yield Document(f"{name}:{row.number}", None, row.text, split)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +24,6 @@ class Progress:
 
     Attributes:
         step: optimiser steps taken.
-        frontier: the curriculum's longest length, in tokens.
-        frontier_step: the step at which the frontier became that length.
         tokens: number of training tokens so far.
         positions: input positions passed forward through the LM for training, those of `Objective.refine_steps`
             included.
@@ -33,8 +32,6 @@ class Progress:
     """
 
     step: int = 0
-    frontier: int = 1
-    frontier_step: int = 0
     tokens: int = 0
     positions: int = 0
     seconds: float = 0.0
@@ -44,22 +41,23 @@ class Progress:
 def save_checkpoint(
     path: str | os.PathLike[str],
     network: EncoderNetwork,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Sequence[torch.optim.Optimizer],
     progress: Progress,
     settings: dict[str, Any],
 ) -> None:
-    """Write weights, optimiser state and progress.
+    """Write weights, the optimisers' states and progress.
 
     Args:
         path: where; an existing checkpoint is replaced.
         network: the weights.
-        optimiser: AdamW over them.
+        optimisers: of these weights.
         progress: how far training is.
         settings: the training's settings, as JSON values; a later run compares them with its own.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+    for number, optimiser in enumerate(optimisers):
+        for weight, state in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{weight}.{name}": value for name, value in state.items()}
     write_record(path, _KIND, tensors, {"progress": vars(progress), "settings": settings}, overwrite=True)
 
 
@@ -67,21 +65,27 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Pr
     """Tensors, progress and settings of a checkpoint.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: there is none, it is damaged, or it is of a former version.
     """
     tensors, record = read_record(path, _KIND)
+    if "frontier" in record.get("progress", {}):
+        raise InputError(
+            f"{path}: a training of a former version, whose encoders had no blocks; begin anew (--force), or from its "
+            "encoder in another folder (--begin)"
+        )
     try:
         return tensors, Progress(**record["progress"]), record["settings"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: its record cannot be read ({error!r})") from None
 
 
-def restore(tensors: dict[str, Tensor], network: EncoderNetwork, optimiser: torch.optim.Optimizer) -> None:
-    """Load a checkpoint's tensors into the network and the optimiser."""
+def restore(tensors: dict[str, Tensor], network: EncoderNetwork, optimisers: Sequence[torch.optim.Optimizer]) -> None:
+    """Load a checkpoint's tensors into the network and the optimisers."""
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    states: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for key, value in tensors.items():
         if key.startswith("optimiser."):
-            _, number, name = key.split(".", 2)
-            states.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+            _, number, weight, name = key.split(".", 3)
+            states[int(number)].setdefault(int(weight), {})[name] = value
+    for optimiser, state in zip(optimisers, states, strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})

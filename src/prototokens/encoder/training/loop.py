@@ -17,7 +17,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...arrangements import arrangement_named
 from ...errors import InputError
 from ...files.atomic import make_folder, sync
 from ...fitting.checks import check_room
@@ -42,7 +41,6 @@ class StepReport:
     Attributes:
         step: steps taken, over all runs.
         steps: steps in all.
-        frontier: the curriculum's longest length, in tokens.
         length: length of the texts of the step's last batch, in tokens.
         loss_nats: their mean cross-entropy, in nats per token.
         token_accuracy: their share of right tokens.
@@ -52,7 +50,6 @@ class StepReport:
 
     step: int
     steps: int
-    frontier: int
     length: int
     loss_nats: float
     token_accuracy: float
@@ -75,9 +72,9 @@ def train_encoder(
 ) -> Encoder:
     """Train an encoder, or resume its training.
 
-    Each step minimises `Objective` over a batch of texts of one length, which the curriculum draws. All random draws
-    depend on the seed and the step alone. So a training that is stopped at any step and resumed ends with the same bits
-    on one machine.
+    Each step minimises `Objective` over a batch of texts of one length, which is drawn for it. All random draws depend
+    on the seed and the step alone. So a training that is stopped at any step and resumed ends with the same bits on one
+    machine.
 
     Args:
         lm: the frozen model; its weights do not change.
@@ -101,8 +98,7 @@ def train_encoder(
     training = training or EncoderTraining()
     initial = initial or Encoder.untrained(lm, seed=training.seed)
     initial.check(lm.identity)
-    layout = arrangement_named(initial.config.arrangement).layout(initial.config.max_tokens, initial.config.e_tokens)
-    check_room(lm, layout, "choose a smaller --max-tokens")
+    check_room(lm, initial.config.arrangement.layout(max(training.lengths)), "choose shorter texts (--lengths)")
     if save_every < 1:
         raise InputError(f"save_every is {save_every}; it must be at least 1")
     processes = processes or running_processes()
@@ -127,15 +123,14 @@ def _train(
 ) -> None:
     run_start, first_step, steps = time.perf_counter(), trainer.progress.step, trainer.training.steps
     if first_step == 0:
-        files.add_row(trainer.validate(advance=False))
+        files.add_row(trainer.validate())
     ends = False
     while not ends:
         step_start = time.perf_counter()
         numbers = trainer.step()
         step = trainer.progress.step
-        due = step % trainer.training.validate_every == 0
-        if due or step == steps:
-            files.add_row(trainer.validate(advance=due))
+        if step % trainer.training.validate_every == 0 or step == steps:
+            files.add_row(trainer.validate())
         now = time.perf_counter()
         trainer.progress.seconds += now - step_start
         seconds = now - run_start
@@ -193,7 +188,7 @@ class _TrainingFolder:
     def save(self) -> None:
         if self.curve:
             t = self.trainer
-            save_checkpoint(self.folder / FILE, t.network, t.optimiser, t.progress, t.settings)
+            save_checkpoint(self.folder / FILE, t.network, t.optimisers, t.progress, t.settings)
             t.encoder().save_pretrained(self.folder)
 
 
@@ -201,7 +196,6 @@ def _report(trainer: Trainer, numbers: dict[str, Tensor | float], seconds: float
     return StepReport(
         step=trainer.progress.step,
         steps=trainer.training.steps,
-        frontier=trainer.progress.frontier,
         length=int(numbers["length"]),
         loss_nats=float(numbers["loss"]),
         token_accuracy=float(numbers["token_accuracy"]),

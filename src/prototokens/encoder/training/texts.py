@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,35 +14,39 @@ from torch import Tensor
 from ...errors import InputError
 from ...files.record import read_record, write_record
 from ...lm.frozen import FrozenLM
-from ...texts.corpora import Document, documents
+from ...texts.corpora import stream
 from ...texts.sampling import sentence_starts
 from ..recipes import TextChoice
 
 _KIND = "an encoder's training texts"
 _HELD_OUT = 20  # one document in so many, or that share of each of fewer documents
+_CHARACTERS_AT_ONCE = 1 << 18  # a tokenizer takes some hundred bytes of memory for each
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingTexts:
     """Texts of two kinds to draw from: windows of documents, and sentences tokenized by themselves.
 
-    Shorter texts are the first tokens of these.
-
     Attributes:
         ids: ids of all documents, one after another, int32, (S,).
-        window_starts: indices in `ids` where a window of `max_tokens` begins that stays in its document, int64, (W,).
-        sentences: texts that begin at a sentence and are tokenized by themselves, int32, (N, max_tokens).
+        ends: where each document ends in `ids`, int64, (D,).
+        sentences: texts that begin at a sentence and are tokenized by themselves, int32, (N, longest). Shorter texts
+            are the first tokens of these.
     """
 
     ids: Tensor
-    window_starts: Tensor
+    ends: Tensor
     sentences: Tensor
+
+    def n_windows(self, length: int) -> int:
+        """How many windows of this length stay in their document."""
+        return int(self._windows_before(length)[-1])
 
     def draw(self, length: int, count: int, sentence_share: float, seed: int) -> Tensor:
         """Random texts of one length, int64, (count, length): sentences with this probability, else windows."""
         generator = torch.Generator().manual_seed(seed)
         is_sentence = torch.rand(count, generator=generator) < sentence_share  # (count,)
-        windows = self.windows(torch.randint(len(self.window_starts), (count,), generator=generator), length)
+        windows = self.windows(torch.randint(self.n_windows(length), (count,), generator=generator), length)
         if not len(self.sentences):
             return windows.long()
         sentences = self.sentences[torch.randint(len(self.sentences), (count,), generator=generator), :length]
@@ -49,137 +54,166 @@ class TrainingTexts:
 
     def windows(self, numbers: Tensor, length: int) -> Tensor:
         """Windows by number, int32, (..., length)."""
-        return self.ids[self.window_starts[numbers, None] + torch.arange(length)]
+        before = self._windows_before(length)
+        document = torch.searchsorted(before, numbers, right=True) - 1
+        starts = torch.cat([self.ends.new_zeros(1), self.ends])[document] + numbers - before[document]
+        return self.ids[starts[..., None] + torch.arange(length)]
 
     def evenly_spaced(self, length: int, count: int) -> dict[str, Tensor]:
         """At most `count` texts of each kind, by their names in the curve, int64, (B, length)."""
-        windows = self.windows(_evenly_spaced(len(self.window_starts), count), length)
+        windows = self.windows(_evenly_spaced(self.n_windows(length), count), length)
         sentences = self.sentences[_evenly_spaced(len(self.sentences), count), :length]
         return {"windows": windows.long(), "own": sentences.long()}
 
-    def subset(self, count: int, sentence_share: float, seed: int) -> TrainingTexts:
-        """`count` of these texts, drawn at random."""
+    def subset(self, length: int, count: int, sentence_share: float, seed: int) -> TrainingTexts:
+        """`count` of these texts of this length, drawn at random, each a document of its own."""
         generator = torch.Generator().manual_seed(seed)
         n_sentences = min(round(sentence_share * count), len(self.sentences))
-        window_order = torch.randperm(len(self.window_starts), generator=generator)
+        window_order = torch.randperm(self.n_windows(length), generator=generator)
         sentence_order = torch.randperm(len(self.sentences), generator=generator)
-        return TrainingTexts(
-            self.ids,
-            self.window_starts[window_order[: count - n_sentences]],
-            self.sentences[sentence_order[:n_sentences]],
-        )
+        windows = self.windows(window_order[: count - n_sentences], length)
+        ends = torch.arange(1, len(windows) + 1) * length
+        return TrainingTexts(windows.flatten(), ends, self.sentences[sentence_order[:n_sentences]])
+
+    def _windows_before(self, length: int) -> Tensor:
+        """How many windows of this length lie before each document, and in all, int64, (D + 1,)."""
+        n_tokens = self.ends.diff(prepend=self.ends.new_zeros(1))
+        n_windows = (n_tokens - length + 1).clamp(min=0)
+        return torch.cat([n_windows.new_zeros(1), n_windows.cumsum(0)])
 
 
 def cached_training_texts(
-    lm: FrozenLM, choice: TextChoice, max_tokens: int, cache: Path | None, *, write: bool = True
+    lm: FrozenLM, choice: TextChoice, longest: int, cache: Path | None, *, write: bool = True
 ) -> tuple[TrainingTexts, TrainingTexts]:
     """`training_texts` from a file if it was made of the same documents, tokenizer and choice, else made and written.
 
     Args:
         lm: supplies the tokenizer.
         choice: which texts.
-        max_tokens: their longest length.
+        longest: their longest length, in tokens.
         cache: the file; None: none is read or written.
         write: whether to write the file.
     """
-    digest = hashlib.sha256(f"{lm.identity.tokenizer_hash} {max_tokens} {choice}".encode())
-    for document in documents(choice.source, "train"):
+    digest = hashlib.sha256(f"{lm.identity.tokenizer_hash} {longest} {choice}".encode())
+    for document in stream(choice.source, "train"):
         digest.update(hashlib.sha256(document.text.encode()).digest())
-    record = {"texts": digest.hexdigest()}
+    record = {"texts": digest.hexdigest(), "format": 2}
     if cache is not None and cache.exists():
         tensors, cached_record = read_record(cache, _KIND)
         if cached_record == record:
             train, validation = (
-                TrainingTexts(tensors[f"{name}.ids"], tensors[f"{name}.begins"].long(), tensors[f"{name}.own"])
+                TrainingTexts(*(tensors[f"{name}.{part}"] for part in ("ids", "ends", "sentences")))
                 for name in ("train", "validation")
             )
             return train, validation
-    train, validation = training_texts(lm, choice, max_tokens)
+    train, validation = training_texts(lm, choice, longest)
     if cache is not None and write:
-        tensors = {}
-        for name, texts in (("train", train), ("validation", validation)):
-            tensors |= {
-                f"{name}.ids": texts.ids.clone(),
-                f"{name}.begins": texts.window_starts.int(),
-                f"{name}.own": texts.sentences.clone(),
-            }
+        tensors = {
+            f"{name}.{part}": getattr(texts, part).clone()  # the two may be one
+            for name, texts in (("train", train), ("validation", validation))
+            for part in ("ids", "ends", "sentences")
+        }
         write_record(cache, _KIND, tensors, record, overwrite=True)
     return train, validation
 
 
-def training_texts(lm: FrozenLM, choice: TextChoice, max_tokens: int) -> tuple[TrainingTexts, TrainingTexts]:
+def training_texts(lm: FrozenLM, choice: TextChoice, longest: int) -> tuple[TrainingTexts, TrainingTexts]:
     """The texts to train on and those to validate on.
 
     Every twentieth document is held out for validation; of fewer than twenty documents, the last twentieth of each.
-    With `choice.texts`, both are the same texts.
+    With `choice.texts`, both are the same texts. Documents are read one by one, and their ids are kept.
 
     Raises:
-        InputError: the source cannot be read (see `documents`), or has too few texts of `max_tokens` tokens.
+        InputError: the source cannot be read (see `documents`), or has too few texts of `longest` tokens.
     """
-    training_documents, held_out_documents = _hold_out(documents(choice.source, "train"))
-    train = _tokenized(lm, training_documents, max_tokens)
-    _check_not_empty(train, choice, max_tokens)
+    n_documents = sum(1 for _ in stream(choice.source, "train"))
+    training, held_out = _Tokenized(lm, longest), _Tokenized(lm, longest)
+    for number, document in enumerate(stream(choice.source, "train"), 1):
+        if n_documents >= _HELD_OUT:
+            (training if number % _HELD_OUT else held_out).add(document.text)
+        else:
+            head, tail = _head_and_tail(document.text)
+            training.add(head)
+            held_out.add(tail)
+    train = training.texts()
+    _check_not_empty(train, choice, longest)
     if choice.texts is not None:
-        if choice.texts > len(train.window_starts):
+        if choice.texts > train.n_windows(longest):
             raise InputError(
-                f"source {choice.source!r} has {len(train.window_starts)} texts of {max_tokens} tokens to train on, "
+                f"source {choice.source!r} has {train.n_windows(longest)} texts of {longest} tokens to train on, "
                 f"not {choice.texts}"
             )
-        subset = train.subset(choice.texts, choice.own_share, seed=0)
+        subset = train.subset(longest, choice.texts, choice.own_share, seed=0)
         return subset, subset
-    validation = _tokenized(lm, held_out_documents, max_tokens)
-    _check_not_empty(validation, choice, max_tokens)
+    validation = held_out.texts()
+    _check_not_empty(validation, choice, longest)
     return train, validation
 
 
-def _hold_out(source_documents: list[Document]) -> tuple[list[Document], list[Document]]:
-    """Documents, or parts of them, to train on and to validate on."""
-    if len(source_documents) >= _HELD_OUT:
-        training = [document for number, document in enumerate(source_documents, 1) if number % _HELD_OUT]
-        return training, source_documents[_HELD_OUT - 1 :: _HELD_OUT]
-    heads, tails = [], []
-    for document in source_documents:
-        text, wanted = document.text, len(document.text) - max(1, len(document.text) // _HELD_OUT)
-        cut = min(sentence_starts(text), key=lambda start: abs(start - wanted)) or wanted
-        heads.append(replace(document, text=text[:cut] or text))
-        tails.append(replace(document, text=text[cut:]))
-    return heads, tails
+def _head_and_tail(text: str) -> tuple[str, str]:
+    """A document's parts to train on and to validate on, cut at a sentence."""
+    wanted = len(text) - max(1, len(text) // _HELD_OUT)
+    cut = min(sentence_starts(text), key=lambda start: abs(start - wanted)) or wanted
+    return text[:cut] or text, text[cut:]
 
 
-def _check_not_empty(texts: TrainingTexts, choice: TextChoice, max_tokens: int) -> None:
-    if len(texts.window_starts) == 0 or (len(texts.sentences) == 0 and choice.own_share > 0):
-        kind = "texts" if len(texts.window_starts) == 0 else "sentences"
+def _check_not_empty(texts: TrainingTexts, choice: TextChoice, longest: int) -> None:
+    n_windows = texts.n_windows(longest)
+    if n_windows == 0 or (len(texts.sentences) == 0 and choice.own_share > 0):
+        kind = "texts" if n_windows == 0 else "sentences"
         raise InputError(
-            f"source {choice.source!r} has too few {kind} of {max_tokens} tokens to train on and to hold out: give it "
-            "more text, or ask for shorter texts (--max-tokens)"
+            f"source {choice.source!r} has too few {kind} of {longest} tokens to train on and to hold out: give it "
+            "more text, or ask for shorter texts (--lengths)"
         )
 
 
-def _tokenized(lm: FrozenLM, source_documents: Sequence[Document], max_tokens: int) -> TrainingTexts:
-    ids_by_document, window_starts, sentences, n_ids = [], [], [], 0
-    for document in source_documents:
-        ids = lm.encode(document.text).cpu()
-        ids_by_document.append(ids.int())
-        window_starts.append(n_ids + torch.arange(max(0, len(ids) - max_tokens + 1)))
-        n_ids += len(ids)
-        sentences += _sentences(lm, document.text, max_tokens)
-    no_sentences = torch.empty(0, max_tokens, dtype=torch.int32)
-    return TrainingTexts(
-        torch.cat(ids_by_document), torch.cat(window_starts), torch.stack(sentences) if sentences else no_sentences
-    )
+class _Tokenized:
+    """Ids of documents, as they are added; their text is not kept."""
+
+    def __init__(self, lm: FrozenLM, longest: int) -> None:
+        self.lm, self.longest = lm, longest
+        self.ids, self.ends, self.sentences = array("i"), array("q"), array("i")
+
+    def add(self, text: str) -> None:
+        """Add a document; one that is very long becomes several."""
+        for piece in _pieces(text):
+            self.ids.extend(self.lm.encode(piece).tolist())
+            self.ends.append(len(self.ids))
+            self._add_sentences(piece)
+
+    def _add_sentences(self, text: str) -> None:
+        """Add the first ids of the text from sentences on that lie apart; what is shorter is left out."""
+        n_characters, free_from = 6 * self.longest + 64, 0
+        for start in sentence_starts(text):
+            if start < free_from:
+                continue
+            piece = text[start : start + n_characters]
+            if start + n_characters < len(text):
+                piece = (piece.rsplit(None, 1) or [""])[0]  # the last word may be cut
+            ids = self.lm.encode(piece)[: self.longest] if piece else torch.empty(0)
+            if len(ids) == self.longest:
+                self.sentences.extend(ids.tolist())
+                free_from = start + len(self.lm.decode(ids))
+
+    def texts(self) -> TrainingTexts:
+        """All that was added."""
+        ids, ends = _tensor(self.ids, torch.int32), _tensor(self.ends, torch.int64)
+        return TrainingTexts(ids, ends, _tensor(self.sentences, torch.int32).view(-1, self.longest))
 
 
-def _sentences(lm: FrozenLM, text: str, max_tokens: int) -> list[Tensor]:
-    """The first ids of the text from each sentence on, int32, (max_tokens,) each; shorter ones are left out."""
-    n_characters, sentences = 8 * max_tokens + 64, []
-    for start in sentence_starts(text):
-        piece = text[start : start + n_characters]
-        if start + n_characters < len(text):
-            piece = (piece.rsplit(None, 1) or [""])[0]  # the last word may be cut
-        ids = lm.encode(piece).cpu() if piece else torch.empty(0)
-        if len(ids) >= max_tokens:
-            sentences.append(ids[:max_tokens].int())
-    return sentences
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces that are cut before a blank."""
+    start = 0
+    while start < len(text):
+        end = start + _CHARACTERS_AT_ONCE
+        if end < len(text):
+            end = text.rfind(" ", start + 1, end) if text.rfind(" ", start + 1, end) > 0 else end
+        yield text[start:end]
+        start = end
+
+
+def _tensor(values: array[int], dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(values, dtype=dtype).clone() if len(values) else torch.empty(0, dtype=dtype)
 
 
 def _evenly_spaced(total: int, count: int) -> Tensor:

@@ -3,8 +3,8 @@
 A trunk is a module made by `trunk(config, feature_width)`. Its module `token` projects the features of tokens (..., F)
 to (..., P). Its `forward` takes windows (N, n + b + n, P) of projected tokens, float32, in which tokens outside the
 text are zero, and `present`, bool, (N, n + b + n), true for the tokens of the text; a window's own block has at least
-one of them. It returns (N, W), where W is its attribute `out_width`. What it returns for a window must not depend on the
-others. `EMBEDDINGS` names parameters that are looked up, not multiplied; an optimiser treats them as vectors.
+one of them. It returns (N, W), where W is its attribute `out_width`. What it returns for a window must not depend on
+the others. `EMBEDDINGS` names parameters that are looked up, not multiplied; Muon leaves them to AdamW.
 """
 
 from __future__ import annotations

@@ -28,11 +28,10 @@ def optimisers_of(network: EncoderNetwork, schedule: Schedule) -> list[torch.opt
         )
     by_muon = {id(p) for p in matrices} if optimisers else set()
     rest = [p for p in network.parameters() if id(p) not in by_muon]
+    decayed = [p for p in rest if p.ndim > 1 and p is not network.log_scale]
+    not_decayed = [p for p in rest if p.ndim <= 1 or p is network.log_scale]
     groups = [
-        {
-            "params": [p for p in rest if p.ndim > 1 and p is not network.log_scale],
-            "weight_decay": schedule.weight_decay,
-        },
-        {"params": [p for p in rest if p.ndim <= 1 or p is network.log_scale], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": not_decayed, "weight_decay": 0.0},
     ]
     return [*optimisers, torch.optim.AdamW(groups, lr=schedule.lr, betas=schedule.betas)]

@@ -18,7 +18,7 @@ LONGEST_FILE, LONGEST_FUNCTION, USUAL_FUNCTION = 400, 80, 40
 # A file may import what stands in a line above its own.
 ORDER = (
     "errors",
-    "arrangements metrics files",
+    "arrangements metrics files pages",
     "lm",
     "texts proto_tokens",
     "decoding",
@@ -27,7 +27,7 @@ ORDER = (
     "archive",
     "runners",
     "study",
-    "report",
+    "report view",
     "cli",
     "__main__",
 )

@@ -14,7 +14,7 @@ import pytest
 
 from prototokens import InputError
 from prototokens.cli import app as cli
-from prototokens.report import page as page_module
+from prototokens.pages import rendering
 from prototokens.report.drawing import PALETTE
 from prototokens.report.exhibit import Figure, Table
 from prototokens.report.exhibits import EXHIBITS
@@ -167,7 +167,7 @@ def contrast(one: str, other: str) -> float:
 
 
 def test_colours_stand_out_in_light_dark_and_print() -> None:
-    css = (Path(page_module.__file__).parent / "page.css").read_text()
+    css = (Path(rendering.__file__).parent / "frame.css").read_text()
     themes = [
         dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
         for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files.atomic import check_new_file, new_file
+from ..pages.rendering import render as render_page
 from ..study import STUDIES, published
 from .coverage import PROVENANCE_HEADS, coverage, provenance
 from .drawing import render, style
@@ -150,18 +150,14 @@ def _draw(figure: Figure, rows: Sequence[Row]) -> tuple[str, dict[str, bytes]]:
 
 
 def _render(**values: Any) -> str:
-    try:
-        import jinja2
-    except ImportError as error:
-        raise InputError("a report needs jinja2; install it with: pip install 'prototokens[report]'") from error
-    room = package_files("prototokens.report")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return render_page(
+        "report",
+        "page.html.jinja",
+        styles=("page.css",),
+        filters={"number": number},
+        tests={"table": lambda exhibit: isinstance(exhibit, Table)},
+        **values,
     )
-    environment.filters["number"] = number
-    environment.tests["table"] = lambda exhibit: isinstance(exhibit, Table)
-    template = environment.from_string((room / "page.html.jinja").read_text("utf-8"))
-    return template.render(css=(room / "page.css").read_text("utf-8"), **values)
 
 
 def _make_folder(path: Path) -> None:

@@ -16,7 +16,6 @@ from torch import nn
 from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
 from families import analytic, batch, build, counted, family, tokenizer
 from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
-from prototokens.arrangements import ARRANGEMENTS
 from prototokens.encoder import encoding
 from prototokens.encoder.config import EncoderConfig
 from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
@@ -26,11 +25,13 @@ from prototokens.fitting.starter import Starter
 from prototokens.fitting.starts import start_vectors
 from prototokens.lm.identity import Identity
 
+BLOCKS = CONFIG.arrangement
+
 
 def starter(lm: FrozenLM) -> Starter:
     generator = torch.Generator().manual_seed(5)
     e, m = torch.randn(2, lm.width, generator=generator)
-    return Starter(e, m, ARRANGEMENTS["m,e,m*(n-1)"], lm.identity, {})
+    return Starter(e, m, BLOCKS, lm.identity, {})
 
 
 @pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
@@ -38,29 +39,56 @@ def starter(lm: FrozenLM) -> Starter:
 def test_an_untrained_encoder_is_the_learned_start(lm: FrozenLM, config: EncoderConfig, learned: bool) -> None:
     start = starter(lm) if learned else None
     encoder = Encoder.untrained(lm, config, start)
-    recipe = FitConfig(start=start or "text-e", e_tokens=config.e_tokens)
-    for ids in (batch(lm, "abcd", "efgh"), batch(lm, "a", "b"), batch(lm, "xyz")):
+    recipe = FitConfig(arrangement=config.arrangement, start=start or "text-e")
+    for ids in (batch(lm, "abcd", "efgh"), batch(lm, "a", "b"), batch(lm, "xyzuvwx")):
         e, m = encoder.vectors(lm, ids)
-        assert e.shape == (len(ids), config.e_tokens, lm.width)
+        assert e.shape == (len(ids), -(-ids.shape[1] // 2), lm.width)
         for row, text in enumerate(ids):
             e_start, m_start = start_vectors(lm, text, recipe, 0)
-            assert torch.allclose(e[row], e_start.expand_as(e[row]), atol=1e-6)
+            assert torch.allclose(e[row], e_start, atol=1e-6)
             assert torch.equal(m[row], m_start)
 
 
 @pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
 def test_a_batch_is_a_loop_and_every_token_counts(lm: FrozenLM, config: EncoderConfig) -> None:
     encoder = random_encoder(lm, config)
-    ids = batch(lm, "abc", "abd", "xbc")
+    ids = batch(lm, "abcde", "abcdx", "xbcde", "bacde")
     e, m = encoder.vectors(lm, ids)
-    for row in range(3):
+    for row in range(4):
         one_e, one_m = encoder.vectors(lm, ids[row : row + 1])
         assert torch.allclose(one_e[0], e[row], atol=1e-4)
         assert torch.allclose(one_m[0], m[row], atol=1e-4)
-    for other in (1, 2):  # the last token differs, then the first
-        assert not torch.allclose(e[0], e[other], atol=1e-3)
-    swapped, _ = encoder.vectors(lm, ids[:1].flip(1))
-    assert not torch.allclose(swapped[0], e[0], atol=1e-3)
+    for other, block in ((1, 2), (2, 0), (3, 0)):  # another last token, another first, and two in the other order
+        assert not torch.allclose(e[0, block], e[other, block], atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [replace(c, neighbours=n) for c in TRUNK_CONFIGS[:2] for n in (0, 1, 3)])
+def test_a_block_reads_its_neighbours_and_no_further(llama: FrozenLM, config: EncoderConfig) -> None:
+    encoder, n = random_encoder(llama, config), config.neighbours
+    ids = batch(llama, "abcdefghi")
+    e, _ = encoder.vectors(llama, ids)
+    for token in range(9):
+        changed = ids.clone()
+        changed[0, token] = ord("x")
+        differs = (encoder.vectors(llama, changed)[0] - e).abs().amax(-1)[0] > 1e-3  # (K,)
+        assert differs.tolist() == [2 * k - n <= token < 2 * k + 2 + n for k in range(5)]
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS[:2], ids=["perceptron", "transformer"])
+def test_what_a_block_reads_decides_what_is_written_wherever_it_stands(llama: FrozenLM, config: EncoderConfig) -> None:
+    encoder = random_encoder(llama, config)
+    e, _ = encoder.vectors(llama, batch(llama, "abababababab"))
+    assert torch.allclose(e[0, 2], e[0, 3], atol=1e-5)
+    longer, _ = encoder.vectors(llama, batch(llama, "xyabcdefghijklmnop"))
+    shorter, _ = encoder.vectors(llama, batch(llama, "xyabcdefghijk"))
+    assert torch.allclose(longer[0, :5], shorter[0, :5], atol=1e-5)  # n tokens on, nothing is known of the end
+    assert not torch.allclose(longer[0, 6], shorter[0, 6], atol=1e-3)
+
+
+def test_the_m_of_a_text_is_a_mean_over_its_blocks(llama: FrozenLM) -> None:
+    encoder = random_encoder(llama, replace(CONFIG, neighbours=0))
+    (_, one), (_, other), (_, both) = (encoder.vectors(llama, batch(llama, t)) for t in ("ab", "cd", "abcdab"))
+    assert torch.allclose(both, (2 * one + other) / 3, atol=1e-5)
 
 
 def test_one_m_for_all_texts_if_it_is_global(llama: FrozenLM) -> None:
@@ -108,14 +136,32 @@ def test_a_call_scores_what_it_wrote(lm: FrozenLM) -> None:
     assert torch.equal(encoder(lm, ids).e, tokens.e)
 
 
+def test_a_list_is_encoded_in_batches_of_one_length_and_keeps_its_order(lm: FrozenLM) -> None:
+    encoder, texts = random_encoder(lm), ["abc", "z", lm.encode("xyz"), "abcdefg", "q", "dog"]
+    with counted(lm) as together:
+        tokens = encoder(lm, texts)
+    with counted(lm) as alone:
+        singly = [encoder(lm, text) for text in texts]
+    assert [t.length for t in tokens] == [3, 1, 3, 7, 1, 3]
+    for one, other in zip(tokens, singly, strict=True):
+        assert torch.allclose(one.e, other.e, atol=1e-4)
+        assert torch.allclose(one.m, other.m, atol=1e-4)
+        assert one.provenance.token_accuracy == other.provenance.token_accuracy
+    assert len(together.forward) == 3 + 6  # a batch for each length, and each text's score by itself
+    assert {(3, 4), (2, 2), (1, 8)} <= set(together.forward)
+    assert len(alone.forward) == 6 + 6
+    assert encoder(lm, tuple(texts[:2]))[1].length == 1
+    assert encoder(lm, []) == []
+
+
 def test_what_the_analytic_model_needs_comes_back_exactly() -> None:
-    # The text's mean embedding is read as its letter, wherever it stands.
+    # A token's embedding is read as its letter, wherever it stands.
     lm = analytic()
-    encoder = Encoder.untrained(lm, EncoderConfig("e*n", max_tokens=3, width=8, layers=1, token_width=4))
-    results = encode(lm, encoder, batch(lm, "aaa", "zzz"))
+    encoder = Encoder.untrained(lm, EncoderConfig(block_length=1, neighbours=0, width=8, layers=1, token_width=4))
+    results = encode(lm, encoder, batch(lm, "abc", "zzz"))
     assert [r.exact for r in results] == [True, True]
     assert [r.stop_reason for r in results] == ["accuracy", "accuracy"]
-    assert not encode(lm, encoder, batch(lm, "abc"))[0].exact
+    assert not encode(lm, Encoder.untrained(lm, CONFIG), batch(lm, "abc"))[0].exact
 
 
 def test_no_refinement_takes_no_step_and_refinement_goes_on_from_the_encoder(llama: FrozenLM) -> None:
@@ -158,7 +204,7 @@ def test_hidden_states_that_are_read_count_as_positions(llama: FrozenLM) -> None
         encoder = random_encoder(llama, config)
         with counted(llama) as calls:
             result = encode(llama, encoder, ids)[0]
-        passed = 2 * len(ARRANGEMENTS["m,e,m*(n-1)"].layout(3, config.e_tokens).slots)
+        passed = 2 * len(config.arrangement.layout(3).slots)
         assert result.token_positions == calls.positions() == passed + (0 if config.hidden_layer is None else 3)
 
 
@@ -175,24 +221,6 @@ def test_save_and_load_is_the_identity(llama: FrozenLM, config: EncoderConfig, t
     ids = batch(llama, "abc")
     assert torch.equal(loaded.vectors(llama, ids)[0], encoder.vectors(llama, ids)[0])
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-
-
-@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=lambda config: config.trunk)
-def test_cut_down_it_writes_the_same_for_texts_that_it_still_takes(llama: FrozenLM, config: EncoderConfig) -> None:
-    whole = random_encoder(llama, config)
-    short = whole.up_to(2)
-    assert short.config == replace(config, max_tokens=2)
-    assert short.n_weights < whole.n_weights
-    for length in (1, 2):
-        ids = batch(llama, *("qz"[:length], "ab"[:length]))
-        for one, other in zip(short.vectors(llama, ids), whole.vectors(llama, ids), strict=True):
-            assert torch.equal(one, other)
-    assert same(whole.up_to(4), whole)
-    with pytest.raises(InputError, match="3 tokens is too long for this encoder, which takes 2"):
-        short.vectors(llama, batch(llama, "abc"))
-    for bad in (0, 5):
-        with pytest.raises(InputError, match=f"max_tokens is {bad}; it must be from 1 to 4"):
-            whole.up_to(bad)
 
 
 def test_half_the_bytes_on_disk_and_float32_in_use(llama: FrozenLM, tmp_path: Path) -> None:
@@ -235,6 +263,7 @@ def test_what_was_meant_is_said(llama: FrozenLM) -> None:
         (lambda: encode(llama, encoder, "ab"), "target_ids is of type str; it must be a tensor: "),
         (lambda: encode(llama, encoder, ids, refine=1, recipe="fast"), "config is 'fast'; it must be a FitConfig"),
         (lambda: encoder(llama, b"x"), "text is of type bytes; it must be a string, or its ids: "),
+        (lambda: encoder(llama, ["x", 3]), "text is of type int; it must be a string, or its ids: "),
         (lambda: encoder(llama.model, "x"), "lm is of type LlamaForCausalLM; it must be a FrozenLM: "),
     )
     for call, message in calls:
@@ -248,8 +277,13 @@ def test_what_was_meant_is_said(llama: FrozenLM) -> None:
     [
         (lambda r: r["config"].update(width=30_000), "its weight .* is .*, and its config makes it"),
         (
-            lambda r: r["config"].update(max_tokens=10**9),
-            r"its weight trunk\.by_length is \(4, 32\), and its config makes",
+            lambda r: r["config"].update(block_length=10**5),
+            r"its weight trunk\.by_length is \(2, 32\), and its config makes",
+        ),
+        (lambda r: r["config"].update(block_length=10**9), "blocks of 1000000000 tokens: they must have 1 to"),
+        (
+            lambda r: r["config"].update(neighbours=10**9),
+            r"its weight trunk\.slots is \(64, 32\), and its config makes",
         ),
         (lambda r: r.update(width=10**9), "its config makes it"),
         (lambda r: r["config"].update(layers=10**9), "its config asks for 1000000000 layers, and it holds 15 tensors"),
@@ -294,8 +328,10 @@ def test_another_model_is_refused_and_named(llama: FrozenLM) -> None:
 
 def test_texts_have_bounds(llama: FrozenLM) -> None:
     encoder = random_encoder(llama)
-    with pytest.raises(InputError, match=r"a text of 5 tokens is too long for this encoder, which takes 4; shorten it"):
-        encoder(llama, "abcde")
+    with pytest.raises(
+        InputError, match=r"a text of 99 tokens needs 100 positions, .* has 64; shorten it to 63 tokens"
+    ):
+        encoder(llama, "a" * 99)
     with pytest.raises(InputError, match="the text is empty"):
         encoder(llama, "")
     with pytest.raises(InputError, match=r"must be \(B, T\) with at least one token"):
@@ -317,7 +353,7 @@ def test_what_cannot_be_built_is_refused(llama: FrozenLM, change: dict, message:
         Encoder.untrained(llama, replace(CONFIG, **change))
 
 
-@pytest.mark.parametrize("name", ["e_tokens", "max_tokens", "width", "layers", "token_width"])
+@pytest.mark.parametrize("name", ["block_length", "width", "layers", "token_width"])
 def test_a_config_has_bounds(name: str) -> None:
     with pytest.raises(InputError, match=f"{name} is 0; it must be at least 1"):
         EncoderConfig(**{name: 0})
@@ -335,9 +371,10 @@ class MeanTrunk(nn.Module):
     def __init__(self, config: EncoderConfig, feature_width: int) -> None:
         super().__init__()
         self.out_width = feature_width
+        self.token = nn.Identity()
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return features.mean(1)
+    def forward(self, windows: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        return windows.sum(1) / present.sum(1, keepdim=True)
 
 
 def test_another_trunk_plugs_in(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from ..arrangements import MOST_TOKENS, arrangement_named
-from ..encoder.encoding import Encoder, refinement
-from ..encoder.evaluate import encoder_vectors
+from ..encoder.encoding import Encoder, encoder_vectors, refinement
 from ..errors import InputError
 from ..files.quantised import STORES
 from ..files.resume import Journal

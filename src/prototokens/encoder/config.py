@@ -45,6 +45,7 @@ class EncoderConfig:
         for name, low in (("block_length", 1), ("neighbours", 0), ("width", 1), ("layers", 1), ("token_width", 1)):
             if getattr(self, name) < low:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be at least {low}")
+        blocks(self.block_length)  # which knows how long they may be
         if self.m not in ("text", "global"):
             raise InputError(f"m is {self.m!r}; it must be 'text' or 'global'")
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -29,13 +29,16 @@ from .folder import read_folder, upload, write_folder
 from .former import config_of_one_block, is_former, start_of_one_block, weights_of_one_block
 from .network import EncoderNetwork
 
+_TOKENS_PER_BATCH = 4096  # of one pass of the encoder
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
     """A network that writes e and m for a text of one language model.
 
-    `encoder(lm, text)` gives proto-tokens; `encode` also takes a batch and refines. `vectors` gives e and m alone: for
-    training, and for fits that start from them (`Given(e_start=..., m_start=...)`).
+    `encoder(lm, text)` gives proto-tokens, `encoder(lm, texts)` those of a list; `encode` takes a batch of one length
+    and refines. `vectors` gives e and m alone: for training, and for fits that start from them
+    (`Given(e_start=..., m_start=...)`).
 
     Attributes:
         config: how it is built.
@@ -145,13 +148,38 @@ class Encoder:
             self.network.to(lm.device)
         return self.network(embeddings, hidden)
 
-    def __call__(self, lm: FrozenLM, text: str | Tensor) -> ProtoTokens:
-        """Proto-tokens of a text or of its ids (T,), scored by decoding them; errors as in `encode`."""
+    @overload
+    def __call__(self, lm: FrozenLM, text: str | Tensor) -> ProtoTokens: ...
+
+    @overload
+    def __call__(
+        self, lm: FrozenLM, text: list[str] | list[Tensor] | tuple[str | Tensor, ...]
+    ) -> list[ProtoTokens]: ...
+
+    def __call__(self, lm: FrozenLM, text: Any) -> Any:
+        """Proto-tokens of a text or of its ids (T,), or a list of them for a list, scored by decoding them.
+
+        Texts of one length are one batch. Errors as in `encode`.
+        """
+        several = isinstance(text, list | tuple)
+        target_ids = [self._ids(lm, one) for one in (text if several else [text])]
+        positions_of: dict[int, list[int]] = {}  # by length, where its texts stand in the list
+        for position, ids in enumerate(target_ids):
+            positions_of.setdefault(len(ids), []).append(position)
+        tokens: dict[int, ProtoTokens] = {}
+        for positions in positions_of.values():
+            results = encode(lm, self, torch.stack([target_ids[position] for position in positions]))
+            tokens |= zip(positions, (result.tokens for result in results), strict=True)
+        return [tokens[position] for position in range(len(target_ids))] if several else tokens[0]
+
+    def _ids(self, lm: FrozenLM, text: object) -> Tensor:
+        """The ids of a text, (T,), on the CPU."""
         ids = lm.encode(text) if isinstance(text, str) and isinstance(lm, FrozenLM) else text
         if not isinstance(ids, str | Tensor):
             raise InputError(f"text is of type {type(ids).__name__}; it must be a string, or its ids: lm.encode(text)")
         check_arguments(lm, ids, None, None)
-        return encode(lm, self, ids.unsqueeze(0))[0].tokens
+        assert isinstance(ids, Tensor)
+        return ids.cpu()
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.float32) -> Path:
         """Write `config.json`, `model.safetensors`, a model card and the learned start into a folder.
@@ -201,6 +229,14 @@ class Encoder:
         }
 
 
+@torch.no_grad()
+def encoder_vectors(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
+    """An encoder's vectors for texts of one length (B, T), computed in small batches: e (B, K, D) and m (B, D)."""
+    batch_size = max(1, _TOKENS_PER_BATCH // max(1, target_ids.shape[-1]))
+    batches = [encoder.vectors(lm, ids) for ids in target_ids.split(batch_size)]
+    return torch.cat([e for e, _ in batches]), torch.cat([m for _, m in batches])
+
+
 @torch.inference_mode(False)
 def encode(
     lm: FrozenLM, encoder: Encoder, target_ids: Tensor, *, refine: int = 0, recipe: FitConfig | None = None
@@ -231,8 +267,7 @@ def encode(
         raise InputError(f"refine is {refine}; it must be at least 0 fit steps")
     config = refinement(encoder, refine, recipe)
     began = time.perf_counter()
-    with torch.no_grad():
-        e, m = encoder.vectors(lm, target_ids)
+    e, m = encoder_vectors(encoder, lm, target_ids)
     seconds = time.perf_counter() - began
     results = fit_batch(lm, target_ids, config, Given(e_start=e, m_start=m))
     name, positions_read = encoder.name, 0 if encoder.config.hidden_layer is None else target_ids.shape[1]

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..arrangements import Arrangement
 from ..errors import InputError
+from ..fitting.checks import check_room
 from ..fitting.objective import cross_entropy, is_argmax
 from ..fitting.recipes import FitConfig
 from ..fitting.starts import start_vectors
 from ..lm.frozen import FrozenLM
 from ..texts.sampling import sample
-from .encoding import Encoder
+from .encoding import Encoder, encoder_vectors
 from .objective import logits_of
 
 CONTROLS = ("encoder", "start", "shuffled", "constant")
@@ -45,13 +46,6 @@ class LengthScore:
     token_accuracy_se: float
     exact_match: float
     loss: float
-
-
-@torch.no_grad()
-def encoder_vectors(encoder: Encoder, lm: FrozenLM, target_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """An encoder's vectors for texts of one length (B, T), computed in small batches: e (B, K, D) and m (B, D)."""
-    batches = [encoder.vectors(lm, ids) for ids in target_ids.split(_batch_size(target_ids.shape[1]))]
-    return torch.cat([e for e, _ in batches]), torch.cat([m for _, m in batches])
 
 
 @torch.no_grad()
@@ -148,12 +142,14 @@ def evaluate(
         seed: texts are drawn from it.
 
     Yields:
-        The fields of a `LengthScore`, with `source`, `start` and `control`.
+        The fields of a `LengthScore`, with `source`, `start`, `control` and the encoder's `block_length`.
 
     Raises:
-        InputError: as in `Encoder.vectors`, `control_vectors` and `sample`.
+        InputError: the model has no room for the longest texts; or as in `control_vectors` and `sample`.
     """
-    arrangement = encoder.config.arrangement
+    encoder.check(lm.identity)
+    arrangement, block_length = encoder.config.arrangement, encoder.config.block_length
+    check_room(lm, arrangement.layout(max(lengths)), "ask for shorter texts (--lengths)")
     for source in sources:
         for start in starts:
             for length in lengths:
@@ -161,7 +157,8 @@ def evaluate(
                 for name in controls:
                     e, m = control_vectors(name, encoder, lm, target_ids)
                     score = score_vectors(lm, arrangement, e, m, target_ids)
-                    yield {"source": source, "start": start, "control": name} | asdict(score)
+                    row = {"source": source, "start": start, "control": name, "block_length": block_length}
+                    yield row | asdict(score)
 
 
 def _batch_size(length: int) -> int:

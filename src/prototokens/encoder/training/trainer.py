@@ -13,8 +13,8 @@ from torch import Tensor
 from ...errors import InputError
 from ...lm.frozen import FrozenLM
 from ...lm.identity import library_versions, same_weights
-from ..encoding import Encoder
-from ..evaluate import LengthScore, encoder_vectors, score_vectors
+from ..encoding import Encoder, encoder_vectors
+from ..evaluate import LengthScore, score_vectors
 from ..network import EncoderNetwork
 from ..objective import ObjectiveGradient, objective_gradient
 from ..recipes import EncoderTraining

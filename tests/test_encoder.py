@@ -10,20 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from encoders import CONFIG, TRUNK_CONFIGS, random_encoder, same
 from families import analytic, batch, build, counted, family, tokenizer
-from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit, load, preset, save
-from prototokens.encoder import encoding
+from prototokens import FitConfig, FrozenLM, Given, InputError, decode, fit
 from prototokens.encoder.config import EncoderConfig
-from prototokens.encoder.encoding import Encoder, encode, refinement, shipped_encoder
+from prototokens.encoder.encoding import Encoder, encode, refinement
 from prototokens.encoder.trunks import TRUNKS
-from prototokens.files.record import read_record, write_record
 from prototokens.fitting.starter import Starter
 from prototokens.fitting.starts import start_vectors
-from prototokens.lm.identity import Identity
 
 BLOCKS = CONFIG.arrangement
 
@@ -208,54 +204,6 @@ def test_hidden_states_that_are_read_count_as_positions(llama: FrozenLM) -> None
         assert result.token_positions == calls.positions() == passed + (0 if config.hidden_layer is None else 3)
 
 
-@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
-def test_save_and_load_is_the_identity(llama: FrozenLM, config: EncoderConfig, tmp_path: Path) -> None:
-    encoder = random_encoder(llama, config)
-    folder = encoder.save_pretrained(tmp_path / "mine")
-    loaded = Encoder.from_pretrained(folder)
-    assert same(loaded, encoder)
-    assert loaded.name == encoder.name
-    assert json.loads(json.dumps(loaded.training)) == json.loads(json.dumps(encoder.training))
-    assert json.loads((folder / "config.json").read_text())["model"]["fingerprint"] == llama.identity.fingerprint
-    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: prototokens\n")
-    ids = batch(llama, "abc")
-    assert torch.equal(loaded.vectors(llama, ids)[0], encoder.vectors(llama, ids)[0])
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
-
-
-def test_half_the_bytes_on_disk_and_float32_in_use(llama: FrozenLM, tmp_path: Path) -> None:
-    encoder = random_encoder(llama)
-    folder = encoder.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
-    with safe_open(folder / "model.safetensors", framework="pt") as file:
-        assert {file.get_tensor(k).dtype for k in file.keys()} == {torch.bfloat16}  # noqa: SIM118 - not a dict
-    loaded = Encoder.from_pretrained(folder)
-    assert {p.dtype for p in loaded.network.parameters()} == {torch.float32}
-    ids = batch(llama, "abc")
-    assert torch.allclose(loaded.vectors(llama, ids)[0], encoder.vectors(llama, ids)[0], rtol=0.1, atol=0.1)
-
-
-def test_damage_and_strangers_are_refused(llama: FrozenLM, tmp_path: Path) -> None:
-    folder = random_encoder(llama).save_pretrained(tmp_path / "mine")
-    path = folder / "model.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(InputError, match="damaged"):
-        Encoder.from_pretrained(folder)
-    save(tmp_path / "tokens", random_encoder(llama)(llama, "ab"))
-    path.write_bytes((tmp_path / "tokens").read_bytes())
-    with pytest.raises(InputError, match="holds proto-tokens, not an encoder"):
-        Encoder.from_pretrained(folder)
-    path.unlink()
-    with pytest.raises(InputError, match="no such file"):
-        Encoder.from_pretrained(folder)
-    with pytest.raises(InputError, match="no folder of an encoder"):
-        Encoder.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(InputError, match="unknown encoder 'no/such-encoder': no such folder"):
-        Encoder.from_pretrained("no/such-encoder")
-    with pytest.raises(InputError, match="cannot be made a folder"):
-        random_encoder(llama).save_pretrained(tmp_path / "tokens")
-
-
 def test_what_was_meant_is_said(llama: FrozenLM) -> None:
     encoder, ids = random_encoder(llama), batch(llama, "ab")
     calls: tuple[tuple[Any, str], ...] = (
@@ -270,49 +218,6 @@ def test_what_was_meant_is_said(llama: FrozenLM) -> None:
         with pytest.raises(InputError) as error:
             call()
         assert str(error.value).startswith(message)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda r: r["config"].update(width=30_000), "its weight .* is .*, and its config makes it"),
-        (
-            lambda r: r["config"].update(block_length=10**5),
-            r"its weight trunk\.by_length is \(2, 32\), and its config makes",
-        ),
-        (lambda r: r["config"].update(block_length=10**9), "blocks of 1000000000 tokens: they must have 1 to"),
-        (
-            lambda r: r["config"].update(neighbours=10**9),
-            r"its weight trunk\.slots is \(64, 32\), and its config makes",
-        ),
-        (lambda r: r.update(width=10**9), "its config makes it"),
-        (lambda r: r["config"].update(layers=10**9), "its config asks for 1000000000 layers, and it holds 15 tensors"),
-        (lambda r: r["config"].update(layers=3), "is missing, and its config makes it"),
-        (lambda r: r["config"].update(layers=1), "and its config makes it superfluous"),
-        (lambda r: r["config"].update(width="32"), "its record cannot be read"),
-        (lambda r: r["model"].update(fingerprint=5), "the model's fingerprint is 5; it must be text"),
-        (lambda r: r.update(training=None), "its record cannot be read"),
-    ],
-)
-def test_a_record_that_claims_other_weights_is_refused_before_memory_is_taken(
-    llama: FrozenLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, message: str
-) -> None:
-    folder = random_encoder(llama).save_pretrained(tmp_path / "mine")
-    tensors, record = read_record(folder / "model.safetensors", "an encoder")
-    change(record)
-    write_record(folder / "model.safetensors", "an encoder", tensors, record, overwrite=True)
-    places = []
-    build = encoding.EncoderNetwork.__init__
-
-    def watched(self: Any, *arguments: Any) -> None:
-        places.append(torch.empty(0).device.type)
-        build(self, *arguments)
-
-    monkeypatch.setattr(encoding.EncoderNetwork, "__init__", watched)
-    with pytest.raises(InputError, match=message) as error:
-        Encoder.from_pretrained(folder)
-    assert str(error.value).startswith(f"{folder}: ")
-    assert set(places) <= {"meta"}
 
 
 def test_another_model_is_refused_and_named(llama: FrozenLM) -> None:
@@ -382,56 +287,3 @@ def test_another_trunk_plugs_in(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch
     encoder = random_encoder(llama, replace(CONFIG, trunk="mean"))
     assert same(Encoder.from_pretrained(encoder.save_pretrained(tmp_path / "mine")), encoder)
     assert torch.isfinite(encoder(llama, "abc").e).all()
-
-
-def test_the_shipped_encoder_is_found_by_its_model(
-    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match="no encoder for LlamaForCausalLM comes with the package"):
-        shipped_encoder(llama.identity)
-    gpt2 = family("gpt2")
-    for name, lm in (("one", gpt2), ("two", llama)):
-        random_encoder(lm).save_pretrained(tmp_path / "shipped" / "encoders" / name)
-    monkeypatch.setattr("prototokens.encoder.encoding.files", lambda _: tmp_path)
-    assert shipped_encoder(llama.identity).model == llama.identity
-    assert shipped_encoder(gpt2.identity).model == gpt2.identity
-    with pytest.raises(InputError, match="prototokens encoder train"):
-        shipped_encoder(Identity("x", None, "1", "2"))
-
-
-def test_uploads_hold_the_whole_folder(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict = {}
-
-    class Hub:
-        def __init__(self, token: str | None) -> None:
-            seen["token"] = token
-
-        def create_repo(self, name: str, private: bool, exist_ok: bool) -> None:
-            seen["repo"] = (name, private, exist_ok)
-
-        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> str:
-            seen["files"] = sorted(p.name for p in Path(folder_path).iterdir())
-            seen["loaded"] = Encoder.from_pretrained(folder_path)
-            return f"https://hub/{repo_id}"
-
-    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
-    encoder = random_encoder(llama)
-    assert encoder.push_to_hub("me/mine", private=True, token="t") == "https://hub/me/mine"
-    assert (seen["token"], seen["repo"]) == ("t", ("me/mine", True, True))
-    assert seen["files"] == ["README.md", "config.json", "model.safetensors"]
-    assert same(seen["loaded"], encoder)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise RuntimeError("401 unauthorised")
-
-    monkeypatch.setattr(Hub, "create_repo", refuse)
-    with pytest.raises(InputError, match=r"me/mine: the Hub did not take it \(401 unauthorised\)"):
-        encoder.push_to_hub("me/mine")
-
-
-def test_an_encoder_s_file_is_a_file_of_fits(llama: FrozenLM, tmp_path: Path) -> None:
-    tokens = random_encoder(llama)(llama, "abc")
-    back = load(save(tmp_path / "abc", tokens))
-    assert back.provenance == tokens.provenance
-    assert back.provenance.preset == preset().preset
-    assert torch.equal(decode(llama, back).ids, decode(llama, tokens).ids)

@@ -26,7 +26,11 @@ def measure(lm: FrozenLM, texts: int, length: int, repeats: int) -> dict[str, An
     def bare() -> None:
         lm.logits(inputs_embeds, read)
 
-    runs = {"decode": lambda: decode(lm, vectors), "bare": bare, "greedy": lambda: lm.generate(prompt, length)}
+    runs = {
+        "decode": lambda: decode(lm, vectors, scores=False),
+        "bare": bare,
+        "greedy": lambda: lm.generate(prompt, length),
+    }
     seconds = medians(runs, repeats)
     ratios = {
         "decode_over_bare": seconds["decode"] / seconds["bare"],

@@ -83,6 +83,10 @@ def test_decode_json_gives_the_text_back_in_one_pass(run, folder, saved):
     record = json.loads(out)
     assert (code, err) == (0, "")
     assert record.pop("seconds") > 0
+    margins, probabilities = record.pop("margins"), record.pop("probabilities")
+    assert len(margins) == len(probabilities) == len(record["ids"])
+    assert min(margins) == pytest.approx(load(saved).provenance.min_margin, abs=1e-4)
+    assert all(1 / 2 < p <= 1 for p in probabilities) or min(margins) < 1  # an exact text leads everywhere
     assert record == {
         "text": TEXT,
         "ids": tokenizer().encode(TEXT),

@@ -1,13 +1,17 @@
 """Laws of decoding: one call of the model, the same text alone or in company, and only by the right model."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from families import RECIPE, batch, build, counted, family, tokenizer
 from prototokens import FitConfig, FrozenLM, Given, InputError, ProtoTokens, Stop, decode, fit, fit_batch
 from prototokens.arrangements import ARRANGEMENTS
+from prototokens.decoding import calibration
 from prototokens.lm.identity import Identity, hash_ids
 from prototokens.metrics import logit_margins
 
@@ -42,9 +46,9 @@ def test_decoding_calls_the_model_once(lm: FrozenLM, scores: bool) -> None:
 
 def test_a_batch_of_unlike_texts_decodes_as_one_by_one(lm: FrozenLM) -> None:
     tokens = mixed(lm)
-    together = decode(lm, tokens, scores=True)
+    together = decode(lm, tokens)
     for one, found in zip(tokens, together, strict=True):
-        alone = decode(lm, one, scores=True)
+        alone = decode(lm, one)
         assert len(found.ids) == one.length
         assert torch.equal(found.ids, alone.ids)
         assert (found.text, found.exact) == (alone.text, alone.exact)
@@ -54,18 +58,40 @@ def test_a_batch_of_unlike_texts_decodes_as_one_by_one(lm: FrozenLM) -> None:
 
 def test_scores_are_those_of_the_logits(lm: FrozenLM) -> None:
     one = mixed(lm)[1]
-    found = decode(lm, one, scores=True)
+    found = decode(lm, one)
     logits = lm.model(inputs_embeds=one.inputs_embeds()).logits[0, 1:6]
     assert torch.equal(found.ids, logits.argmax(-1))
     assert found.ids.dtype == torch.int64
     assert torch.allclose(found.margins, logit_margins(logits, found.ids), rtol=1e-4, atol=1e-4)
     own = logits.log_softmax(-1).amax(-1)
     assert torch.allclose(found.log_probs, own, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(found.probabilities, logits.softmax(-1).amax(-1), rtol=1e-4, atol=1e-4)
     assert (found.margins >= 0).all()
     assert found.seconds > 0
-    plain = decode(lm, one)
-    assert plain.log_probs is None
-    assert plain.margins is None
+    plain = decode(lm, one, scores=False)
+    assert plain.log_probs is plain.margins is plain.probabilities is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 9, width=32), st.booleans()), max_size=20))
+def test_a_calibration_counts_every_token_once(tokens: list[tuple[float, bool]]) -> None:
+    margins, right = torch.tensor([m for m, _ in tokens]), torch.tensor([r for _, r in tokens], dtype=torch.bool)
+    lows = (0.0, 0.5, 2.0)
+    bins = calibration(margins, right, lows)
+    assert [(b.low, b.high) for b in bins] == [(0.0, 0.5), (0.5, 2.0), (2.0, float("inf"))]
+    assert sum(b.n_tokens for b in bins) == len(tokens)
+    assert sum(b.n_right for b in bins) == sum(r for _, r in tokens)
+    for b in bins:
+        inside = [r for m, r in tokens if b.low <= m < b.high]
+        assert (b.n_tokens, b.n_right) == (len(inside), sum(inside))
+        assert b.share_right == sum(inside) / len(inside) if inside else math.isnan(b.share_right)
+
+
+def test_a_calibration_of_other_things_is_refused() -> None:
+    with pytest.raises(InputError, match=r"margins are \(2,\) and right is \(1,\); give one for each"):
+        calibration(torch.zeros(2), torch.ones(1, dtype=torch.bool), [0.0])
+    for lows in ([], [1.0, 1.0], [2.0, 1.0]):
+        with pytest.raises(InputError, match=r"lows is \[.*\]; it must be numbers of logits that rise"):
+            calibration(torch.zeros(2), torch.ones(2, dtype=torch.bool), lows)
 
 
 def test_the_shapes_of_the_answer_follow_the_question(llama: FrozenLM) -> None:
@@ -142,9 +168,9 @@ def test_an_input_longer_than_the_positions_is_refused(llama: FrozenLM) -> None:
 
 def test_what_is_no_proto_tokens_is_told_what_was_meant(llama: FrozenLM) -> None:
     result = fit(llama, llama.encode("ab"), FitConfig(stop=START))
-    for given in (result, [result.tokens, result]):
+    for value in (result, [result.tokens, result]):
         with pytest.raises(InputError, match=r"decode takes proto-tokens, not a FitResult: give its .tokens"):
-            decode(llama, given)  # type: ignore[call-overload]
-    for given in ("a.safetensors", 7, [None]):
+            decode(llama, value)  # type: ignore[call-overload]
+    for value in ("a.safetensors", 7, [None]):
         with pytest.raises(InputError, match=r"decode takes proto-tokens, not a (str|int|NoneType): load\(path\)"):
-            decode(llama, given)  # type: ignore[call-overload]
+            decode(llama, value)  # type: ignore[call-overload]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,21 +16,21 @@ from .arrangements import Arrangement
 from .errors import InputError
 from .lm.frozen import FrozenLM
 from .lm.identity import check_same_model, hash_ids
-from .metrics import logit_margins
 from .proto_tokens import ProtoTokens
 
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """What one forward pass read out of proto-tokens.
+    """What one forward pass read out of proto-tokens, and how sure the model is of every token.
 
     Attributes:
         text: the decoded text.
         ids: its token ids, int64, (T,).
         exact: whether the ids are those that the vectors were fitted to, by their hash.
-        seconds: wall time of the forward pass and the read-out, of the whole batch.
-        log_probs: log-probability of each decoded token, in nats, (T,), if scores were asked for.
-        margins: lead of each decoded token's logit over the next best, (T,), if scores were asked for.
+        seconds: wall time of the forward pass and the read-out, of the whole batch, without the scores.
+        log_probs: log-probability of each decoded token, in nats, at most 0, float32, (T,); None without scores.
+        margins: lead of each decoded token's logit over the next best, in logits, at least 0, float32, (T,); None
+            without scores.
     """
 
     text: str
@@ -38,6 +39,11 @@ class Decoded:
     seconds: float
     log_probs: Tensor | None = None
     margins: Tensor | None = None
+
+    @property
+    def probabilities(self) -> Tensor | None:
+        """Probability of each decoded token, 0 to 1, float32, (T,); None without scores."""
+        return None if self.log_probs is None else self.log_probs.exp()
 
 
 @overload
@@ -48,17 +54,17 @@ def decode(lm: FrozenLM, tokens: Sequence[ProtoTokens], *, scores: bool = ...) -
 
 @torch.no_grad()
 def decode(
-    lm: FrozenLM, tokens: ProtoTokens | Sequence[ProtoTokens], *, scores: bool = False
+    lm: FrozenLM, tokens: ProtoTokens | Sequence[ProtoTokens], *, scores: bool = True
 ) -> Decoded | list[Decoded]:
     """Decode proto-tokens in one forward pass: t_i is the argmax of the output at the i-th position read.
 
     Texts of different lengths can share the pass: the shorter are padded on the right, where a causal model does not
-    look.
+    look. How far a token leads says how far to trust it where the target is not known: see `calibration`.
 
     Args:
         lm: the language model that the vectors were fitted to.
         tokens: proto-tokens of one text, or of a batch of texts.
-        scores: also return log-probabilities and margins.
+        scores: also return margins and log-probabilities, from the logits of the same pass; `False` saves the time.
 
     Returns:
         One result, or a list of them for a list.
@@ -78,14 +84,63 @@ def decode(
     logits = lm.logits(inputs_embeds, range(first, end))  # (B, end-first, V)
     ids = logits.argmax(-1).cpu()  # (B, end-first)
     seconds = time.perf_counter() - began
+    windows = [slice(read.start - first, read.stop - first) for read in reads]
+    scored = _scores(logits, windows) if scores else [(None, None)] * len(batch)
     results = []
-    for row, (item, read) in enumerate(zip(batch, reads, strict=True)):
-        window = slice(read.start - first, read.stop - first)
+    for row, (item, window) in enumerate(zip(batch, windows, strict=True)):
         decoded_ids = ids[row, window]  # (T,)
-        log_probs, margins = _scores(logits[row, window], decoded_ids) if scores else (None, None)
         exact = hash_ids(decoded_ids) == item.provenance.target_hash
-        results.append(Decoded(lm.decode(decoded_ids), decoded_ids, exact, seconds, log_probs, margins))
+        results.append(Decoded(lm.decode(decoded_ids), decoded_ids, exact, seconds, *scored[row]))
     return results[0] if isinstance(tokens, ProtoTokens) else results
+
+
+@dataclass(frozen=True)
+class MarginBin:
+    """Decoded tokens whose margins lie between two bounds.
+
+    Attributes:
+        low: the least margin, in logits.
+        high: the bound above, in logits, which no margin of the bin reaches; infinity for the last bin.
+        n_tokens: how many tokens.
+        n_right: how many of them are right.
+    """
+
+    low: float
+    high: float
+    n_tokens: int
+    n_right: int
+
+    @property
+    def share_right(self) -> float:
+        """Share of the tokens that are right; NaN without tokens."""
+        return self.n_right / self.n_tokens if self.n_tokens else math.nan
+
+
+def calibration(margins: Tensor, right: Tensor, lows: Sequence[float]) -> list[MarginBin]:
+    """How many decoded tokens are right, by their margin.
+
+    Args:
+        margins: of decoded tokens, in logits, as `Decoded.margins`, any shape; NaN counts in no bin.
+        right: whether each is the token of the text, bool, the same shape.
+        lows: the least margin of each bin, rising; a bin ends where the next begins, the last is unbounded. Margins
+            below the first count in no bin.
+
+    Returns:
+        A bin for each of `lows`.
+
+    Raises:
+        InputError: the shapes differ, or the bounds do not rise.
+    """
+    if margins.shape != right.shape:
+        raise InputError(f"margins are {tuple(margins.shape)} and right is {tuple(right.shape)}; give one for each")
+    highs = [*lows[1:], math.inf]
+    if not lows or any(low >= high for low, high in zip(lows, highs, strict=True)):
+        raise InputError(f"lows is {list(lows)}; it must be numbers of logits that rise")
+    inside = [(margins >= low) & (margins < high) for low, high in zip(lows, highs, strict=True)]
+    return [
+        MarginBin(low, high, int(of_bin.sum()), int((of_bin & right).sum()))
+        for low, high, of_bin in zip(lows, highs, inside, strict=True)
+    ]
 
 
 def _arranged(lm: FrozenLM, batch: list[ProtoTokens]) -> tuple[Tensor, list[range]]:
@@ -139,8 +194,14 @@ def _check_length(lm: FrozenLM, tokens: ProtoTokens) -> None:
         )
 
 
-def _scores(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities in nats and margins of the decoded tokens, both (T,), from logits (T, V)."""
-    chosen = ids.to(logits.device)
-    log_probs = logits.log_softmax(-1).gather(-1, chosen.unsqueeze(-1)).squeeze(-1)
-    return log_probs.cpu(), logit_margins(logits, chosen).cpu()
+def _scores(logits: Tensor, windows: Sequence[slice]) -> list[tuple[Tensor, Tensor]]:
+    """Log-probabilities in nats and margins of the argmax, both (T,), in each text's window of the logits (B, W, V)."""
+    log_probs, margins = [], []
+    for row, window in enumerate(windows):  # one at a time: the largest copy is that of one text's logits
+        of_text = logits[row, window]  # (T, V)
+        best = of_text.topk(2, dim=-1).values  # (T, 2)
+        log_probs.append(best[:, 0] - of_text.logsumexp(-1))
+        margins.append(best[:, 0] - best[:, 1])
+    lengths = [len(of_text) for of_text in margins]
+    together = torch.stack([torch.cat(log_probs), torch.cat(margins)]).cpu()  # one transfer
+    return [(of_text[0], of_text[1]) for of_text in together.split(lengths, dim=1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -73,6 +74,8 @@ def fit_command(
     config = recipe.config()
     lm = model.load()
     ids, output = _target(lm, content, source.n_tokens, output, force)
+    if config.e_tokens > len(ids):
+        note(f"note: {config.e_tokens} e-tokens for {len(ids)} tokens: more than one a token (--e-tokens)")
     recorder = None if trace is None else TraceRecorder()
     with fit_progress() as show, interrupts() as signals:
         result = fit(lm, ids, config, progress=show, should_stop=signals.should_stop, trace=recorder)
@@ -127,6 +130,10 @@ def encode_command(
 def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = False) -> int:
     """Turn proto-tokens back into their text, in one forward pass.
 
+    --json also tells for every token its margin, in logits, and its probability: how far to trust it.
+
+    The text is written as it was fitted. A newline is added only in a terminal.
+
     A model that is not on this machine is fetched only with --model, or after a yes in the terminal.
 
     Example: prototokens decode friend.safetensors
@@ -142,6 +149,8 @@ def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = Fa
             {
                 "text": decoded.text,
                 "ids": decoded.ids.tolist(),
+                "margins": _listed(decoded.margins),
+                "probabilities": _listed(decoded.probabilities),
                 "exact": decoded.exact,
                 "forward_passes": 1,
                 "seconds": decoded.seconds,
@@ -184,10 +193,22 @@ def inspect_command(file: VectorFile, as_json: Json = False) -> int:
         print_json(record)
         return DONE
     for name, value in record.items():
+        value = _range(value) if isinstance(value, list) else value
         entries = value.items() if isinstance(value, dict) else [("", value)]
         for key, entry in entries:
             say(f"{f'{name}.{key}'.rstrip('.'):26}{entry}")
     return DONE
+
+
+def _range(values: list[float]) -> str | float:
+    """Several numbers by their smallest, median and largest; a single one as it is."""
+    if len(values) == 1:
+        return values[0]
+    return f"{min(values):.4g} to {max(values):.4g}, median {median(values):.4g}"
+
+
+def _listed(values: Tensor | None) -> list[float] | None:
+    return None if values is None else values.tolist()
 
 
 def _check_output(output: Path | None, force: bool) -> None:

@@ -1,8 +1,10 @@
 """Throughput (figure 4): verified tokens per second of decoding, in one step and autoregressively.
 
-The same texts are fitted both ways. Each is read back alone, and all of them in one batch: by one forward pass, or by
-greedy generation with a KV cache. All four ways are timed in turn, warm-up left out, medians of the repeats; a batch is
-one timing, hence one row. Only texts that are exact count: without one there are no tokens per second.
+The same texts are fitted both ways: up to `LONGEST_IN_TWO` tokens with two vectors, longer ones in blocks of
+`AUTO_BLOCK` tokens, and with as many [mem] vectors as e-tokens and m together. Each is read back alone, and all of them
+in one batch: by one forward pass, or by greedy generation with a KV cache. All four ways are timed in turn, warm-up
+left out, medians of the repeats; a batch is one timing, hence one row. Only texts that are exact count: without one
+there are no tokens per second.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), figure 4,
 https://arxiv.org/abs/2505.21189.
@@ -10,6 +12,7 @@ https://arxiv.org/abs/2505.21189.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +25,9 @@ from torch import Tensor
 from ...baselines.cramming import cram_batch, reconstruct
 from ...decoding import decode
 from ...fitting.fit import fit_batch
+from ...fitting.recipes import AUTO_BLOCK, LONGEST_IN_TWO
 from ...lm.frozen import FrozenLM
-from ..cells import Batch, Settings, cell_settings
+from ..cells import STEP_OVER_FORWARD, Batch, Settings, cell_settings
 from ..fits import information_nats, recipe
 from ..jobs import Measurement
 
@@ -39,6 +43,8 @@ class ThroughputGrid:
         lengths: in tokens.
         texts: how many, all in one batch.
         max_steps: step budget of a fit.
+        longest_in_two: tokens up to which two vectors are taken.
+        tokens_per_vector: length of the blocks of longer texts.
         repeats: timings of each way to decode.
     """
 
@@ -46,13 +52,25 @@ class ThroughputGrid:
     texts: int
     max_steps: int
     repeats: int
+    longest_in_two: int = LONGEST_IN_TWO
+    tokens_per_vector: int = AUTO_BLOCK
+
+    def vectors(self, method: str, length: int) -> Settings:
+        """What tells how many vectors a method has for a text of `length` tokens; in one step nothing for two."""
+        if length <= self.longest_in_two:
+            return {} if method.startswith("one-step") else {"vectors": 2}
+        b = self.tokens_per_vector
+        return {"tokens_per_vector": b} if method.startswith("one-step") else {"vectors": -(-length // b) + 1}
 
 
 GRIDS = {
-    "smoke": ThroughputGrid((4,), 2, 25, 3),
-    "laptop": ThroughputGrid((8, 16, 32), 4, 150, 5),
+    "smoke": ThroughputGrid((4, 6), 2, 25, 3, 4, 4),
+    "laptop": ThroughputGrid((32, 128, 512), 3, 120, 5),
     "paper": ThroughputGrid((16, 32, 64, 128, 256, 512), 8, 5000, 5),
 }
+
+_FLOOR_POSITIONS = 46
+"""Positions whose pass takes as long as that of one: below, reading the weights is what it costs."""
 
 
 def lay_out(scale: str) -> list[Batch]:
@@ -66,15 +84,28 @@ def lay_out(scale: str) -> list[Batch]:
                 cell_settings(
                     scale, "old", text, length, 0, "fast" if method.startswith("one-step") else "cramming",
                     grid.max_steps, method=method, batch=grid.texts if _is_batched(method) else 1, repeats=grid.repeats,
+                    **grid.vectors(method, length),
                 )
                 for method in METHODS
                 for text in range(1 if _is_batched(method) else grid.texts)
             ),
-            steps=2 * grid.max_steps,
-            positions=grid.texts * (length + 1),
+            steps=2 * grid.max_steps + _generation_steps(grid, length),
+            positions=_positions(grid, length),
         )
         for length in grid.lengths
     ]  # fmt: skip
+
+
+def _positions(grid: ThroughputGrid, length: int) -> int:
+    """Input positions of a step, the mean of the two methods."""
+    n_memory = grid.vectors(METHODS[-1], length)["vectors"]
+    return math.ceil(grid.texts * (length + 1 + n_memory / 2))
+
+
+def _generation_steps(grid: ThroughputGrid, length: int) -> int:
+    """Steps of a fit that take as long as all timings of greedy generation, token by token."""
+    passes = (grid.texts + 1) * (grid.repeats + 1) * length
+    return math.ceil(passes * _FLOOR_POSITIONS / (STEP_OVER_FORWARD * max(_FLOOR_POSITIONS, _positions(grid, length))))
 
 
 def _is_batched(method: str) -> bool:
@@ -93,7 +124,7 @@ def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measure
     texts = target_ids[[n for n, cell in enumerate(cells) if cell["method"] == "one-step"]]
     length = texts.shape[1]
     fits = fit_batch(lm, texts, recipe(cells[0]))
-    crams = cram_batch(lm, texts, recipe(cells[-1]))
+    crams = cram_batch(lm, texts, recipe(cells[-1], e_tokens=cells[-1]["vectors"]))
 
     def in_one_step(some: slice) -> Decode:
         batch = [fit.tokens for fit in fits[some]]

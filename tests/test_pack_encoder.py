@@ -12,9 +12,10 @@ import torch
 from archives import QUICK, TEXT, config
 from encoders import CONFIG, random_encoder
 from families import family
-from prototokens import Encoder, InputError, pack, unpack
+from prototokens import InputError, pack, unpack
 from prototokens.archive.efforts import Effort
 from prototokens.archive.pack import PackConfig
+from prototokens.arrangements import blocks
 
 AS_WRITTEN = Effort(tokens_per_vector=4, steps=0, own_m=False)
 """No steps: what is stored is what fits set out from."""
@@ -45,27 +46,23 @@ def test_the_text_comes_back(effort: Effort, m: Any, tmp_path: Path) -> None:
     assert archive.share_from_vectors > 0.3
 
 
-def test_the_encoder_s_arrangement_is_taken_and_nothing_is_perturbed() -> None:
-    encoder = random_encoder(config=replace(CONFIG, arrangement="e,m*n"))
+def test_the_encoder_s_blocks_are_taken_and_nothing_is_perturbed() -> None:
+    encoder = random_encoder()
     packing = PackConfig(encoder=encoder)
-    assert packing.recipe.arrangement == encoder.config.arrangement
+    assert packing.recipe.arrangement == blocks(2)
     assert packing.recipe.perturbation == 0
     assert replace(packing, store="int8").recipe == packing.recipe
 
 
-def test_lengths_are_those_that_the_encoder_takes() -> None:
+def test_chunks_are_as_long_as_is_asked_for() -> None:
     lm, encoder = family("llama"), random_encoder()
-    wide = replace(QUICK, tokens_per_vector=8, chunk_tokens=512)
-    assert int(pack(lm, TEXT, config(wide, encoder=encoder)).lengths.max()) == 4
-    with pytest.raises(InputError, match=r"a chunk of 5 tokens is too long for the encoder, which takes 4; make it"):
-        pack(lm, TEXT, config(encoder=encoder, chunk_tokens=5))
+    wide = replace(QUICK, tokens_per_vector=8, chunk_tokens=12)
+    assert int(pack(lm, TEXT, config(wide, encoder=encoder)).lengths.max()) == 12
+    assert int(pack(lm, TEXT, config(encoder=encoder, chunk_tokens=5)).lengths.max()) == 5
 
 
 def test_an_encoder_of_another_model_is_refused_before_work() -> None:
     with pytest.raises(InputError, match="this encoder belongs to"):
         pack(family("gpt2"), TEXT, config(encoder=random_encoder()))
-    two = Encoder.untrained(family("llama"), replace(CONFIG, e_tokens=2))
-    with pytest.raises(InputError, match="the encoder writes 2 e-tokens; a chunk has one"):
-        PackConfig(encoder=two)
-    with pytest.raises(InputError, match="give chunk_tokens, not tokens_per_vector"):
+    with pytest.raises(InputError, match="writes an e-token for every 2 tokens: leave out tokens_per_vector"):
         PackConfig(encoder=random_encoder(), tokens_per_vector=8)

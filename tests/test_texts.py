@@ -327,7 +327,7 @@ def test_a_broken_table_is_refused_in_one_line(tmp_path: Path, name: str, conten
 
 
 def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
-    with pytest.raises(InputError, match=r"unknown source 'news': choose one of random, speeches, .* or give a file"):
+    with pytest.raises(InputError, match=r"unknown source 'news': choose one of random, speeches, .* or give a folder, or a file"):
         sample("news", lm, 8)
     with pytest.raises(InputError, match="unknown split 'dev': choose one of train, test, all"):
         sample("old", lm, 8, split="dev")

@@ -193,9 +193,12 @@ def _folder(folder: Path, column: str) -> Iterator[Document]:
     n_documents = 0
     for path, name in names.items():
         if not any(part.startswith(".") for part in name.parts):
-            for document in _read(path, str(name), column):
-                n_documents += 1
-                yield document
+            try:
+                for document in _read(path, str(name), column):
+                    n_documents += 1
+                    yield document
+            except InputError as error:
+                raise InputError(str(error) if str(path) in str(error) else f"{name}: {error}") from None
     if not n_documents:
         raise InputError(f"{folder} holds no text: give a folder with files that end in {', '.join(FOLDER_FORMATS)}")
 

@@ -133,6 +133,7 @@ def test_people_get_a_line_for_each_place(run):
 
 def test_a_file_and_itself(run):
     assert "segment: length 0.00, its ends are the same" in run("a", "a", "--points", 2)[1]
+    assert "times that of the segment" not in run("a", "again", "--points", 2)[1], "of itself"
     found = record(run, "a", "a", "--points", 2)
     assert (found["length"], found["ratio"], found["lowest_accuracy"], found["barrier"]) == (0, None, 1, 0)
 

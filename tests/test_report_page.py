@@ -245,7 +245,8 @@ def test_a_store_becomes_a_page_without_torch(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     lines = done.stdout.splitlines()
     assert lines[0] == "saved: page.html"
-    assert "missing: cost: 1 cell done, 1 failed, 1 left to run: the same command resumes" in lines
+    resumes = "prototokens study cost --store study.sqlite --scale laptop"
+    assert "missing: cost: 1 cell done, 1 failed, 1 left to run: " + resumes in lines
     assert lines[-1] == "0 []"
     text = Page((tmp_path / "page.html").read_text("utf-8")).text
     assert "RuntimeError: no luck" in text

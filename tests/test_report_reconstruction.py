@@ -166,11 +166,11 @@ def test_coverage_tells_what_failed_and_what_is_left() -> None:
         [{"study": "cost", "planned": 5}, {"study": "quality", "planned": 0}],
         ("cost", "quality", "sharing"),
     )
-    assert str(cost) == "1 cell done, 3 failed, 5 left to run: the same command resumes"
+    assert cost.in_words() == "1 cell done, 3 failed, 5 left to run: prototokens study cost --store STORE"
     assert cost.errors == (("out of memory", 2), ("other", 1))
     assert not cost.complete
     assert quality.complete
-    assert str(sharing) == "not run: prototokens study sharing --store STORE"
+    assert sharing.in_words("--store a") == "not run: prototokens study sharing --store a"
 
 
 def test_provenance_tells_settings_and_versions() -> None:

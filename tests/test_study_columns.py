@@ -143,7 +143,7 @@ def test_a_row_says_what_machine_and_model_made_it() -> None:
     import transformers
 
     lm = family("llama")
-    card = describe(lm, None)
+    card = describe(lm, [])
     assert card["origin"] == {
         "fingerprint": lm.identity.fingerprint,
         "revision": None,

@@ -20,6 +20,7 @@ from prototokens.arrangements import arrangement_named
 from prototokens.fitting import memory
 from prototokens.fitting.memory import Passes
 from prototokens.fitting.starter import Starter
+from prototokens.lm import identity
 from prototokens.runners.in_process import InProcess
 from prototokens.study import STUDIES, running
 from prototokens.study.reconstruction import arrangements, cost
@@ -352,3 +353,23 @@ def test_a_model_that_cannot_be_loaded_or_is_too_small_is_told_apart(tmp_path):
                 run_study(store, InProcess(load), "arrangements", SMOKE)
         with pytest.raises(ModelUnavailable, match="64 positions; the scale paper needs more than 64"):
             run_study(store, runner(), "cost", SCALES["paper"])
+
+
+def test_cells_of_weights_with_a_former_fingerprint_are_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: list[dict[str, Any]]
+) -> None:
+    run(tmp_path / "store")
+    lm = family("llama")
+    former, current = lm.identity.fingerprint, "0" * 64
+    renamed = FrozenLM(lm.model, lm.tokenizer, replace(lm.identity, fingerprint=current))
+
+    def run_again() -> int:
+        with Store.open(tmp_path / "store", write=True) as store:
+            return run_study(store, InProcess(lambda: renamed), "arrangements", SMOKE).done
+
+    monkeypatch.setattr(identity, "former_fingerprints", lambda value: {former} if value == current else set())
+    assert run_again() == CELLS
+    assert rows(tmp_path / "store") == whole
+    monkeypatch.setattr(identity, "former_fingerprints", lambda value: set())
+    run_again()
+    assert len(rows(tmp_path / "store")) == 2 * CELLS, "other weights are another model"

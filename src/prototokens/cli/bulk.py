@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 PANEL = "Documents and many texts"
 _COLUMN = "text"
+_SHOWN_CHARACTERS = 40
 bulk_app = typer.Typer()
 
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")]
@@ -99,23 +101,36 @@ def fit_all_command(
         if row.text is None and row.problem is None:
             note(f"{file}, row {row.number}: is blank and left out")
 
+    text_of = {row.number: row.text for row in rows}
+
     def show(outcome: Outcome) -> None:
+        number = int(outcome.file.stem)
         if outcome.error is not None and file.name not in outcome.error:
-            outcome = replace(outcome, error=f"{file}, row {int(outcome.file.stem)}: {outcome.error}")
-        _show(outcome)
+            outcome = replace(outcome, error=f"{file}, row {number}: {outcome.error}")
+        _show(outcome, _beginning(number, text_of[number]))
 
     with closing(runs.runner(model)) as runner:
         outcomes = fit_texts(runner, rows, output, config, max_tokens=n_tokens, overwrite=force, report=show)
     return _end(outcomes, time.perf_counter() - began, as_json)
 
 
-def _show(outcome: Outcome) -> None:
+def _show(outcome: Outcome, text: str = "") -> None:
+    """Say on stderr what became of one text or document; `text` tells which one it is."""
     if outcome.error is not None:
-        note(f"{outcome.file}: failed: {outcome.error}")
+        note(f"{outcome.file}: failed: {outcome.error}{text}")
     elif outcome.made:
         missed = outcome.record is not None and outcome.record.get("exact") is False
         remark = f"; note: {outcome.note}" if outcome.note else ""
-        note(f"{outcome.file}: {'done, NOT exact' if missed else 'done'}{remark}")
+        note(f"{outcome.file}: {'done, NOT exact' if missed else 'done'}{text}{remark}")
+
+
+def _beginning(number: int, text: str | None) -> str:
+    """A text's number and its first words, in brackets, on one line; nothing where there is no text."""
+    if text is None:
+        return ""
+    words = " ".join(text[:1000].split())
+    shown = words if len(words) <= _SHOWN_CHARACTERS else f"{words[: _SHOWN_CHARACTERS - 1]}…"
+    return f" (text {number}: {json.dumps(shown, ensure_ascii=False)})"
 
 
 def _end(outcomes: list[Outcome], seconds: float, as_json: bool) -> int:

@@ -162,8 +162,12 @@ def _print(record: dict[str, Any]) -> None:
     for point in record["points"]:
         shares = f"{point['token_accuracy_first']:8.3f} {point['token_accuracy_last']:8.3f}"
         say(f"{point['tau']:7.3f}  {shares}  {json.dumps(point['text'], ensure_ascii=False)}")
-    ratio = f"{record['ratio']:.3f} times that of the segment"
-    say(f"{record['kind']}: length {record['length']:.2f}, {ratio if record['length'] else 'its ends are the same'}")
+    length = f"{record['kind']}: length {record['length']:.2f}"
+    if not record["length"]:
+        length += ", its ends are the same"
+    elif record["kind"] != "segment":
+        length += f", {record['ratio']:.3f} times that of the segment"
+    say(length)
     if record["barrier"] is not None:
         say(f"lowest accuracy {record['lowest_accuracy']:.3f}, barrier {record['barrier']:.3f} nats per token")
     if record["steps"] is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,6 +44,8 @@ def report_command(
     report = build_report(rows, counts)
     for path in write_report(report, output, figures=figures, tables=tables, overwrite=force):
         say(f"saved: {path}")
-    for sentence in report.missing:
-        say(f"missing: {sentence}")
+    scales = {str(count["scale"]) for count in counts}
+    options = f"--store {shlex.quote(str(store))}" + (f" --scale {scales.pop()}" if len(scales) == 1 else "")
+    for study in report.missing:
+        say(f"missing: {study.study}: {study.in_words(options)}")
     return DONE

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,8 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
             program.
     """
     path = Path(path)
-    if not _is_file(path):
-        raise InputError(f"{path}: no such file")
+    if not _is(Path.is_file, path):
+        raise InputError(f"{path}: {'is a folder, not a file' if _is(Path.is_dir, path) else 'no such file'}")
     header, tensors = _contents(path)
     version = header.get("format") if isinstance(header, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -120,9 +120,9 @@ def _utf8_name(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _is_file(path: Path) -> bool:
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return path.is_file()
+        return kind(path)
     except OSError:  # e.g. a name that is too long
         return False
 

@@ -189,10 +189,9 @@ def descend(
     check_shape(target_ids)
     n_texts, length = target_ids.shape
     config = config.at(length)
+    check_room(lm, config, n_texts, length)
     arrangement = arrangement_named(config.arrangement)
-    n_e_tokens = arrangement.n_e_tokens(length, config.e_tokens)
-    check_vectors(lm, n_texts * config.restarts, n_e_tokens, length, config.stop.max_steps)
-    layout = arrangement.layout(length, n_e_tokens)
+    layout = arrangement.layout(length, arrangement.n_e_tokens(length, config.e_tokens))
     check_texts(lm, target_ids, layout)
     fixed = fixed_vectors(lm, arrangement, given)
     group_of = group_numbers(given, n_texts)
@@ -203,6 +202,17 @@ def descend(
         trace.begin(target_ids, config.restarts, arrangement)
     descent = Descent(lm, layout, fixed, rows, e, m, group_of, config, given.regulariser, passes=passes, trace=trace)
     return Descended(layout, fixed, descent.run(progress, should_stop))
+
+
+def check_room(lm: FrozenLM, config: FitConfig, n_texts: int, length: int) -> None:
+    """Refuse a fit whose vectors have no room in memory, before anything is allocated.
+
+    Raises:
+        InputError: they have none, or there are more of them than any fit takes.
+    """
+    config = config.at(length)
+    n_e_tokens = arrangement_named(config.arrangement).n_e_tokens(length, config.e_tokens)
+    check_vectors(lm, n_texts * config.restarts, n_e_tokens, length, config.stop.max_steps)
 
 
 @torch.no_grad()

@@ -36,15 +36,16 @@ class Coverage:
         """Whether cells were run, and none is left or failed."""
         return self.done > 0 and not self.failed and not self.planned
 
-    def __str__(self) -> str:
-        """How many cells are done, failed and left, in words."""
+    def in_words(self, options: str = "--store STORE") -> str:
+        """How many cells are done, failed and left, and the command with these options that measures the rest."""
+        command = f"prototokens study {self.study} {options}"
         if not self.done + self.failed + self.planned:
-            return f"not run: prototokens study {self.study} --store STORE"
+            return f"not run: {command}"
         parts = [f"{self.done} {'cell' if self.done == 1 else 'cells'} done"]
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self.planned:
-            parts.append(f"{self.planned} left to run: the same command resumes")
+            parts.append(f"{self.planned} left to run: {command}")
         return ", ".join(parts)
 
 

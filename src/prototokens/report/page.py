@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..files.atomic import check_new_file, new_file
 from ..pages.rendering import render as render_page
 from ..study import STUDIES, published
-from .coverage import PROVENANCE_HEADS, coverage, provenance
+from .coverage import PROVENANCE_HEADS, Coverage, coverage, provenance
 from .drawing import render, style
 from .exhibit import Entry, Figure, Table, lay_out, to_csv, unmeasured
 from .exhibits import EXHIBITS
@@ -27,13 +27,13 @@ class Report:
         page: HTML.
         figures: file name -> bytes: an SVG and a PNG for each figure with something to draw.
         tables: file name -> CSV, one for each table.
-        missing: a line about each study that is not complete.
+        missing: the studies that are not complete.
     """
 
     page: str
     figures: dict[str, bytes]
     tables: dict[str, str]
-    missing: tuple[str, ...]
+    missing: tuple[Coverage, ...]
 
 
 def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) -> Report:
@@ -71,7 +71,7 @@ def build_report(rows: Sequence[Row], counts: Sequence[Mapping[str, Any]] = ()) 
         provenance=provenance(rows),
         sources=(published.ONE_STEP_PAPER, published.CRAMMING_PAPER, published.ENCODED_PAPER),
     )
-    return Report(page, drawings, csvs, tuple(f"{c.study}: {c}" for c in coverages if not c.complete))
+    return Report(page, drawings, csvs, tuple(c for c in coverages if not c.complete))
 
 
 def write_report(

@@ -17,7 +17,7 @@ from ..archive.pack import PackConfig, pack
 from ..archive.settings import packed_otherwise
 from ..errors import InputError
 from ..files.atomic import check_new_file, file_bytes, make_folder, utf8
-from ..fitting.fit import fit_batch
+from ..fitting.fit import check_room, fit_batch
 from ..fitting.recipes import FitConfig
 from ..fitting.starts import start_name
 from ..lm.frozen import FrozenLM
@@ -218,7 +218,7 @@ def fit_texts(
         `token_accuracy`, `steps` and `seconds`.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or memory has no room for a fit of any of the texts.
     """
     make_folder(output)
     rows = [text if isinstance(text, Row) else Row(n, text) for n, text in enumerate(texts, 1)]
@@ -269,6 +269,8 @@ def _encode(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     """Work: for each text its ids, or why there are none, and a note; and what existing files must agree with."""
     texts = [_encoded(lm, text, job["max_tokens"]) for text in job["texts"]]
     lengths = {len(ids) for ids, error, _ in texts if error is None}
+    if lengths:
+        check_room(lm, job["config"], 1, min(lengths))  # said once, where it holds for every text
     return {
         "texts": texts,
         "settings": {length: _settings(lm, job["config"], length) for length in sorted(lengths)},

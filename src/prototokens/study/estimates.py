@@ -106,10 +106,12 @@ def estimate(batch: Batch, size: ModelSize, scale: str) -> CostEstimate:
 def table(batches: Iterable[Batch], size: ModelSize, scale: str) -> tuple[list[str], CostEstimate]:
     """A line per batch, and the total: the times' sum and the largest memory."""
     lines, seconds, gigabytes = [], 0.0, 0.0
-    for batch in batches:
+    listed = list(batches)
+    widest = max((len(batch.label) for batch in listed), default=0)
+    for batch in listed:
         one = estimate(batch, size, scale)
         lines.append(
-            f"{batch.study:13} {batch.label:34} {len(batch.cells):4} cells  at most {duration(one.seconds):>8}  "
+            f"{batch.study:13} {batch.label:{widest}} {len(batch.cells):5} cells  at most {duration(one.seconds):>8}  "
             f"{one.gigabytes:6.1f} GB"
         )
         seconds, gigabytes = seconds + one.seconds, max(gigabytes, one.gigabytes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +31,26 @@ class Measurement:
     vectors: ProtoTokens | Tensor | None = None
 
 
-def describe(lm: FrozenLM, _: Any) -> dict[str, Any]:
-    """Work: what a result must say about the model and the machine behind it."""
+def describe(lm: FrozenLM, recorded: Sequence[str]) -> dict[str, Any]:
+    """Work: what a result must say about the model and the machine behind it.
+
+    A fingerprint among the `recorded` that an earlier version gave the same weights stands for them still, so that a
+    store's cells are found again.
+    """
     import torch
 
-    from ..lm.identity import library_versions
+    from ..lm.identity import library_versions, same_weights
+
+    fingerprint = lm.identity.fingerprint
+    if fingerprint not in recorded:
+        fingerprint = next((former for former in recorded if same_weights(former, fingerprint)), fingerprint)
 
     device = lm.device
     return {
         "name": lm.identity.name,
         "identity": asdict(lm.identity),
         "origin": {
-            "fingerprint": lm.identity.fingerprint,
+            "fingerprint": fingerprint,
             "revision": lm.identity.revision,
             "dtype": lm.dtype_name,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

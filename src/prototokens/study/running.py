@@ -83,7 +83,7 @@ def run_study(
         ModelUnavailable: the model cannot be loaded, or has too few positions for the scale.
         InputError: a text source cannot be had, or the store cannot be written.
     """
-    card = _card(runner)
+    card = _card(store, runner)
     batches = study_module(study).lay_out(scale.name)
     texts = {source: _texts(store, runner, card, scale, source) for source in _sources(batches)}
     bound = [_bind(batch, number, card, scale, texts) for number, batch in enumerate(batches)]
@@ -108,10 +108,10 @@ def run_study(
     return last
 
 
-def _card(runner: Runner) -> dict[str, Any]:
+def _card(store: Store, runner: Runner) -> dict[str, Any]:
     """What `describe` says of the runner's model."""
     try:
-        card: dict[str, Any] = one(runner, describe, None)
+        card: dict[str, Any] = one(runner, describe, store.fingerprints())
     except InputError as error:
         raise ModelUnavailable(str(error)) from None
     except Exception as error:  # whatever a library raises while it loads weights, a lack of memory included

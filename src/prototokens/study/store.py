@@ -64,6 +64,8 @@ class Store:
                 another process is writing to it.
         """
         path = Path(path)
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder, not a store")
         if not write and not path.is_file():
             raise InputError(f"{path}: no such store; a study makes it: prototokens study NAME --store {path}")
         if write and not path.parent.is_dir():
@@ -79,6 +81,7 @@ class Store:
                 raise
         except BaseException as error:
             if lock:
+                _lock_file(path).unlink(missing_ok=True)  # no store was opened: leave nothing behind
                 lock.release()
             if isinstance(error, sqlite3.Error):
                 raise InputError(f"{path}: not a store of studies, or it cannot be opened ({error})") from None
@@ -194,6 +197,12 @@ class Store:
             self.keep_texts(key, ids)
         return sum(row[4] != PLANNED for row in better)
 
+    def fingerprints(self) -> list[str]:
+        """Fingerprints of the models whose cells have ended, each once."""
+        origins = self._read("SELECT key, provenance FROM cells WHERE provenance IS NOT NULL GROUP BY provenance")
+        named = {self._parsed(key, lambda origin=origin: _fingerprint(origin)) for key, origin in origins}  # type: ignore[misc]
+        return sorted(named - {None})
+
     def _read(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """All rows of a query at once: a reader that lingers keeps the writer waiting."""
         try:
@@ -255,8 +264,12 @@ class Store:
             raise
 
 
+def _lock_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.lock")
+
+
 def _lock(path: Path) -> FileLock:
-    lock = FileLock(f"{path}.lock")
+    lock = FileLock(_lock_file(path))
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -313,6 +326,11 @@ def _flat(
         **versions,
         "finished": finished,
     }
+
+
+def _fingerprint(provenance: str) -> str | None:
+    fingerprint = json.loads(provenance).get("fingerprint")
+    return None if fingerprint is None else str(fingerprint)
 
 
 def _model_and_scale(settings: str) -> tuple[str, str]:

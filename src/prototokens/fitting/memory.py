@@ -16,21 +16,24 @@ import torch
 from ..arrangements import MOST_TOKENS, Layout
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
+from ..lm.probe import kept_of
 from .control_groups import free_of_group
 
 _KEPT_PER_OUTPUT = 3.0  # bytes that autograd keeps for each byte of a linear layer's output: 1.1 to 2.9 were measured
 _KEPT_PER_STATE = 16  # bytes for each entry of a recurrent layer's state, at every position: 13 were measured
 _KEPT_PER_WEIGHT = 12  # bytes for each attention weight, where the kernel makes them
+_PADDED = 4  # positions of which convolutions keep as much for a shorter row
 _SHARE = 0.8  # of free memory that an estimate may fill
 _COPIES = 8  # of every vector: its value, the best so far, two running means, gradients and their temporaries
 _MOST_ROWS = 1 << 16  # whose starts are drawn one by one, which takes seconds
 
 
 def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bool = False) -> int:
-    """Memory that one forward and backward pass needs beside the weights, in bytes; an estimate on the safe side.
+    """Memory that one forward and backward pass needs beside the weights, in bytes.
 
-    Counted are the logits of the T outputs that are read, in float32 and in the model's dtype, with their gradients,
-    and what autograd keeps of every layer until the backward pass.
+    Counted are the logits of the T outputs that are read, their gradient, both in float32, that gradient in the
+    model's dtype if it is another, and what autograd keeps of every layer until the backward pass. The last is measured
+    when a model is put into a `FrozenLM`, on a few positions, and is else an estimate on the safe side.
 
     Args:
         lm: the frozen model; its weights are not touched, and may be on the meta device.
@@ -39,8 +42,14 @@ def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bo
         checkpointing: whether only the layers' inputs are kept and all else is computed anew.
     """
     size, length = lm.dtype.itemsize, len(layout.slots)
-    logits = layout.length * lm.vocabulary * (3 * 4 + 2 * size)
-    kept, n_layers = _kept_bytes(lm, length), max(1, _setting(lm, "num_hidden_layers", 1))
+    per_logit = 2 * 4 + (size if lm.dtype != torch.float32 else 0)
+    measured, kept = kept_of(lm), _kept_bytes(lm, length)
+    head = 0.0
+    if measured is not None:
+        head = measured.head
+        kept = min(kept, int(measured.layers * max(length, _PADDED)) + _attention_bytes(lm, length))
+    logits = int(layout.length * (lm.vocabulary * per_logit + head))
+    n_layers = max(1, _setting(lm, "num_hidden_layers", 1))
     if checkpointing:
         kept = kept // n_layers + n_layers * length * _setting(lm, "hidden_size", 0) * size
     return rows * (logits + kept)
@@ -188,10 +197,16 @@ def _kept_bytes(lm: FrozenLM, length: int) -> int:
     kept = int(_KEPT_PER_OUTPUT * outputs * lm.dtype.itemsize) * length
     n_layers = _setting(lm, "num_hidden_layers", 1)
     states = _setting(lm, "state_size", 0) * (_setting(lm, "intermediate_size", 0) or _setting(lm, "hidden_size", 0))
-    kept += _KEPT_PER_STATE * n_layers * states * length
-    if getattr(getattr(model, "config", None), "_attn_implementation", None) == "eager" and not states:
-        kept += _KEPT_PER_WEIGHT * n_layers * _setting(lm, "num_attention_heads", 0) * length**2
-    return kept
+    return kept + _KEPT_PER_STATE * n_layers * states * length + _attention_bytes(lm, length)
+
+
+def _attention_bytes(lm: FrozenLM, length: int) -> int:
+    """What autograd keeps of the attention weights for one row of L positions, where the kernel makes them."""
+    is_eager = getattr(getattr(lm.model, "config", None), "_attn_implementation", None) == "eager"
+    if not is_eager or _setting(lm, "state_size", 0):
+        return 0
+    n_layers, n_heads = _setting(lm, "num_hidden_layers", 1), _setting(lm, "num_attention_heads", 0)
+    return _KEPT_PER_WEIGHT * n_layers * n_heads * length**2
 
 
 def _setting(lm: FrozenLM, name: str, default: int) -> int:

@@ -1,9 +1,10 @@
-"""A probe of a model: does it take vectors, and are its outputs those of a causal LM?"""
+"""A probe of a model: does it take vectors, are its outputs those of a causal LM, and what does autograd keep of it?"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,34 @@ if TYPE_CHECKING:
 _POSITIONS = 4
 _ROUNDING = 1e-4  # of the largest logit: what unequal kernels make of equal inputs in float32
 
-_causal: WeakSet[nn.Module] = WeakSet()
+
+@dataclass(frozen=True)
+class Kept:
+    """What autograd keeps until the backward pass, in bytes for each position of a row.
+
+    Attributes:
+        layers: of the layers, but for what grows with the square of the length.
+        head: of what is as wide as the vocabulary, the logits themselves left out.
+        dtype: that of the weights when it was measured.
+        device: where they lay.
+    """
+
+    layers: float
+    head: float
+    dtype: torch.dtype
+    device: torch.device
 
 
-@torch.no_grad()
+_causal: WeakKeyDictionary[nn.Module, Kept | None] = WeakKeyDictionary()
+"""The models that were probed, and what was measured."""
+
+
+def kept_of(lm: FrozenLM) -> Kept | None:
+    """What the probe measured of a model, if it lies where it lay, in the same dtype."""
+    kept = _causal.get(lm.model)
+    return kept if kept is not None and (kept.dtype, kept.device) == (lm.dtype, lm.device) else None
+
+
 def check_causal(lm: FrozenLM) -> None:
     """Refuse a model whose outputs depend on later inputs, or are not one for each input.
 
@@ -36,7 +61,7 @@ def check_causal(lm: FrozenLM) -> None:
     name = type(uncompiled(lm.model)).__name__
     try:
         inputs_embeds = _inputs(lm)
-        logits = lm.run(lm.inputs_of_vectors(inputs_embeds), inputs_embeds.shape[1], use_cache=False).logits.float()
+        logits, kept = _pass(lm, inputs_embeds)
     except (InputError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # whatever a model's own code raises
@@ -55,7 +80,46 @@ def check_causal(lm: FrozenLM) -> None:
             f"{name} is no causal LM: its outputs depend on later inputs. "
             "A model such as BERT that was trained as a decoder says so by is_decoder=True in its config"
         )
-    _causal.add(lm.model)
+    _causal[lm.model] = kept
+
+
+def _pass(lm: FrozenLM, inputs_embeds: Tensor) -> tuple[Tensor, Kept | None]:
+    """The logits of the probe, and what autograd keeps of it; None where the pass records nothing that can be counted.
+
+    A compiled model would be compiled for it, and is not measured.
+    """
+    length = inputs_embeds.shape[1]
+    is_compiled = uncompiled(lm.model) is not lm.model or getattr(lm.model, "_compiled_call_impl", None) is not None
+    if not is_compiled:
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                return _recorded(lm, inputs_embeds)
+        except Exception:  # a model that cannot be differentiated can still decode
+            pass
+    with torch.no_grad():
+        return lm.run(lm.inputs_of_vectors(inputs_embeds), length, use_cache=False).logits.float(), None
+
+
+def _recorded(lm: FrozenLM, inputs_embeds: Tensor) -> tuple[Tensor, Kept]:
+    weights = {tensor.untyped_storage()._cdata for tensor in (*lm.model.parameters(), *lm.model.buffers())}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage()._cdata not in weights:
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    inputs = lm.inputs_of_vectors(inputs_embeds.clone().requires_grad_())
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = lm.run(inputs, inputs_embeds.shape[1], use_cache=False).logits
+    kept.pop(logits.untyped_storage()._cdata, None)
+    n_positions, layers, head = inputs_embeds.shape[:2].numel(), 0, 0
+    for tensor in kept.values():
+        is_wide = tensor.ndim > 1 and tensor.shape[-1] == logits.shape[-1]
+        head += tensor.untyped_storage().nbytes() * is_wide
+        layers += tensor.untyped_storage().nbytes() * (not is_wide)
+    measured = Kept(layers / n_positions, head / n_positions, lm.dtype, lm.device)
+    return logits.detach().float(), measured
 
 
 def _inputs(lm: FrozenLM) -> Tensor:

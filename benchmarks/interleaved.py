@@ -22,21 +22,26 @@ def medians(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, fl
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(repeats + 1):
         for name, run in runs.items():
+            synchronise()
             began = time.perf_counter()
             run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            synchronise()
             if turn:
                 seconds[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def synchronise() -> None:
+    """Wait until the accelerator has done what it was told; without one there is nothing to wait for."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
 def circumstances() -> dict[str, Any]:
     """What a number needs beside it: command, commit, machine, threads, versions, and when its process began."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return {
         "command": " ".join(sys.argv),
-        "commit": commit.stdout.strip(),
+        "commit": _commit(),
         "machine": f"{platform.machine()} {platform.processor()}".strip(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -44,6 +49,15 @@ def circumstances() -> dict[str, Any]:
         "date": _STARTED[:10],
         "started": _STARTED,
     }
+
+
+def _commit() -> str:
+    """The commit that is checked out; empty outside a repository, and where there is no git."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
 
 
 def print_json(rows: list[dict[str, Any]]) -> None:

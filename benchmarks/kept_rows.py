@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from prototokens import FitConfig, FrozenLM
 from prototokens.arrangements import arrangement_named
@@ -36,10 +36,11 @@ def subject(lm: FrozenLM, config: FitConfig) -> dict[str, str]:
 
 
 def load_rows(path: Path, **wanted: Any) -> list[dict[str, Any]]:
-    """The rows of a file that have all of these values."""
+    """The rows of a file that have all of these values; a last line that was cut off is no row."""
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = path.read_text().split("\n")
+    rows = [json.loads(line) for line in lines[:-1] if line]  # what no newline ends was cut off
     return [row for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
@@ -47,6 +48,15 @@ def add_rows(path: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Write rows to the end of a file; they come back as they will be read."""
     path.parent.mkdir(exist_ok=True)
     lines = [json.dumps(row) for row in rows]
-    with path.open("a") as file:
-        file.writelines(line + "\n" for line in lines)
+    with path.open("a+b") as file:
+        _drop_cut_line(file)
+        file.write("".join(line + "\n" for line in lines).encode())
     return [json.loads(line) for line in lines]
+
+
+def _drop_cut_line(file: BinaryIO) -> None:
+    """Remove what a cut left of a last line, so that the next row begins a line."""
+    file.seek(0)
+    content = file.read()
+    if content and not content.endswith(b"\n"):
+        file.truncate(content.rfind(b"\n") + 1)

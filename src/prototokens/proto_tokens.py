@@ -15,7 +15,7 @@ from .errors import InputError
 from .files.record import read_record, write_record
 from .lm.identity import Identity
 
-_KIND = "proto-tokens"
+KIND = "proto-tokens"
 _PROVENANCE_TYPES: dict[str, Any] = {
     "model": Identity,
     "target_hash": str,
@@ -152,7 +152,7 @@ def save(path: str | os.PathLike[str], tokens: ProtoTokens, *, overwrite: bool =
         "provenance": asdict(tokens.provenance),
     }
     tensors = {"e": tokens.e, "m": tokens.m, "fixed": tokens.fixed}
-    return write_record(path, _KIND, tensors, record, overwrite=overwrite)
+    return write_record(path, KIND, tensors, record, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str]) -> ProtoTokens:
@@ -161,7 +161,7 @@ def load(path: str | os.PathLike[str]) -> ProtoTokens:
     Raises:
         InputError: there is no such file, it is damaged, or it was not written by `save`.
     """
-    tensors, record = read_record(path, _KIND)
+    tensors, record = read_record(path, KIND)
     try:
         provenance = dict(record["provenance"])
         model = Identity(**provenance.pop("model"))

@@ -11,6 +11,7 @@ import typer
 
 from .archive import archive_app
 from .bulk import bulk_app
+from .encode_all import encode_all_app
 from .encoder import encoder_app
 from .exits import EXIT_CODES, exit_code
 from .first_steps import first_steps_app
@@ -20,6 +21,7 @@ from .report import report_app
 from .starter import starter_app
 from .study import study_app
 from .terminal import say
+from .view import view_app
 
 _NAME = "prototokens"
 
@@ -30,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _part in (first_steps_app, one_text_app, path_app, archive_app, bulk_app):
+for _part in (first_steps_app, view_app, one_text_app, path_app, archive_app, bulk_app, encode_all_app):
     app.add_typer(_part)
 for _part in (encoder_app, starter_app):
     app.add_typer(_part, rich_help_panel="Encoders and starts")

@@ -68,6 +68,29 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
             program.
     """
     path = Path(path)
+    header, tensors = _known_contents(path)
+    if header.get("kind") != kind:
+        raise InputError(f"{path}: holds {_shown_kind(header)}, not {kind}")
+    try:
+        is_whole = header.get("checksum") == _checksum(tensors, header["record"])
+    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
+        raise DamagedFileError(f"{path}: damaged: its contents cannot be read ({error!r})"[:500]) from None
+    if not is_whole:
+        raise DamagedFileError(f"{path}: damaged: its contents do not match their checksum")
+    return tensors, header["record"]
+
+
+def record_kind(path: str | os.PathLike[str]) -> str:
+    """What a file that `write_record` wrote holds, e.g. `"proto-tokens"`; errors as in `read_record`."""
+    return _shown_kind(_known_contents(Path(path))[0])
+
+
+def _shown_kind(header: Mapping[str, Any]) -> str:
+    return " ".join(str(header.get("kind")).split())[:80]
+
+
+def _known_contents(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header of a file in this format, and all tensors, not yet compared with their checksum."""
     if not _is(Path.is_file, path):
         raise InputError(f"{path}: {'is a folder, not a file' if _is(Path.is_dir, path) else 'no such file'}")
     header, tensors = _contents(path)
@@ -76,15 +99,7 @@ def read_record(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Tens
         raise InputError(f"{path}: format {version} is newer than {FORMAT_VERSION}; update prototokens")
     if version != FORMAT_VERSION or not isinstance(header.get("record"), dict):
         raise DamagedFileError(f"{path}: damaged: its metadata cannot be read")
-    if header.get("kind") != kind:
-        raise InputError(f"{path}: holds {' '.join(str(header.get('kind')).split())[:80]}, not {kind}")
-    try:
-        is_whole = header.get("checksum") == _checksum(tensors, header["record"])
-    except (TypeError, ValueError, RuntimeError, RecursionError) as error:
-        raise DamagedFileError(f"{path}: damaged: its contents cannot be read ({error!r})"[:500]) from None
-    if not is_whole:
-        raise DamagedFileError(f"{path}: damaged: its contents do not match their checksum")
-    return tensors, header["record"]
+    return header, tensors
 
 
 def _contents(path: Path) -> tuple[Any, dict[str, Tensor]]:

@@ -70,6 +70,27 @@ def test_refinement_mends_what_the_encoder_missed(run, encoder: Path) -> None:
     assert run("decode", record["file"])[:2] == (0, "ab")
 
 
+def test_encode_takes_texts_of_any_length_a_vector_for_each_block(run, encoder: Path, tmp_path: Path) -> None:
+    (tmp_path / "long").write_text("An old man went home to his bread and his books.")
+    record = json.loads(run("encode", "--file", "long", "--encoder", encoder, "-o", "b", "--json")[1])
+    assert (record["length"], record["e_tokens"], record["vectors"]) == (48, 24, 25)
+    assert record["bytes"] == 25 * load("b").e.shape[1] * 4
+    assert record["text_bytes"] == 48
+    assert json.loads(run("decode", "b", "--json")[1])["exact"] == record["exact"]
+
+
+def test_a_folder_trains_an_encoder_and_a_learned_start(run, tmp_path: Path) -> None:
+    (tmp_path / "texts" / "more").mkdir(parents=True)
+    prose_file(tmp_path / "texts" / "more")
+    (tmp_path / "texts" / "a.md").write_text("# Notes\n\nOne sentence stands here. Another one follows it.\n")
+    code, out, err = run("encoder", "train", "-o", "o", "--source", "texts", "--lengths", "2,4", "--steps", 1, *QUICK)
+    assert (code, err) == (0, "")
+    assert "saved: o (step 1, " in out
+    code, out, err = run("starter", "train", "-o", "s", "--source", "texts", "--lengths", 4, "--steps", 1,
+                         "--inner-steps", 1, "--batch-tokens", 8)  # fmt: skip
+    assert (code, err) == (0, "")
+
+
 def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefgh")
     for arguments, stdin in (("--file", "text"), b""), (("-",), b"abcdefgh"):
@@ -84,7 +105,7 @@ def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("encode", "abcdefgh", "--encoder", "ENCODER"), "which takes 4; shorten it (--tokens 4), or fit it"),
+        (("encode", "a" * 80, "--encoder", "ENCODER"), "a text of 80 tokens needs 81 positions"),
         (("encode", "ab"), "comes with the package: name one (--encoder PATH), or make one"),
         (("encode", "ab", "--encoder", "nowhere"), "unknown encoder 'nowhere': no such folder"),
         (("encode", "ab", "--encoder", "ENCODER", "--refine", -1), "--refine is -1; it must be at least 0"),
@@ -96,13 +117,18 @@ def test_encode_reads_stdin_and_files_and_cuts(run, encoder: Path, tmp_path: Pat
         (("encoder", "eval", "--encoder", "ENCODER", "--controls", "x"), "unknown control 'x'; choose one of: encoder"),
         (("encoder", "eval", "--encoder", "ENCODER", "--texts", 1), "--texts is 1; it must be at least 2"),
         (("encoder", "train", "-o", "o", "--set", "x"), "must be NAME=VALUE"),
-        (("encoder", "train", "-o", "o", "--set", "encoder.x=1"), "unknown setting 'x'; choose one of: arrangement"),
+        (("encoder", "train", "-o", "o", "--set", "encoder.x=1"), "unknown setting 'x'; choose one of: block_length"),
         (("encoder", "train", "-o", "o", "--set", "encoder.trunk=x", "--source", "PROSE"), "unknown trunk 'x'"),
         (("encoder", "train", "-o", "o", "--steps", 0), "steps is 0; it must be at least 1"),
-        (("encoder", "train", "-o", "o", "--max-tokens", 64), "has 64; choose a smaller --max-tokens"),
-        (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "2,5"), "texts of 5 tokens are asked for"),
+        (("encoder", "train", "-o", "o", "--lengths", "4,64"), "has 64; choose shorter texts (--lengths)"),
+        (("encoder", "train", "-o", "o", "--lengths", "4;8"), "--lengths is '4;8'; it must be numbers of tokens"),
+        (("encoder", "train", "-o", "o", "--lengths", "0"), "lengths are [0]; give numbers of tokens from 1 to"),
+        (("encoder", "train", "-o", "o", "--block-length", 0), "block_length is 0; it must be at least 1"),
+        (("encoder", "train", "-o", "o", "--optimiser", "sgd"), "unknown optimiser 'sgd'; choose one of: adamw muon"),
+        (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "2,65"), "has 64; ask for shorter texts (--lengths)"),
+        (("encoder", "eval", "--encoder", "ENCODER", "--lengths", "0"), "a text of 0 tokens"),
         (("encoder", "train", "-o", "o", "--minutes", 0), "--minutes is 0; it must be above 0"),
-        (("encoder", "train", "-o", "o", "--source", "x.txt"), "no such file: x.txt"),
+        (("encoder", "train", "-o", "o", "--source", "x.txt", "--lengths", 4), "no such file: x.txt"),
         (("encoder", "train", "-o", "o", "--start", "x"), "x: no such file"),
         (("encoder", "train", "-o", "o", "--start", "x", "--begin", "y"), "give --start or --begin, not both"),
     ],
@@ -116,7 +142,7 @@ def test_mistakes_are_one_line(run, encoder: Path, tmp_path: Path, arguments: tu
 
 
 def test_train_goes_on_where_it_was_stopped(run, tmp_path: Path) -> None:
-    train = ("encoder", "train", "--max-tokens", 3, "--source", prose_file(tmp_path), *QUICK)
+    train = ("encoder", "train", "--block-length", 2, "--lengths", "2,3", "--source", prose_file(tmp_path), *QUICK)
     code, out, err = run(*train, "-o", "straight", "--steps", 4, "--json")
     whole = json.loads(out)
     assert (code, err, whole["step"]) == (0, "", 4)
@@ -131,7 +157,7 @@ def test_train_goes_on_where_it_was_stopped(run, tmp_path: Path) -> None:
     assert "its training had other settings (beginning, seed)" in err
     assert run(*train, "-o", "parts", "--steps", 1, "--seed", 1, "--force")[0] == 0
     code, out, _ = run("encoder", "train", "-o", "more", "--begin", "straight", "--source", tmp_path / "prose.txt",
-                       "--steps", 1, *QUICK[:4], "--json")  # fmt: skip
+                       "--lengths", 4, "--optimiser", "muon", "--steps", 1, *QUICK[:4], "--json")  # fmt: skip
     assert json.loads(out)["step"] == 1
     assert Encoder.from_pretrained("more").training["begun_at"]["step"] == 4
 
@@ -143,8 +169,7 @@ def test_eval_scores_the_encoder_beside_its_controls(run, encoder: Path, tmp_pat
     assert (code, err) == (0, "")
     assert record["encoder"] == Encoder.from_pretrained(encoder).name
     assert len(record["scores"]) == 2 * 2 * 4
-    _, out, _ = run(*arguments[:-2], "--texts", 2, "--controls", "encoder", "--starts", "sentence")
-    assert [line.split()[3] for line in out.splitlines()] == ["2", "4"]  # what it takes
+    assert {(row["block_length"], row["length"]) for row in record["scores"]} == {(2, 2), (2, 3)}
     _, out, _ = run(*arguments, "--texts", 3, "--controls", "encoder", "--starts", "sentence")
     assert [line.split()[1:5] for line in out.splitlines()] == [
         ["sentence", "encoder", "2", "tokens"],

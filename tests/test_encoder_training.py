@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from itertools import count, pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from prototokens import FrozenLM, InputError
 from prototokens.encoder.encoding import Encoder
 from prototokens.encoder.recipes import EncoderTraining, Objective, Schedule, TextChoice
 from prototokens.encoder.training.checkpoint import FILE
-from prototokens.encoder.training.distributed import LAUNCHER_COUNTS, AcceleratedProcesses, Processes, running_processes
 from prototokens.encoder.training.loop import CURVE, train_encoder
 from prototokens.encoder.training.optimisers import optimisers_of
 from prototokens.encoder.training.trainer import Trainer
@@ -137,6 +134,19 @@ def test_a_checkpoint_of_a_former_version_is_refused_and_says_what_to_do(source:
     with pytest.raises(InputError, match=r"of a former version, .* begin anew \(--force\), or from its encoder"):
         train(family("llama"), tmp_path, short_training(source))
     assert train(family("llama"), tmp_path, short_training(source, steps=1), anew=True).training["step"] == 1
+
+
+def test_a_setting_that_a_checkpoint_does_not_name_means_its_default(source: str, tmp_path: Path) -> None:
+    training = short_training(source)
+    straight = train(family("llama"), tmp_path / "straight", training)
+    train(family("llama"), tmp_path / "parts", training, should_stop=lambda: True)
+    tensors, record = read_record(tmp_path / "parts" / FILE, "an encoder's training")
+    del record["settings"]["training"]["schedule"]["momentum"]
+    write_record(tmp_path / "parts" / FILE, "an encoder's training", tensors, record, overwrite=True)
+    with pytest.raises(InputError, match=r"had other settings \(schedule\.momentum\)"):
+        schedule = replace(training.schedule, momentum=0.5)
+        train(family("llama"), tmp_path / "parts", replace(training, schedule=schedule))
+    assert same(train(family("llama"), tmp_path / "parts", training), straight)
 
 
 def test_a_checkpoint_with_the_models_former_fingerprint_is_resumed(source: str, tmp_path: Path) -> None:
@@ -316,82 +326,3 @@ def test_a_model_in_bfloat16_trains_an_encoder_in_float32(source: str, tmp_path:
 def test_settings_of_a_run_are_refused_in_words(llama: FrozenLM, source: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="save_every is 0; it must be at least 1"):
         train(llama, tmp_path, short_training(source), save_every=0)
-
-
-NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", *LAUNCHER_COUNTS)
-TORCHRUN = {"RANK": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "here", "MASTER_PORT": 1}
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch):
-    """Set the environment variables of a launcher, and no others."""
-    monkeypatch.setattr("prototokens.encoder.training.distributed.AcceleratedProcesses", lambda: "accelerated")
-
-    def launch(**variables: object) -> object:
-        for name in NAMES:
-            monkeypatch.delenv(name, raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, str(value))
-        return running_processes()
-
-    return launch
-
-
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"SLURM_NTASKS": 2}, "SLURM_NTASKS is 2 and WORLD_SIZE not set: start the processes with accelerate"),
-        ({"OMPI_COMM_WORLD_SIZE": 4}, "OMPI_COMM_WORLD_SIZE is 4 and WORLD_SIZE not set"),
-        ({"PMI_SIZE": 2, "WORLD_SIZE": 1}, "PMI_SIZE is 2 and WORLD_SIZE 1"),
-        ({"RANK": 1}, "RANK is 1 and WORLD_SIZE not set"),
-        ({"RANK": 2, "WORLD_SIZE": 2}, "RANK is 2 and WORLD_SIZE 2"),
-        ({"WORLD_SIZE": 2}, "WORLD_SIZE is 2 and RANK is not set"),
-        ({"WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}, "WORLD_SIZE is 2 and MASTER_ADDR is not set"),
-        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many'; it must be a number of at least 1, or not set"),
-        ({"WORLD_SIZE": 0}, "WORLD_SIZE is '0'; it must be a number of at least 1"),
-        # Two torchruns that do not know of each other, one for each task:
-        ({**TORCHRUN, "WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": 4, "SLURM_NTASKS": 2}, "SLURM_NTASKS is 2 and WORLD_SIZE 4"),
-    ],
-)
-def test_processes_that_do_not_know_of_each_other_are_refused(launched, variables: dict, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        launched(**variables)
-
-
-def test_the_processes_of_known_launchers_train_together(launched) -> None:
-    for variables in ({}, {"WORLD_SIZE": 1, "RANK": 0}, {"SLURM_NTASKS": 1, "OMPI_COMM_WORLD_SIZE": 1}):
-        assert type(launched(**variables)) is Processes
-    for variables in (
-        {"WORLD_SIZE": 2},
-        {"WORLD_SIZE": 2, "SLURM_NTASKS": 1},  # one torchrun
-        {"WORLD_SIZE": 2, "SLURM_NTASKS": 2},  # srun starts the processes themselves
-        {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4, "SLURM_NTASKS": 2},  # one torchrun for each of two machines
-    ):
-        assert launched(**TORCHRUN, **variables) == "accelerated"
-
-
-def test_accelerate_must_see_all_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = SimpleNamespace(process_index=0, num_processes=1, device="cpu")
-    monkeypatch.setitem(sys.modules, "accelerate", SimpleNamespace(Accelerator=lambda: alone))
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="WORLD_SIZE is 2, and accelerate sees 1: start the processes with"):
-        AcceleratedProcesses()
-
-
-def test_a_training_asks_for_its_processes(llama: FrozenLM, source: str, launched, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="SLURM_NTASKS is 2"):
-        launched(SLURM_NTASKS=2)
-    with pytest.raises(InputError, match="SLURM_NTASKS is 2"):
-        train(llama, tmp_path / "none", short_training(source))
-    assert not (tmp_path / "none").exists()
-
-
-def test_one_process_needs_no_accelerate(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    alone = running_processes()
-    assert type(alone) is Processes
-    assert (alone.rank, alone.count, alone.device) == (0, 1, None)
-    assert torch.equal(alone.mean(torch.tensor(3.0)), torch.tensor(3.0))
-    monkeypatch.setitem(sys.modules, "accelerate", None)
-    with pytest.raises(InputError, match="several processes need accelerate"):
-        AcceleratedProcesses()

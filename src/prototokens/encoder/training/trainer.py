@@ -188,7 +188,8 @@ def _refusal(before: dict[str, Any], now: dict[str, Any], step: int) -> str | No
     """
     if same_weights(str(before.get("model")), now["model"]):
         before = before | {"model": now["model"]}
-    old, new = (_flat(settings["training"]) for settings in (before, now))
+    # A setting that a former version did not have means its default.
+    old, new = (_flat(EncoderTraining().to_json()) | _flat(settings["training"]) for settings in (before, now))
     old_steps, new_steps = old.pop("steps"), new.pop("steps")
     different = [name for name in now if name != "training" and before.get(name) != now[name]]
     different += [name for name in old | new if old.get(name) != new.get(name)]

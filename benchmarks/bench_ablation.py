@@ -123,17 +123,19 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One line per variant: exact ones, quartiles of steps, median work, mean best accuracy on the way."""
     lines = []
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        own = [row for row in rows if row["variant"] == variant]
-        marks = list(own[0]["accuracy_at"])
+        of_variant = [row for row in rows if row["variant"] == variant]
+        marks = list(of_variant[0]["accuracy_at"])
         lines.append(
             {
                 "variant": variant,
-                "fits": len(own),
-                "exact": sum(row["exact"] for row in own),
-                "steps": statistics.quantiles([row["steps"] for row in own], n=4, method="inclusive"),
-                "median_work": statistics.median(row["work"] for row in own),
-                "accuracy_at": {n: round(statistics.mean(row["accuracy_at"][n] for row in own), 3) for n in marks},
-                "loss_at": {n: round(statistics.mean(row["loss_at"][n] for row in own), 3) for n in marks},
+                "fits": len(of_variant),
+                "exact": sum(row["exact"] for row in of_variant),
+                "steps": statistics.quantiles([row["steps"] for row in of_variant], n=4, method="inclusive"),
+                "median_work": statistics.median(row["work"] for row in of_variant),
+                "accuracy_at": {
+                    n: round(statistics.mean(row["accuracy_at"][n] for row in of_variant), 3) for n in marks
+                },
+                "loss_at": {n: round(statistics.mean(row["loss_at"][n] for row in of_variant), 3) for n in marks},
             }
         )
     return lines
@@ -154,13 +156,13 @@ def main() -> None:
     if options.quick:
         variants, options.seeds, options.steps, options.rows = variants[:2], "0", 10, Path("/dev/null")
     lm = load_lm(options.model)
-    own = {"table": options.table, "tokens": options.tokens, "budget": options.steps}
+    of_table = {"table": options.table, "tokens": options.tokens, "budget": options.steps}
     rows: list[dict[str, Any]] = []
     for variant in variants:
-        kept = load_rows(options.rows, **own, **subject(lm, recipe(variant, 0, options.steps)))
+        kept = load_rows(options.rows, **of_table, **subject(lm, recipe(variant, 0, options.steps)))
         for seed in map(int, options.seeds.split(",")):
-            found = [row for row in kept if row["seed"] == seed]
-            rows += found or add_rows(options.rows, run(lm, variant, seed, options))
+            of_seed = [row for row in kept if row["seed"] == seed]
+            rows += of_seed or add_rows(options.rows, run(lm, variant, seed, options))
         print("  ".join(f"{k} {v}" for k, v in summary(rows)[-1].items()), flush=True)
     print_json(summary(rows))
 

@@ -75,16 +75,16 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         of_length = [row for row in fitted if row["tokens"] == length]
         default = {_text(row): row["steps"] for row in of_length if row["beginning"] == "default"}
         for beginning in BEGINNINGS:
-            own = [row for row in of_length if row["beginning"] == beginning]
-            saved = [1 - row["steps"] / max(1, default[_text(row)]) for row in own]
+            begun_so = [row for row in of_length if row["beginning"] == beginning]
+            saved = [1 - row["steps"] / max(1, default[_text(row)]) for row in begun_so]
             lines.append(
                 {
                     "tokens": length,
                     "beginning": beginning,
-                    "fits": len(own),
-                    "exact": sum(row["exact"] for row in own),
-                    "steps": _quartiles([row["steps"] for row in own]),
-                    "median_work": statistics.median(row["work"] for row in own),
+                    "fits": len(begun_so),
+                    "exact": sum(row["exact"] for row in begun_so),
+                    "steps": _quartiles([row["steps"] for row in begun_so]),
+                    "median_work": statistics.median(row["work"] for row in begun_so),
                     "share_of_steps_saved": _quartiles(saved),
                 }
             )

@@ -86,23 +86,23 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for length in sorted({r["tokens"] for r in rows}):
         fast = {(r["text"], r["seed"]): r for r in rows if (r["tokens"], r["recipe"]) == (length, "fast")}
         for recipe in RECIPES:
-            own = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
-            shared = [r for r in own if (r["text"], r["seed"]) in fast]
-            if own:
+            of_recipe = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
+            shared = [r for r in of_recipe if (r["text"], r["seed"]) in fast]
+            if of_recipe:
                 together = [r for r in shared if _process(fast[r["text"], r["seed"]]) == _process(r)]
                 lines.append(
                     {
                         "tokens": length,
                         "recipe": recipe,
-                        "pairs": len(own),
-                        "exact": sum(r["exact"] for r in own),
-                        "exact_within_150": sum(r["exact"] and r["steps"] <= 150 for r in own),
-                        "exact_within_500": sum(r["exact"] and r["steps"] <= 500 for r in own),
-                        "median_steps": statistics.median(r["steps"] for r in own),
-                        "median_work": statistics.median(r["work"] for r in own),
+                        "pairs": len(of_recipe),
+                        "exact": sum(r["exact"] for r in of_recipe),
+                        "exact_within_150": sum(r["exact"] and r["steps"] <= 150 for r in of_recipe),
+                        "exact_within_500": sum(r["exact"] and r["steps"] <= 500 for r in of_recipe),
+                        "median_steps": statistics.median(r["steps"] for r in of_recipe),
+                        "median_work": statistics.median(r["work"] for r in of_recipe),
                         "times_the_work_of_fast": _ratio("work", shared, fast),
                         "times_the_seconds_of_fast": _ratio("seconds", together, fast),
-                        "budget": max(r["budget"] for r in own),
+                        "budget": max(r["budget"] for r in of_recipe),
                     }
                 )
     return lines

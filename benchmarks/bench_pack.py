@@ -52,11 +52,11 @@ def zstd_size(raw: bytes) -> int | None:
 
 def sizes(packer: Packer, raw: bytes, folder: Path) -> dict[str, int | None]:
     """Bytes of the text, of what compressors make of it, and of the archive in every storage dtype."""
-    found: dict[str, int | None] = {"raw": len(raw), "gzip": len(gzip.compress(raw, 9)), "zstd": zstd_size(raw)}
-    found["xz"] = len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+    n_bytes: dict[str, int | None] = {"raw": len(raw), "gzip": len(gzip.compress(raw, 9)), "zstd": zstd_size(raw)}
+    n_bytes["xz"] = len(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
     for store in ("auto", *STORES):
-        found[f"archive, {store}"] = write_archive(folder / store, packer.archive(store)).stat().st_size
-    return found
+        n_bytes[f"archive, {store}"] = write_archive(folder / store, packer.archive(store)).stat().st_size
+    return n_bytes
 
 
 def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: list[int]) -> list[dict[str, Any]]:
@@ -84,13 +84,13 @@ def settings(lm: FrozenLM, low: FrozenLM, archive: Archive, text: str, threads: 
 
 def leads(lm: FrozenLM, archive: Archive, targets: list[Tensor], batch_tokens: int) -> Tensor:
     """Lead of every target's logit over the next best, over all tokens, (N,)."""
-    found: dict[int, Tensor] = {}
+    lead_of: dict[int, Tensor] = {}
     for batch in in_batches([len(ids) for ids in targets], batch_tokens):
         e, m = archive.chunk_vectors(torch.tensor(batch))
         wanted = torch.stack([targets[n] for n in batch])
         logits = chunk_logits(lm, archive.arrangement, wanted.shape[1], e, m, archive.fixed)
-        found |= dict(zip(batch, logit_margins(logits, wanted), strict=True))
-    return torch.cat([found[n] for n in range(len(targets))])
+        lead_of |= dict(zip(batch, logit_margins(logits, wanted), strict=True))
+    return torch.cat([lead_of[n] for n in range(len(targets))])
 
 
 def noise(lm: FrozenLM, low: FrozenLM, archive: Archive, threads: list[int]) -> dict[str, dict[str, float]]:
@@ -109,16 +109,16 @@ def noise(lm: FrozenLM, low: FrozenLM, archive: Archive, threads: list[int]) -> 
     for store in STORES[:2]:
         stored = StoredVectors.of(vectors, [store] * len(vectors))
         cases[store] = (lm, replace(archive, vectors=stored), everything, threads[0])
-    found = {}
+    changes = {}
     for name, (model, one, batch_tokens, count) in cases.items():
         torch.set_num_threads(count)
         now = leads(model, one, targets, batch_tokens)
         change = (now - reference).abs()[held]
         lost = int((now <= 0)[held].sum())
-        found[name] = {"mean": change.mean().item(), "most": change.max().item(), "tokens_lost": lost}
+        changes[name] = {"mean": change.mean().item(), "most": change.max().item(), "tokens_lost": lost}
         print("leads in {}: change {mean:.4f} on average, {most:.4f} at most, {tokens_lost} lost".format(
-            name, **found[name]), flush=True)  # fmt: skip
-    return found
+            name, **changes[name]), flush=True)  # fmt: skip
+    return changes
 
 
 def show(p: PackProgress) -> None:

@@ -47,7 +47,7 @@ def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace
     attempt, _, _ = METHODS[method]
     config, steps = recipe(method, options.cramming_lr), options.steps or METHODS[method][2]
     search = {"first": options.first, "factor": options.factor, "work": options.work}
-    found = grow(attempt(lm, config), target_ids, steps, **search)
+    capacities = grow(attempt(lm, config), target_ids, steps, **search)
     return [
         {
             "method": method,
@@ -64,7 +64,7 @@ def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace
             "trials": [[t.n_tokens, t.reached, t.steps, t.work] for t in capacity.trials],
             **circumstances(),
         }
-        for text, ids, capacity in zip(texts, target_ids, found, strict=True)
+        for text, ids, capacity in zip(texts, target_ids, capacities, strict=True)
     ]
 
 

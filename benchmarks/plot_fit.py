@@ -34,13 +34,13 @@ def main() -> None:
     figure, panels = pyplot.subplots(1, len(lengths), figsize=(4.5 * len(lengths), 3.4), sharey=True, squeeze=False)
     for panel, length in zip(panels[0], lengths, strict=True):
         for recipe in RECIPES:
-            own = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
-            if not own:
+            of_recipe = [r for r in rows if (r["tokens"], r["recipe"]) == (length, recipe)]
+            if not of_recipe:
                 continue
-            work = [10 ** (2 + i / 40) for i in range(150) if 10 ** (2 + i / 40) <= max(r["work"] for r in own)]
-            curves = [sorted(accuracy_at(r, w) for r in own) for w in work]
+            work = [10 ** (2 + i / 40) for i in range(150) if 10 ** (2 + i / 40) <= max(r["work"] for r in of_recipe)]
+            curves = [sorted(accuracy_at(r, w) for r in of_recipe) for w in work]
             middle = [sum(c) / len(c) for c in curves]
-            panel.plot(work, middle, color=COLOURS[recipe], label=f"{recipe} ({len(own)} runs)")
+            panel.plot(work, middle, color=COLOURS[recipe], label=f"{recipe} ({len(of_recipe)} runs)")
             panel.fill_between(work, [c[0] for c in curves], [c[-1] for c in curves], color=COLOURS[recipe], alpha=0.15)
         panel.set(xscale="log", title=f"{length} tokens", xlabel="positions forward + backward", ylim=(0, 1.02))
         panel.legend(loc="upper left", fontsize=8, frameon=False)

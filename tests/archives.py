@@ -72,13 +72,13 @@ def odd(habit: str) -> FrozenLM:
 
 def same_archive(a: Archive, b: Archive) -> bool:
     """Whether two archives hold the same bits."""
-    own, other = vars(a), vars(b)
+    fields_of_a, fields_of_b = vars(a), vars(b)
     plain = ("model", "arrangement", "literals", "text_hash", "text_bytes", "packing")
     tensors = ("m", "fixed", "lengths", "own_m", "checksums", "residual_positions", "residual_ids", "pieces",
                "piece_checksums")  # fmt: skip
     vectors = zip(a.vectors.tensors().values(), b.vectors.tensors().values(), strict=True)
     return (
-        all(own[name] == other[name] for name in plain)
-        and all(torch.equal(own[name], other[name]) for name in tensors)
+        all(fields_of_a[name] == fields_of_b[name] for name in plain)
+        and all(torch.equal(fields_of_a[name], fields_of_b[name]) for name in tensors)
         and all(torch.equal(x, y) for x, y in vectors)
     )

@@ -16,9 +16,9 @@ SOURCES = ("random", "old", "recent", "generated")
 
 def value(entries: list[Entry], *where: str) -> Summary | None:
     """The measured number at (row heads ..., column), or None."""
-    found = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
-    assert len(found) < 2
-    return found[0] if found else None
+    summaries = [e.summary for e in entries if (*e.row, e.column) == where and not e.published]
+    assert len(summaries) < 2
+    return summaries[0] if summaries else None
 
 
 def row(study: str, **columns: Any) -> Row:

@@ -137,14 +137,14 @@ def test_blocks_give_the_first_symbols_what_does_not_divide() -> None:
 
 
 def test_an_arrangement_of_ones_own_holds_a_vector_of_ones_own(known) -> None:
-    own = Arrangement("x,e,(x,m)*n", ("x", "e"), ("x", "m"))
+    arrangement = Arrangement("x,e,(x,m)*n", ("x", "e"), ("x", "m"))
     x = known.embed(known.encode("x"))[0]
-    result = fit(known, known.encode("exmx"), FitConfig(own), Given(fixed={"x": x}))
+    result = fit(known, known.encode("exmx"), FitConfig(arrangement), Given(fixed={"x": x}))
     assert result.exact
     assert torch.equal(result.tokens.fixed, x[None])
-    assert result.tokens.arrangement == own
+    assert result.tokens.arrangement == arrangement
     with pytest.raises(InputError, match=r"fixed vector 'x': give its value in Given\(fixed=...\)"):
-        fit(known, known.encode("exmx"), FitConfig(own))
+        fit(known, known.encode("exmx"), FitConfig(arrangement))
 
 
 def test_e_tokens_take_turns_in_the_body() -> None:

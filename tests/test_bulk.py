@@ -129,10 +129,10 @@ def test_a_list_that_was_stopped_resumes_to_the_same_files(runner: InProcess, tm
     fit_texts(runner, TEXTS, tmp_path / "whole", RECIPE)
     with pytest.raises(Stopped):
         fit_texts(runner, TEXTS, tmp_path / "fitted", RECIPE, report=stop)
-    there = set(contents(tmp_path / "fitted"))
-    assert 0 < len(there) < len(TEXTS)
+    finished = set(contents(tmp_path / "fitted"))
+    assert 0 < len(finished) < len(TEXTS)
     again = fit_texts(runner, TEXTS, tmp_path / "fitted", RECIPE)
-    assert {o.file.name for o in again if not o.made} == there
+    assert {o.file.name for o in again if not o.made} == finished
     assert contents(tmp_path / "fitted") == contents(tmp_path / "whole")
 
 

@@ -50,14 +50,14 @@ def texts(count: int, length: int) -> Tensor:
 @settings(max_examples=60)
 def test_growth_finds_every_capacity(capacities: list[int], length: int, first: int, factor: float) -> None:
     known = Known(capacities)
-    for capacity, found in zip(
+    for capacity, measured in zip(
         capacities, grow(known, texts(len(capacities), length), 10, first=first, factor=factor), strict=True
     ):
-        assert found.n_tokens == min(capacity, length)
-        assert found.stop_reason == ("text" if capacity >= length else "bound")
-        assert found.bound == (None if capacity >= length else capacity + 1)
-        assert found.work == sum(t.work for t in found.trials)
-        tried = [t.n_tokens for t in found.trials]
+        assert measured.n_tokens == min(capacity, length)
+        assert measured.stop_reason == ("text" if capacity >= length else "bound")
+        assert measured.bound == (None if capacity >= length else capacity + 1)
+        assert measured.work == sum(t.work for t in measured.trials)
+        tried = [t.n_tokens for t in measured.trials]
         assert len(set(tried)) == len(tried)
     for _, begin in known.calls:
         assert all(b is None for b in begin) or all(b is not None for b in begin)
@@ -65,27 +65,29 @@ def test_growth_finds_every_capacity(capacities: list[int], length: int, first: 
 
 def test_growth_continues_from_the_longest_prefix_that_held() -> None:
     known = Known([11])
-    found = grow(known, texts(1, 40), 10, first=8, factor=1.5)[0]
+    measured = grow(known, texts(1, 40), 10, first=8, factor=1.5)[0]
     assert [call for call, _ in known.calls] == [8, 12, 10, 11]
     assert [begin[0] for _, begin in known.calls] == [None, (0, 8), (0, 8), (0, 10)]
-    assert found.vectors == (0, 11)
+    assert measured.vectors == (0, 11)
 
 
 @given(capacities=st.lists(st.integers(0, 2000), min_size=1, max_size=4), length=st.integers(4, 1500))
 @settings(max_examples=60)
 def test_bisection_finds_the_longest_length_of_the_grid(capacities: list[int], length: int) -> None:
-    for capacity, found in zip(capacities, bisect(Known(capacities), texts(len(capacities), length), 10), strict=True):
-        assert found.n_tokens == max((n for n in LENGTHS if n <= min(capacity, length)), default=0)
-        assert len(found.trials) <= 5
+    for capacity, measured in zip(
+        capacities, bisect(Known(capacities), texts(len(capacities), length), 10), strict=True
+    ):
+        assert measured.n_tokens == max((n for n in LENGTHS if n <= min(capacity, length)), default=0)
+        assert len(measured.trials) <= 5
 
 
 @given(work=st.integers(0, 3000), capacity=st.integers(0, 60))
 @settings(max_examples=60)
 def test_the_budget_is_never_overspent(work: int, capacity: int) -> None:
-    found = grow(Known([capacity]), texts(1, 60), 10, work=work)[0]
-    assert found.work <= work
-    if found.stop_reason == "work":
-        assert found.n_tokens <= min(capacity, 60)
+    measured = grow(Known([capacity]), texts(1, 60), 10, work=work)[0]
+    assert measured.work <= work
+    if measured.stop_reason == "work":
+        assert measured.n_tokens <= min(capacity, 60)
 
 
 def test_a_real_search_keeps_to_its_budget() -> None:
@@ -93,22 +95,24 @@ def test_a_real_search_keeps_to_its_budget() -> None:
     ids = torch.stack([lm.encode("abcdefgh"), lm.encode("hgfedcba")])
     recipe = replace(RECIPE, restarts=1, stop=STOP)
     for attempt in (one_step(lm, recipe), autoregressive(lm, replace(CRAMMING, stop=STOP))):
-        for found in grow(attempt, ids, 200, first=2, work=900):
-            assert found.work <= 900
+        for measured in grow(attempt, ids, 200, first=2, work=900):
+            assert measured.work <= 900
 
 
 def test_the_vectors_hold_the_prefix_that_is_reported() -> None:
     lm = family("llama")
     ids = torch.stack([lm.encode("abcdef"), lm.encode("qwerty")])
-    for text, found in zip(ids, grow(one_step(lm, replace(RECIPE, stop=STOP)), ids, 200, first=2), strict=True):
-        assert found.n_tokens >= 2
-        e, m = found.vectors
-        tokens = replace(fit(lm, text[: found.n_tokens], replace(RECIPE, stop=Stop(max_steps=0))).tokens, e=e, m=m)
-        assert decode(lm, tokens).ids.tolist() == text[: found.n_tokens].tolist()
-    for text, found in zip(ids, grow(autoregressive(lm, replace(CRAMMING, stop=STOP)), ids, 200, first=2), strict=True):
-        assert found.n_tokens >= 2
-        prompt = torch.cat([lm.fixed_vectors(["bos"]), found.vectors])
-        assert reconstruct(lm, prompt[None], found.n_tokens)[0].tolist() == text[: found.n_tokens].tolist()
+    for text, measured in zip(ids, grow(one_step(lm, replace(RECIPE, stop=STOP)), ids, 200, first=2), strict=True):
+        assert measured.n_tokens >= 2
+        e, m = measured.vectors
+        tokens = replace(fit(lm, text[: measured.n_tokens], replace(RECIPE, stop=Stop(max_steps=0))).tokens, e=e, m=m)
+        assert decode(lm, tokens).ids.tolist() == text[: measured.n_tokens].tolist()
+    for text, measured in zip(
+        ids, grow(autoregressive(lm, replace(CRAMMING, stop=STOP)), ids, 200, first=2), strict=True
+    ):
+        assert measured.n_tokens >= 2
+        prompt = torch.cat([lm.fixed_vectors(["bos"]), measured.vectors])
+        assert reconstruct(lm, prompt[None], measured.n_tokens)[0].tolist() == text[: measured.n_tokens].tolist()
 
 
 @pytest.mark.parametrize("accuracy", [0.5, 0.99])
@@ -134,9 +138,9 @@ def test_a_prefix_is_held_where_the_recipe_s_accuracy_is_reached(accuracy: float
 def test_a_held_m_stays_as_it_is() -> None:
     lm = family("llama")
     m = lm.embedding_statistics.mean
-    found = grow(one_step(lm, replace(RECIPE, stop=STOP), Given(m=m)), lm.encode("abcd")[None], 200, first=1)[0]
-    assert found.n_tokens >= 1
-    assert torch.equal(found.vectors[1], m)
+    measured = grow(one_step(lm, replace(RECIPE, stop=STOP), Given(m=m)), lm.encode("abcd")[None], 200, first=1)[0]
+    assert measured.n_tokens >= 1
+    assert torch.equal(measured.vectors[1], m)
 
 
 def test_h_lm_of_a_prefix() -> None:

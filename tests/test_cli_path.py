@@ -27,9 +27,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lm, other = load_lm(str(folder / "llama")), load_lm(str(folder / "gpt2"))
     random = replace(RECIPE, start="vocabulary", perturbation=0.0)
     for name, text, seed in (("a", "abc", 0), ("again", "abc", 1), ("other", "Yes.", 0)):
-        found = fit(lm, lm.encode(text), replace(random, seed=seed))
-        assert found.exact
-        save(folder / name, found.tokens)
+        result = fit(lm, lm.encode(text), replace(random, seed=seed))
+        assert result.exact
+        save(folder / name, result.tokens)
     lost = replace(random, stop=Stop(max_steps=0))
     save(folder / "lost", fit(lm, lm.encode("xyz"), lost).tokens)
     save(folder / "arranged", fit(lm, lm.encode("abc"), replace(lost, arrangement="e,m*n")).tokens)
@@ -59,15 +59,15 @@ def record(run: Any, *arguments: object) -> dict[str, Any]:
 
 
 def test_the_way_from_one_solution_to_another_begins_and_ends_with_the_text(run):
-    found = record(run, "a", "again", "--points", 5)
-    assert [p["tau"] for p in found["points"]] == [0, 0.25, 0.5, 0.75, 1]
-    assert [found["points"][i]["text"] for i in (0, -1)] == ["abc", "abc"]
-    assert (found["kind"], found["vectors"], found["same_text"], found["steps"]) == ("segment", "both", True, None)
-    assert found["ratio"] == pytest.approx(1)
-    assert found["lowest_accuracy"] == min(p["token_accuracy_first"] for p in found["points"])
-    losses = [p["loss_first"] for p in found["points"]]
-    assert found["barrier"] == pytest.approx(max(losses) - (losses[0] + losses[-1]) / 2)
-    for point in found["points"]:
+    told = record(run, "a", "again", "--points", 5)
+    assert [p["tau"] for p in told["points"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert [told["points"][i]["text"] for i in (0, -1)] == ["abc", "abc"]
+    assert (told["kind"], told["vectors"], told["same_text"], told["steps"]) == ("segment", "both", True, None)
+    assert told["ratio"] == pytest.approx(1)
+    assert told["lowest_accuracy"] == min(p["token_accuracy_first"] for p in told["points"])
+    losses = [p["loss_first"] for p in told["points"]]
+    assert told["barrier"] == pytest.approx(max(losses) - (losses[0] + losses[-1]) / 2)
+    for point in told["points"]:
         assert point["token_accuracy_first"] == point["token_accuracy_last"]
 
 
@@ -87,34 +87,34 @@ def test_a_fitted_curve_is_no_worse_than_the_segment(run):
 
 
 def test_texts_of_different_lengths_turn_into_each_other(run, files):
-    found = record(run, "a", "other", "--points", 3)
-    first, _, last = found["points"]
+    told = record(run, "a", "other", "--points", 3)
+    first, _, last = told["points"]
     assert first["text"].startswith("abc")
     assert len(first["text"]) == 4
     assert last["text"] == "Yes."
     assert (first["token_accuracy_first"], last["token_accuracy_last"]) == (1, 1)
-    assert not found["same_text"]
-    assert found["barrier"] is found["lowest_accuracy"] is None
+    assert not told["same_text"]
+    assert told["barrier"] is told["lowest_accuracy"] is None
 
 
 @pytest.mark.parametrize("vectors", ["e", "m"])
 def test_one_vector_alone_can_move(run, files, vectors):
     lm, a, b = load_lm(str(files / "llama")), load(files / "a"), load(files / "again")
-    found = record(run, "a", "again", "--vectors", vectors, "--points", 2)
-    assert found["barrier"] is None, "the last place is no solution"
+    told = record(run, "a", "again", "--vectors", vectors, "--points", 2)
+    assert told["barrier"] is None, "the last place is no solution"
     swapped = replace(a, **{vectors: getattr(b, vectors)})
-    assert found["points"][0]["text"] == "abc"
-    assert found["points"][1]["text"] == decode(lm, swapped).text
-    assert found["vectors"] == vectors
+    assert told["points"][0]["text"] == "abc"
+    assert told["points"][1]["text"] == decode(lm, swapped).text
+    assert told["vectors"] == vectors
 
 
 def test_arithmetic_beyond_the_ends(run, files):
     lm, a, b = load_lm(str(files / "llama")), load(files / "a"), load(files / "other")
-    found = record(run, "a", "other", "--from", -0.5, "--to", 1.5, "--points", 3)
-    assert [p["tau"] for p in found["points"]] == [-0.5, 0.5, 1.5]
+    told = record(run, "a", "other", "--from", -0.5, "--to", 1.5, "--points", 3)
+    assert [p["tau"] for p in told["points"]] == [-0.5, 0.5, 1.5]
     e, m = segment(a, b).point(1.5)
     assert torch.allclose(e, a.e + 1.5 * (b.e - a.e), atol=1e-5)
-    assert found["points"][2]["text"] == decode(lm, replace(b, e=e, m=m)).text
+    assert told["points"][2]["text"] == decode(lm, replace(b, e=e, m=m)).text
     assert record(run, "a", "again", "--to", 2)["barrier"] is None
 
 
@@ -134,8 +134,8 @@ def test_people_get_a_line_for_each_place(run):
 def test_a_file_and_itself(run):
     assert "segment: length 0.00, its ends are the same" in run("a", "a", "--points", 2)[1]
     assert "times that of the segment" not in run("a", "again", "--points", 2)[1], "of itself"
-    found = record(run, "a", "a", "--points", 2)
-    assert (found["length"], found["ratio"], found["lowest_accuracy"], found["barrier"]) == (0, None, 1, 0)
+    told = record(run, "a", "a", "--points", 2)
+    assert (told["length"], told["ratio"], told["lowest_accuracy"], told["barrier"]) == (0, None, 1, 0)
 
 
 MISTAKES = {

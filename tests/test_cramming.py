@@ -73,12 +73,12 @@ def test_what_stands_before_the_memory_is_the_recipe_s(llama: FrozenLM, crammed:
 def test_generation_is_the_argmax_token_by_token(llama: FrozenLM) -> None:
     memory = torch.randn(2, llama.width, generator=torch.Generator().manual_seed(3)) * 0.3
     given = memory
-    found = []
+    ids = []
     for _ in range(6):
         with torch.no_grad():
-            found.append(int(llama.model(inputs_embeds=given[None], use_cache=False).logits[0, -1].argmax()))
-        given = torch.cat([given, llama.embed(torch.tensor(found[-1:]))])
-    assert reconstruct(llama, memory[None], 6)[0].tolist() == found
+            ids.append(int(llama.model(inputs_embeds=given[None], use_cache=False).logits[0, -1].argmax()))
+        given = torch.cat([given, llama.embed(torch.tensor(ids[-1:]))])
+    assert reconstruct(llama, memory[None], 6)[0].tolist() == ids
 
 
 def test_a_result_that_is_not_reached_reports_both_accuracies(llama: FrozenLM) -> None:

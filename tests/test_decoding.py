@@ -47,28 +47,28 @@ def test_decoding_calls_the_model_once(lm: FrozenLM, scores: bool) -> None:
 def test_a_batch_of_unlike_texts_decodes_as_one_by_one(lm: FrozenLM) -> None:
     tokens = mixed(lm)
     together = decode(lm, tokens)
-    for one, found in zip(tokens, together, strict=True):
-        alone = decode(lm, one)
-        assert len(found.ids) == one.length
-        assert torch.equal(found.ids, alone.ids)
-        assert (found.text, found.exact) == (alone.text, alone.exact)
-        assert torch.allclose(found.log_probs, alone.log_probs, rtol=1e-4, atol=1e-4)
-        assert torch.allclose(found.margins, alone.margins, rtol=1e-4, atol=1e-4)
+    for vectors, decoded in zip(tokens, together, strict=True):
+        alone = decode(lm, vectors)
+        assert len(decoded.ids) == vectors.length
+        assert torch.equal(decoded.ids, alone.ids)
+        assert (decoded.text, decoded.exact) == (alone.text, alone.exact)
+        assert torch.allclose(decoded.log_probs, alone.log_probs, rtol=1e-4, atol=1e-4)
+        assert torch.allclose(decoded.margins, alone.margins, rtol=1e-4, atol=1e-4)
 
 
 def test_scores_are_those_of_the_logits(lm: FrozenLM) -> None:
-    one = mixed(lm)[1]
-    found = decode(lm, one)
-    logits = lm.model(inputs_embeds=one.inputs_embeds()).logits[0, 1:6]
-    assert torch.equal(found.ids, logits.argmax(-1))
-    assert found.ids.dtype == torch.int64
-    assert torch.allclose(found.margins, logit_margins(logits, found.ids), rtol=1e-4, atol=1e-4)
-    own = logits.log_softmax(-1).amax(-1)
-    assert torch.allclose(found.log_probs, own, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(found.probabilities, logits.softmax(-1).amax(-1), rtol=1e-4, atol=1e-4)
-    assert (found.margins >= 0).all()
-    assert found.seconds > 0
-    plain = decode(lm, one, scores=False)
+    vectors = mixed(lm)[1]
+    decoded = decode(lm, vectors)
+    logits = lm.model(inputs_embeds=vectors.inputs_embeds()).logits[0, 1:6]
+    assert torch.equal(decoded.ids, logits.argmax(-1))
+    assert decoded.ids.dtype == torch.int64
+    assert torch.allclose(decoded.margins, logit_margins(logits, decoded.ids), rtol=1e-4, atol=1e-4)
+    log_probs = logits.log_softmax(-1).amax(-1)
+    assert torch.allclose(decoded.log_probs, log_probs, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(decoded.probabilities, logits.softmax(-1).amax(-1), rtol=1e-4, atol=1e-4)
+    assert (decoded.margins >= 0).all()
+    assert decoded.seconds > 0
+    plain = decode(lm, vectors, scores=False)
     assert plain.log_probs is plain.margins is plain.probabilities is None
 
 
@@ -126,33 +126,33 @@ def test_a_text_fitted_in_a_batch_decodes_alone(lm: FrozenLM) -> None:
 def test_decoding_needs_only_the_vectors(arrangement: str) -> None:
     # What was fitted with a BOS vector does not ask the model for it again.
     lm = FrozenLM(build("gpt2"), tokenizer())
-    own = fit(lm, lm.encode("no"), replace(RECIPE, arrangement=arrangement)).tokens
+    vectors = fit(lm, lm.encode("no"), replace(RECIPE, arrangement=arrangement)).tokens
     lm.fixed_vector = None  # type: ignore[assignment, method-assign]
     lm.tokenizer = tokenizer()
-    assert decode(lm, own).ids.shape == (2,)
+    assert decode(lm, vectors).ids.shape == (2,)
 
 
 def test_vectors_of_another_model_are_refused(llama: FrozenLM) -> None:
-    own = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
+    vectors = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
     prints = [lm.identity.fingerprint[:12] for lm in (llama, family("gpt2"))]
     message = (
         f"these proto-tokens belong to LlamaForCausalLM (weights {prints[0]}), "
         f"not to GPT2LMHeadModel (weights {prints[1]})"
     )
-    for tokens in (own, [own]):
+    for tokens in (vectors, [vectors]):
         with pytest.raises(InputError) as error:
             decode(family("gpt2"), tokens)
         assert str(error.value) == message
     with pytest.raises(InputError, match="belong to LlamaForCausalLM"):  # one of a batch is enough
-        decode(family("gpt2"), [fit(family("gpt2"), torch.tensor([1]), FitConfig(stop=START)).tokens, own])
+        decode(family("gpt2"), [fit(family("gpt2"), torch.tensor([1]), FitConfig(stop=START)).tokens, vectors])
 
 
 def test_revision_and_vocabulary_count_too(llama: FrozenLM) -> None:
-    own = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
+    vectors = fit(llama, llama.encode("ab"), FitConfig(stop=START)).tokens
 
     def of(**changes: str) -> ProtoTokens:
-        model = Identity(**(vars(own.provenance.model) | changes))
-        return replace(own, provenance=replace(own.provenance, model=model))
+        model = Identity(**(vars(vectors.provenance.model) | changes))
+        return replace(vectors, provenance=replace(vectors.provenance, model=model))
 
     assert decode(llama, of(name="elsewhere", revision="abc")).ids.shape == (2,)  # the weights decide
     with pytest.raises(InputError, match=r"to far/away at revision v2 \(weights ffff\), not to LlamaForCausalLM"):

@@ -276,11 +276,11 @@ def test_starts_are_what_they_are_called() -> None:
 def test_a_learned_start_is_an_offset_for_one_model_and_arrangement() -> None:
     lm, text = family("gemma3"), family("gemma3").encode("abca")
     arrangement = ARRANGEMENTS["m,e,m*(n-1)"]
-    own = torch.randn(2, lm.width, generator=generator())
-    starter = Starter(e=own[0], m=own[1], arrangement=arrangement, model=lm.identity, training={})
+    offsets = torch.randn(2, lm.width, generator=generator())
+    starter = Starter(e=offsets[0], m=offsets[1], arrangement=arrangement, model=lm.identity, training={})
     e, m = start_vectors(lm, text, FitConfig(start=starter, e_tokens=2), 0)
-    assert torch.allclose(e, (lm.embed(text).mean(0) + own[0]).expand(2, -1))
-    assert torch.equal(m, own[1])
+    assert torch.allclose(e, (lm.embed(text).mean(0) + offsets[0]).expand(2, -1))
+    assert torch.equal(m, offsets[1])
     with pytest.raises(InputError, match=r"this learned start is for 'm,e,m\*\(n-1\)', not for 'e,m\*n'"):
         start_vectors(lm, text, FitConfig(arrangement="e,m*n", start=starter), 0)
     with pytest.raises(

@@ -61,13 +61,13 @@ def test_a_model_may_be_compiled() -> None:
 @pytest.mark.cuda
 def test_a_gpu_takes_the_step_that_a_cpu_takes() -> None:
     """And solves what a CPU solves; vectors found on one decode on the other."""
-    here, gpu = family("llama"), FrozenLM(build("llama").cuda(), tokenizer())
-    ids = batch(here, "no", "Zq")
-    for one, other in zip(fit_batch(gpu, ids, ONE_STEP), fit_batch(here, ids, ONE_STEP), strict=True):
+    on_cpu, on_gpu = family("llama"), FrozenLM(build("llama").cuda(), tokenizer())
+    ids = batch(on_cpu, "no", "Zq")
+    for one, other in zip(fit_batch(on_gpu, ids, ONE_STEP), fit_batch(on_cpu, ids, ONE_STEP), strict=True):
         torch.testing.assert_close(one.loss_history, other.loss_history, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(one.tokens.e, other.tokens.e, rtol=0, atol=2e-5)
         torch.testing.assert_close(one.tokens.m, other.tokens.m, rtol=0, atol=2e-5)
-    for lm, another in ((gpu, here), (here, gpu)):
+    for lm, another in ((on_gpu, on_cpu), (on_cpu, on_gpu)):
         for result in fit_batch(lm, ids, budget(RECIPE, margin=0.1)):
             assert result.exact
             assert decode(another, result.tokens).exact

@@ -68,13 +68,13 @@ def named(cell: str) -> list[str]:
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """Every `prototokens` command of a page with the lines of output that it quotes."""
-    found: list[tuple[str, list[str]]] = []
+    quoted: list[tuple[str, list[str]]] = []
     for line in "".join(blocks(page, "console")).splitlines():
         if line.startswith("$ "):
-            found.append((line.removeprefix("$ "), []))
+            quoted.append((line.removeprefix("$ "), []))
         else:
-            found[-1][1].append(line)
-    return [(command, output) for command, output in found if command.startswith("prototokens ")]
+            quoted[-1][1].append(line)
+    return [(command, output) for command, output in quoted if command.startswith("prototokens ")]
 
 
 def tiny_lm(name: str = BUILT_IN, **options: Any) -> FrozenLM:
@@ -97,7 +97,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for user in ("fitting.starts", "encoder.encoding", "geometry.connecting"):
         monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
-    monkeypatch.setattr("prototokens.encoder.training.texts.documents", lambda *_: [speech])
+    monkeypatch.setattr("prototokens.encoder.training.texts.stream", lambda *_: [speech])
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
     monkeypatch.setattr("prototokens.lm.loading.load_lm", tiny_lm)
 
@@ -149,11 +149,11 @@ def test_the_tutorial_runs(few_steps: None, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_commands_of_the_guides_parse() -> None:
-    found = [shlex.split(command)[1:] for page in GUIDES for command, _ in commands(page)]
+    calls = [shlex.split(command)[1:] for page in GUIDES for command, _ in commands(page)]
     program: Any = typer.main.get_command(cli.app)
     with program.make_context("prototokens", [], resilient_parsing=True) as context:
-        assert {words[0] for words in found} == set(program.list_commands(context))
-        for words in found:
+        assert {words[0] for words in calls} == set(program.list_commands(context))
+        for words in calls:
             command = program
             while hasattr(command, "list_commands"):
                 command = command.get_command(context, words.pop(0))
@@ -209,7 +209,7 @@ def test_json_fields_of_the_page_are_the_ones_printed(
         "verify": "verify letter.proto",
         "pack-all": "pack-all letters -o packed --effort fast",
         "fit-all": "fit-all sentences.txt -o fitted",
-        "encoder train": "encoder train -o mine --steps 1 --max-tokens 2 --batch-positions 6",
+        "encoder train": "encoder train -o mine --steps 1 --block-length 2 --lengths 2 --batch-positions 6",
         "encode": "encode ab --encoder mine -o encoded",
         "encoder eval": "encoder eval --encoder mine --sources letter.txt --starts anywhere --lengths 2 --texts 2",
         "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",

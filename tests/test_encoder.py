@@ -83,8 +83,8 @@ def test_what_a_block_reads_decides_what_is_written_wherever_it_stands(llama: Fr
 
 def test_the_m_of_a_text_is_a_mean_over_its_blocks(llama: FrozenLM) -> None:
     encoder = random_encoder(llama, replace(CONFIG, neighbours=0))
-    (_, one), (_, other), (_, both) = (encoder.vectors(llama, batch(llama, t)) for t in ("ab", "cd", "abcdab"))
-    assert torch.allclose(both, (2 * one + other) / 3, atol=1e-5)
+    (_, one), (_, other), (_, joined) = (encoder.vectors(llama, batch(llama, t)) for t in ("ab", "cd", "abcdab"))
+    assert torch.allclose(joined, (2 * one + other) / 3, atol=1e-5)
 
 
 def test_one_m_for_all_texts_if_it_is_global(llama: FrozenLM) -> None:

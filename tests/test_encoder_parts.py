@@ -40,20 +40,20 @@ def source(tmp_path: Path) -> str:
 
 
 def drawn(lm: FrozenLM, texts: int = 2, e_tokens: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    both = torch.randn(texts, e_tokens + 1, lm.width, generator=torch.Generator().manual_seed(3))
-    return both[:, :-1], both[:, -1]
+    vectors = torch.randn(texts, e_tokens + 1, lm.width, generator=torch.Generator().manual_seed(3))
+    return vectors[:, :-1], vectors[:, -1]
 
 
 def test_the_pull_is_the_gradient_of_the_mean_cross_entropy_over_every_position(lm: FrozenLM) -> None:
     e, m = drawn(lm)
     ids = batch(lm, "abc", "xyz")
-    found = objective_gradient(lm, BLOCKS, e, m, ids, Objective(), 0)
+    pull = objective_gradient(lm, BLOCKS, e, m, ids, Objective(), 0)
     e_in, m_in = e.clone().requires_grad_(), m.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(logits_of(lm, BLOCKS, e_in, m_in, 3).flatten(0, 1), ids.flatten())
     expected = torch.autograd.grad(loss, [e_in, m_in])
-    assert found.loss_nats.item() == pytest.approx(loss.item(), rel=1e-5)
-    for own, other in zip((found.e, found.m), expected, strict=True):
-        assert torch.allclose(own, other, atol=1e-5, rtol=1e-3)
+    assert pull.loss_nats.item() == pytest.approx(loss.item(), rel=1e-5)
+    for gradient, expected_gradient in zip((pull.e, pull.m), expected, strict=True):
+        assert torch.allclose(gradient, expected_gradient, atol=1e-5, rtol=1e-3)
 
 
 def test_terms_of_the_objective_add_up(llama: FrozenLM) -> None:
@@ -65,8 +65,8 @@ def test_terms_of_the_objective_add_up(llama: FrozenLM) -> None:
 
     plain = at()
     unrolled, distilled = at(refine_steps=3, unroll=1.0) - plain, at(refine_steps=3, distil=1.0) - plain
-    both = at(refine_steps=3, unroll=2.0, distil=0.5)
-    assert torch.allclose(both, plain + 2 * unrolled + 0.5 * distilled, atol=1e-5)
+    summed = at(refine_steps=3, unroll=2.0, distil=0.5)
+    assert torch.allclose(summed, plain + 2 * unrolled + 0.5 * distilled, atol=1e-5)
     assert unrolled.abs().max() > 0
     assert distilled.abs().max() > 0
 
@@ -79,11 +79,11 @@ def test_refinement_is_judged_where_fit_steps_lead(llama: FrozenLM) -> None:
     assert distilled.refined_loss_nats < distilled.loss_nats == plain.loss_nats
     share = llama.embedding_statistics.std**2 * (e.numel() + m.numel())
     fitted_e, fitted_m = e - (distilled.e - plain.e) * share, m - (distilled.m - plain.m) * share
-    there = objective_gradient(llama, BLOCKS, fitted_e, fitted_m, ids, Objective(), 0)
-    assert there.loss_nats.item() == pytest.approx(distilled.refined_loss_nats.item(), rel=1e-3)
+    refined = objective_gradient(llama, BLOCKS, fitted_e, fitted_m, ids, Objective(), 0)
+    assert refined.loss_nats.item() == pytest.approx(distilled.refined_loss_nats.item(), rel=1e-3)
     unrolled = objective_gradient(llama, BLOCKS, e, m, ids, Objective(refine_steps=4, unroll=2.0), 0)
-    assert torch.allclose(unrolled.e - plain.e, 2 * there.e, atol=1e-4)
-    assert torch.allclose(unrolled.m - plain.m, 2 * there.m, atol=1e-4)
+    assert torch.allclose(unrolled.e - plain.e, 2 * refined.e, atol=1e-4)
+    assert torch.allclose(unrolled.m - plain.m, 2 * refined.m, atol=1e-4)
 
 
 def test_noise_comes_from_its_seed_and_has_its_scale(llama: FrozenLM) -> None:
@@ -202,16 +202,16 @@ def test_settings_that_do_not_exist_are_refused(text: str, message: str) -> None
 
 def test_scores_agree_with_decoding_one_by_one(lm: FrozenLM) -> None:
     encoder, ids = random_encoder(lm), batch(lm, "abc", "dog", "xyz")
-    found = score_vectors(lm, BLOCKS, *encoder_vectors(encoder, lm, ids), ids)
+    score = score_vectors(lm, BLOCKS, *encoder_vectors(encoder, lm, ids), ids)
     results = encode(lm, encoder, ids)
     accuracy = torch.tensor(
         [(decode(lm, r.tokens).ids == row).float().mean() for r, row in zip(results, ids, strict=True)]
     )
-    assert found.token_accuracy == pytest.approx(accuracy.mean().item())
-    assert found.token_accuracy_se == pytest.approx(accuracy.std().item() / 3**0.5)
-    assert found.exact_match == pytest.approx(sum(r.exact for r in results) / 3)
-    assert found.loss == pytest.approx(sum(r.loss for r in results) / 3, rel=1e-4)
-    assert (found.length, found.texts) == (3, 3)
+    assert score.token_accuracy == pytest.approx(accuracy.mean().item())
+    assert score.token_accuracy_se == pytest.approx(accuracy.std().item() / 3**0.5)
+    assert score.exact_match == pytest.approx(sum(r.exact for r in results) / 3)
+    assert score.loss == pytest.approx(sum(r.loss for r in results) / 3, rel=1e-4)
+    assert (score.length, score.texts) == (3, 3)
     assert score_vectors(lm, BLOCKS, *encoder_vectors(encoder, lm, ids[:1]), ids[:1]).token_accuracy_se == 0
 
 
@@ -228,10 +228,10 @@ def test_controls_are_what_they_say() -> None:
     lm = analytic()  # a token's embedding is read as its letter
     config = EncoderConfig(block_length=1, neighbours=0, width=8, layers=1, token_width=4)
     encoder, ids = Encoder.untrained(lm, config), batch(lm, "abc", "bcd", "cde")
-    found = {kind: score_vectors(lm, blocks(1), *control_vectors(kind, encoder, lm, ids), ids) for kind in CONTROLS}
-    assert found["encoder"].token_accuracy == found["start"].token_accuracy == 1
-    assert found["shuffled"].token_accuracy == 0
-    assert found["constant"].token_accuracy < 0.34
+    score_of = {kind: score_vectors(lm, blocks(1), *control_vectors(kind, encoder, lm, ids), ids) for kind in CONTROLS}
+    assert score_of["encoder"].token_accuracy == score_of["start"].token_accuracy == 1
+    assert score_of["shuffled"].token_accuracy == 0
+    assert score_of["constant"].token_accuracy < 0.34
     e, m = control_vectors("constant", encoder, lm, ids)
     assert torch.equal(e[0], e[2])
     assert torch.equal(m[0], m[2])

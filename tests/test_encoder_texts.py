@@ -97,8 +97,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_a_source_of_all_files_beneath_it(folder: Path) -> None:
-    found = documents(folder)
-    assert [(d.name, d.text) for d in found] == [
+    from_folder = documents(folder)
+    assert [(d.name, d.text) for d in from_folder] == [
         ("a/y.rst", FILES["a/y.rst"]),
         ("a/z.md", FILES["a/z.md"]),
         ("b.txt", "Text of b."),
@@ -106,17 +106,17 @@ def test_a_folder_is_a_source_of_all_files_beneath_it(folder: Path) -> None:
         ("c.jsonl:3", "three"),
         ("d/e.csv:1", "four"),
     ]
-    assert {d.split for d in found} == {"any"}
+    assert {d.split for d in from_folder} == {"any"}
     for split in ("train", "test"):
-        assert documents(str(folder), split) == found
+        assert documents(str(folder), split) == from_folder
 
 
 def test_a_folder_is_read_file_by_file(folder: Path) -> None:
     (folder / "c.jsonl").write_bytes(b"\xff\n")
-    found = stream(folder)
-    assert [next(found).name for _ in range(3)] == ["a/y.rst", "a/z.md", "b.txt"]
+    from_folder = stream(folder)
+    assert [next(from_folder).name for _ in range(3)] == ["a/y.rst", "a/z.md", "b.txt"]
     with pytest.raises(InputError, match=r"line 1 of .*c\.jsonl is not UTF-8"):
-        next(found)
+        next(from_folder)
     with pytest.raises(InputError, match=r"^e\.csv: row 1 of e\.csv has no column 'title': choose one of number, text"):
         list(stream(folder / "d", column="title"))
 
@@ -158,9 +158,9 @@ def test_draws_come_from_the_seed_and_shorter_sentences_are_beginnings(llama: Fr
     assert torch.equal(ids, pool.draw(6, 50, 0.5, seed=1))
     assert torch.equal(pool.draw(6, 50, 1.0, seed=1)[:, :2], pool.draw(2, 50, 1.0, seed=1))
     assert not torch.equal(ids, pool.draw(6, 50, 0.5, seed=2))
-    own = {tuple(row) for row in pool.sentences.tolist()}
-    assert all(tuple(row) in own for row in pool.draw(6, 50, 1.0, seed=1).tolist())
-    among = sum(tuple(row) in own for row in pool.draw(6, 2000, 0.25, seed=1).tolist()) / 2000
+    sentences = {tuple(row) for row in pool.sentences.tolist()}
+    assert all(tuple(row) in sentences for row in pool.draw(6, 50, 1.0, seed=1).tolist())
+    among = sum(tuple(row) in sentences for row in pool.draw(6, 2000, 0.25, seed=1).tolist()) / 2000
     assert among == pytest.approx(0.25, abs=0.05)
 
 

@@ -74,8 +74,8 @@ def test_an_anchor_s_gap_is_0_at_its_place_2_on_the_other_side_and_does_not_mind
 def test_a_relation_s_gap_is_its_formula_bounded_and_blind_to_turns_and_lengths():
     vectors, teacher = random(5, 2, 3), random(5, 4, seed=1)
     measured = relation_gap(vectors, teacher)
-    ours, theirs = cosines(vectors), cosines(teacher)
-    expected = [sum((ours[i, j] - theirs[i, j]) ** 2 for j in range(5) if j != i) / 4 for i in range(5)]
+    of_vectors, of_teacher = cosines(vectors), cosines(teacher)
+    expected = [sum((of_vectors[i, j] - of_teacher[i, j]) ** 2 for j in range(5) if j != i) / 4 for i in range(5)]
     assert torch.allclose(measured, torch.stack(expected))
     assert ((measured >= 0) & (measured <= 4)).all()
     assert torch.allclose(measured, relation_gap(teacher, vectors))
@@ -238,8 +238,8 @@ def test_correlation_of_relations():
     order = torch.tensor([3, 1, 4, 0, 2])
     assert relation_correlation(vectors[order], teacher[order]) == pytest.approx(value)
     first, second = torch.triu_indices(5, 5, 1)
-    both = torch.stack([cosines(rows)[first, second] for rows in (vectors, teacher)])
-    assert value == pytest.approx(torch.corrcoef(both)[0, 1].item())
+    relations = torch.stack([cosines(rows)[first, second] for rows in (vectors, teacher)])
+    assert value == pytest.approx(torch.corrcoef(relations)[0, 1].item())
     assert torch.tensor(relation_correlation(vectors[:2], teacher[:2])).isnan()
 
 

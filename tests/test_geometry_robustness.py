@@ -55,14 +55,16 @@ def test_an_amount_of_zero_changes_nothing(llama, kind, vectors):
 @pytest.mark.parametrize("kind", CHANGE_KINDS)
 def test_only_the_vectors_that_are_named_move_and_both_are_e_and_m(llama, kind):
     tokens, directions = solution(llama), random_directions(llama)
-    both, e, m = (changed(tokens, Change(kind, AMOUNTS[kind], vectors), directions) for vectors in VECTORS)
-    assert torch.equal(e.m, tokens.m)
-    assert torch.equal(m.e, tokens.e)
-    assert torch.equal(both.e, e.e)
-    assert torch.equal(both.m, m.m)
-    assert not (both.e == tokens.e).all()
-    assert not (both.m == tokens.m).all()
-    assert e.provenance == m.provenance == tokens.provenance
+    all_moved, e_moved, m_moved = (
+        changed(tokens, Change(kind, AMOUNTS[kind], vectors), directions) for vectors in VECTORS
+    )
+    assert torch.equal(e_moved.m, tokens.m)
+    assert torch.equal(m_moved.e, tokens.e)
+    assert torch.equal(all_moved.e, e_moved.e)
+    assert torch.equal(all_moved.m, m_moved.m)
+    assert not (all_moved.e == tokens.e).all()
+    assert not (all_moved.m == tokens.m).all()
+    assert e_moved.provenance == m_moved.provenance == tokens.provenance
 
 
 @pytest.mark.parametrize("vectors", VECTORS)

@@ -118,9 +118,9 @@ def test_only_the_wanted_logits_are_made() -> None:
 
 def test_next_token_logits_are_the_models_own(lm: FrozenLM) -> None:
     ids = random_ids(2, 7)
-    own = lm.model(input_ids=ids).logits
-    assert torch.allclose(lm.next_token_logits(ids), own, rtol=1e-4, atol=1e-4)
-    assert torch.allclose(lm.next_token_logits(ids[1]), own[1], rtol=1e-4, atol=1e-4)
+    logits = lm.model(input_ids=ids).logits
+    assert torch.allclose(lm.next_token_logits(ids), logits, rtol=1e-4, atol=1e-4)
+    assert torch.allclose(lm.next_token_logits(ids[1]), logits[1], rtol=1e-4, atol=1e-4)
     assert not lm.next_token_logits(ids).requires_grad
 
 

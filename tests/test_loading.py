@@ -231,11 +231,11 @@ def test_every_part_of_a_tensor_counts_and_its_place_does_not(tmp_path: Path) ->
 
     whole = fingerprint(a=a, b=b)
     assert fingerprint(b=b, a=a) == whole
-    others = (
+    changed = (
         {"a": a, "c": b}, {"a": b, "b": a}, {"a": a}, {"a": a, "b": b.T.contiguous()}, {"a": a.view(2, 3), "b": b},
         {"a": a.half(), "b": b}, {"a": -a, "b": b}, {"a": a.view(torch.int32), "b": b},
     )  # fmt: skip
-    assert len({whole, *(fingerprint(**tensors) for tensors in others)}) == len(others) + 1
+    assert len({whole, *(fingerprint(**tensors) for tensors in changed)}) == len(changed) + 1
     save_file({"a": a}, tmp_path / "1.safetensors")
     save_file({"b": b}, tmp_path / "2.safetensors")
     files = [tmp_path / "1.safetensors", tmp_path / "2.safetensors"]

@@ -93,9 +93,9 @@ def test_a_batch_of_logits_is_a_loop_over_its_texts(metric, batch):
 @given(logit_batches())
 def test_margins_follow_their_formula(batch):
     logits, target_ids = batch
-    others = logits.scatter(-1, target_ids.unsqueeze(-1), -math.inf)
+    rivals = logits.scatter(-1, target_ids.unsqueeze(-1), -math.inf)
     target = logits.gather(-1, target_ids.unsqueeze(-1)).squeeze(-1)
-    assert torch.equal(metrics.logit_margins(logits, target_ids), target - others.amax(-1))
+    assert torch.equal(metrics.logit_margins(logits, target_ids), target - rivals.amax(-1))
 
 
 @given(logit_batches())
@@ -189,8 +189,8 @@ def test_bleu_and_chrf_are_sacrebleus(decoded, original):
 
 @pytest.mark.parametrize(("decoded", "original"), PAIRS)
 def test_rouge_is_rouge_scores(decoded, original):
-    theirs = RougeScorer(ROUGES).score(target=original, prediction=decoded)
-    assert metrics.rouge(decoded, original) == {name: theirs[name].fmeasure for name in ROUGES}
+    scores = RougeScorer(ROUGES).score(target=original, prediction=decoded)
+    assert metrics.rouge(decoded, original) == {name: scores[name].fmeasure for name in ROUGES}
 
 
 # Errors

@@ -58,11 +58,11 @@ def test_table_3_sample_and_shape() -> None:
 
 @pytest.mark.parametrize("source", ["random", "recent", "old", "generated"])
 def test_an_m_of_its_own_holds_more_than_a_shared_one(source: str) -> None:
-    for own, shared in (
+    for with_own_m, with_shared_m in (
         (published.TABLE_3_TOKENS[source, False], published.TABLE_3_TOKENS[source, True]),
         (published.TABLE_3_NATS[source, False], published.TABLE_3_NATS[source, True]),
     ):
-        assert all(a > b for a, b in zip(own, shared, strict=True))
+        assert all(a > b for a, b in zip(with_own_m, with_shared_m, strict=True))
 
 
 def test_table_4_and_figures() -> None:

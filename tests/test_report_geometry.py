@@ -276,12 +276,12 @@ def test_rows_that_begin_alike_stand_together() -> None:
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 def test_nothing_two_series_and_one_row_are_drawn_too(figure: Figure) -> None:
     rows = of_study(figure, solution_studies())
-    other = [made | {"scale": "smoke"} for made in rows]
+    smoke_rows = [made | {"scale": "smoke"} for made in rows]
     with style():
         assert figure.draw([]) is None
-        both = figure.draw([*rows, *other])
-        both.draw_without_rendering()  # lays it out: what does not fit is a warning
-        titles = " ".join(ax.get_title() for ax in both.axes)
+        two_series = figure.draw([*rows, *smoke_rows])
+        two_series.draw_without_rendering()  # lays it out: what does not fit is a warning
+        titles = " ".join(ax.get_title() for ax in two_series.axes)
         assert titles.count("tiny (laptop)") == titles.count("tiny (smoke)") > 0
         single = next(drawing for made in rows if (drawing := figure.draw([made])) is not None)
         single.draw_without_rendering()

@@ -81,9 +81,9 @@ def test_the_words_say_the_shares_and_how_far_a_text_is_whole() -> None:
 def test_the_figure_has_a_panel_for_each_way_of_moving_with_the_means_on_it() -> None:
     with style():
         figure = interpolation.draw_interpolation(LINES)
-    both, e = figure.axes
-    assert [ax.get_title() for ax in (both, e)] == [E_AND_M, E]
-    drawn = {line.get_label(): line for line in both.get_lines() if not line.get_label().startswith("_")}
+    of_both, e = figure.axes
+    assert [ax.get_title() for ax in (of_both, e)] == [E_AND_M, E]
+    drawn = {line.get_label(): line for line in of_both.get_lines() if not line.get_label().startswith("_")}
     assert {name: list(one.get_ydata()) for name, one in drawn.items()} == {
         FIRST: [0.75, 1, 0.5, 0, 0],
         LAST: [0, 0, 0.375, 1, 0.75],

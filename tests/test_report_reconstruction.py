@@ -125,7 +125,7 @@ def test_every_published_number_stands_in_its_table(rows: list[dict]) -> None:
     values = {name: sorted(e.summary.value for e in entries) for name, entries in result.items()}
     one, two = published.TABLE_1.values(), published.TABLE_2.values()
     assert values["table-1"] == sorted(v for lengths in one for v, _ in lengths.values())
-    assert values["table-2"] == sorted(v for sizes in two for both in sizes.values() for v in both)
+    assert values["table-2"] == sorted(v for sizes in two for numbers in sizes.values() for v in numbers)
     nats = [v for models in published.TABLE_3_NATS.values() for v, _ in models]
     assert values["table-3"] == sorted([*nats, *(v for models in published.TABLE_3_TOKENS.values() for v in models)])
     assert values["table-4"] == sorted(v for seconds in published.TABLE_4.values() for v in seconds)

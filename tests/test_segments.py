@@ -34,9 +34,9 @@ def rebuilt(lm: FrozenLM, segment: Segment, size: int) -> str:
 @given(ANY_TEXT, st.sampled_from(list(ODD)), st.integers(1, 9))
 def test_segments_and_their_pieces_are_the_text(text: str, habit: str, size: int) -> None:
     lm = odd(habit)
-    found = cut_into_segments(lm, text)
-    assert "".join(segment.text for segment in found) == text
-    for segment in found:
+    segments = cut_into_segments(lm, text)
+    assert "".join(segment.text for segment in segments) == text
+    for segment in segments:
         assert segment.text
         if len(segment.ids):
             assert int(segment.ids.max()) < lm.vocabulary
@@ -53,9 +53,9 @@ def test_a_text_that_comes_back_is_one_segment(text: str) -> None:
 def test_what_does_not_come_back_is_literal_and_the_rest_is_not() -> None:
     lm = odd("lower-cases")
     low, high = "all of this is low, ", "AND ALL OF THIS!"
-    found = cut_into_segments(lm, low * 8 + high * 4 + low * 8)
-    assert [bool(len(segment.ids)) for segment in found].count(False) == 1
-    literal = next(segment.text for segment in found if not len(segment.ids))
+    segments = cut_into_segments(lm, low * 8 + high * 4 + low * 8)
+    assert [bool(len(segment.ids)) for segment in segments].count(False) == 1
+    literal = next(segment.text for segment in segments if not len(segment.ids))
     assert high * 4 in literal
     assert len(literal) < len(high) * 4 + 2 * 32
     assert [s.text for s in cut_into_segments(odd("plain"), "a\ufffd\ufffdb")] == ["a", "\ufffd\ufffd", "b"]

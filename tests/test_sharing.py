@@ -21,10 +21,10 @@ def vectors(*shape: int) -> torch.Tensor:
 # Shared vectors.
 
 
-@pytest.mark.parametrize(("shared", "own"), [("m", "e"), ("e", "m")])
+@pytest.mark.parametrize(("shared", "unshared"), [("m", "e"), ("e", "m")])
 @pytest.mark.parametrize("groups", [None, [0, 0, 1], [7, -3, 7]])
 def test_a_group_has_one_vector_and_a_text_its_own(
-    lm: FrozenLM, shared: str, own: str, groups: list[int] | None
+    lm: FrozenLM, shared: str, unshared: str, groups: list[int] | None
 ) -> None:
     given = Given(share=shared, groups=None if groups is None else torch.tensor(groups))
     results = fit_batch(lm, batch(lm, *TEXTS), budget(RECIPE, max_steps=5), given)
@@ -33,7 +33,7 @@ def test_a_group_has_one_vector_and_a_text_its_own(
         for j in range(i):
             same = torch.equal(getattr(results[i].tokens, shared), getattr(results[j].tokens, shared))
             assert same == (numbers[i] == numbers[j])
-            assert not torch.equal(getattr(results[i].tokens, own), getattr(results[j].tokens, own))
+            assert not torch.equal(getattr(results[i].tokens, unshared), getattr(results[j].tokens, unshared))
 
 
 @pytest.mark.parametrize("share", ["m", "e"])
@@ -50,8 +50,8 @@ def test_sharers_are_solved_together(llama: FrozenLM, share: str) -> None:
     assert first.steps == last.steps
     assert len(first.loss_history) == len(last.loss_history)
     assert first.accuracy_history[-1] == last.accuracy_history[-1] == 1
-    both = (first.accuracy_history + last.accuracy_history) / 2
-    assert both[:-1].max() < 1 or first.min_margin > RECIPE.stop.margin
+    accuracy_of_group = (first.accuracy_history + last.accuracy_history) / 2
+    assert accuracy_of_group[:-1].max() < 1 or first.min_margin > RECIPE.stop.margin
     assert calls.positions() == sum(result.token_positions for result in results)
 
 
@@ -126,9 +126,9 @@ def test_held_vectors_stay_as_they_are(lm: FrozenLM, name: str, per_text: bool) 
 
 
 def test_one_held_vector_is_enough_to_fit_the_other(llama: FrozenLM) -> None:
-    found = fit_batch(llama, batch(llama, *TEXTS), RECIPE)
+    solved = fit_batch(llama, batch(llama, *TEXTS), RECIPE)
     for name in ("e", "m"):
-        held = torch.stack([getattr(result.tokens, name) for result in found])
+        held = torch.stack([getattr(result.tokens, name) for result in solved])
         results = fit_batch(llama, batch(llama, *TEXTS), RECIPE, Given(**{name: held}))
         assert all(result.exact for result in results)
         assert all(torch.equal(getattr(r.tokens, name), h) for r, h in zip(results, held, strict=True))
@@ -168,11 +168,11 @@ def test_a_held_e_without_any_m_ends_like_any_fit(llama: FrozenLM, T: int) -> No
 
 def test_fixed_vectors_may_be_ones_own(llama: FrozenLM) -> None:
     config = budget(replace(ONE, arrangement="bos,e,m*(n-1)"), max_steps=2)
-    own = vectors()
+    bos = vectors()
     plain = fit(llama, llama.encode("ab"), config)
-    result = fit(llama, llama.encode("ab"), config, Given(fixed={"bos": own}))
+    result = fit(llama, llama.encode("ab"), config, Given(fixed={"bos": bos}))
     assert torch.equal(plain.tokens.fixed[0], llama.fixed_vector("bos"))
-    assert torch.equal(result.tokens.fixed[0], own)
+    assert torch.equal(result.tokens.fixed[0], bos)
     assert result.loss != plain.loss
 
 
@@ -240,11 +240,11 @@ def test_restarts_from_a_given_start_differ_by_their_perturbation(llama: FrozenL
     ids = batch(llama, "ab")
     config = budget(replace(ONE, restarts=3, perturbation=0.1), max_steps=0)
     e = torch.zeros(1, llama.width)
-    found = fit_batch(llama, ids, config, Given(e_start=e, m_start=e[0]))[0].tokens
+    tokens = fit_batch(llama, ids, config, Given(e_start=e, m_start=e[0]))[0].tokens
     expected = 0.1 * llama.embedding_statistics.std
-    assert found.e.std().item() == pytest.approx(expected, rel=0.4)
+    assert tokens.e.std().item() == pytest.approx(expected, rel=0.4)
     kept = [perturbations(llama, ids[0], config, r) for r in range(3)]
-    assert any(torch.equal(found.e, noise_e) and torch.equal(found.m, noise_m) for noise_e, noise_m in kept)
+    assert any(torch.equal(tokens.e, noise_e) and torch.equal(tokens.m, noise_m) for noise_e, noise_m in kept)
 
 
 def test_a_given_start_is_refused_where_it_does_not_fit(llama: FrozenLM) -> None:

@@ -82,15 +82,17 @@ def test_a_fit_descends_along_the_axes_of_its_start(kept, llama: FrozenLM) -> No
     def fitted(starter: Starter, **change: AdamW | None) -> Tensor:
         return fit(llama, ids, preset(start=starter, stop=stop, **change)).tokens.e
 
-    own = preset().axes_optimiser
-    assert own is not None
+    axes_optimiser = preset().axes_optimiser
+    assert axes_optimiser is not None
     plain = fitted(replace(starter, axes=None))
     assert not torch.allclose(fitted(starter), plain)
     assert torch.equal(fitted(starter, axes_optimiser=None), plain)
     assert torch.equal(fitted(starter, optimiser=AdamW(lr=3)), fitted(starter))
     assert torch.equal(fitted(replace(starter, axes=None), axes_optimiser=AdamW(lr=3)), plain)
     along_the_coordinates = fitted(replace(starter, axes=torch.eye(llama.width).half().expand(2, -1, -1).clone()))
-    assert torch.allclose(along_the_coordinates, fitted(starter, axes_optimiser=None, optimiser=own), atol=1e-4)
+    assert torch.allclose(
+        along_the_coordinates, fitted(starter, axes_optimiser=None, optimiser=axes_optimiser), atol=1e-4
+    )
 
 
 def test_a_training_begins_at_another_start(kept) -> None:

@@ -127,8 +127,8 @@ def test_jacobi_of_one_token_and_of_one_that_repeats() -> None:
     for length, passes in ((1, 1), (4, 2)):
         ids, took = jacobi_by_hand(lm, prompt, length)
         assert (ids.tolist(), took) == ([65] * length, passes)
-        found = quality.jacobi_decode(lm, prompt, length)
-        assert (found.ids.tolist(), found.passes) == ([65] * length, passes)
+        decoded = quality.jacobi_decode(lm, prompt, length)
+        assert (decoded.ids.tolist(), decoded.passes) == ([65] * length, passes)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
@@ -194,11 +194,11 @@ def test_only_verified_output_has_a_throughput() -> None:
     lm, length = family("llama"), 2
     cells = [cell | {"tokens": length, "max_steps": 200} for cell in throughput.lay_out("smoke")[0].cells]
     ids = torch.stack([torch.tensor([[5, 6], [7, 8]])[cell["text"]] for cell in cells])
-    found = throughput.run(lm, cells, ids)
-    assert sum(one.columns["exact"] for one in found[:2]) > 0, "the tiny model solves two tokens"
+    solved = throughput.run(lm, cells, ids)
+    assert sum(one.columns["exact"] for one in solved[:2]) > 0, "the tiny model solves two tokens"
     hopeless = throughput.run(lm, [cell | {"max_steps": 0} for cell in cells], ids)
     assert any(one.columns["tokens_per_second"] is None for one in hopeless)
-    for one in (*found, *hopeless):
+    for one in (*solved, *hopeless):
         exact, rate = one.columns["exact_texts"], one.columns["tokens_per_second"]
         assert (rate is None) == (exact == 0)
         if rate is not None:
@@ -213,9 +213,9 @@ def test_the_report_compares_a_batch_with_a_batch() -> None:
         for method, speed in speeds.items()
     ]  # fmt: skip
     rows[-2] |= {"exact": 0, "exact_texts": 3}
-    found = comparisons.throughput(rows)
-    assert value(found, "one-step", comparisons.GAIN, "N = 16").value == 9
-    assert value(found, "one-step-batched, 4 texts", comparisons.GAIN, "N = 16").value == 5
-    assert value(found, "one-step-batched, 4 texts", comparisons.VERIFIED, "N = 16").value == 0.75
+    entries = comparisons.throughput(rows)
+    assert value(entries, "one-step", comparisons.GAIN, "N = 16").value == 9
+    assert value(entries, "one-step-batched, 4 texts", comparisons.GAIN, "N = 16").value == 5
+    assert value(entries, "one-step-batched, 4 texts", comparisons.VERIFIED, "N = 16").value == 0.75
     without = comparisons.throughput(rows[:-1])
     assert value(without, "one-step-batched, 4 texts", comparisons.GAIN, "N = 16") is None, "nothing to compare with"

@@ -78,10 +78,10 @@ def test_connectivity_joins_every_pair_of_a_text_s_solutions_once_for_each_way(s
     grid = connectivity.GRIDS[scale]
     cells = [cell for batch in connectivity.lay_out(scale) for cell in batch.cells]
     for number in range(grid.texts):
-        own = [cell for cell in cells if cell["text"] == number]
-        assert [cell["fit_seed"] for cell in own if cell["method"] == "fit"] == list(range(grid.seeds))
+        solved_so = [cell for cell in cells if cell["text"] == number]
+        assert [cell["fit_seed"] for cell in solved_so if cell["method"] == "fit"] == list(range(grid.seeds))
         for way in ("segment", *grid.curves):
-            pairs = [(cell["fit_seed"], cell["other_seed"]) for cell in own if cell["method"] == way]
+            pairs = [(cell["fit_seed"], cell["other_seed"]) for cell in solved_so if cell["method"] == way]
             assert pairs == list(combinations(range(grid.seeds), 2))
     assert len(cells) == grid.texts * (grid.seeds + (1 + len(grid.curves)) * comb(grid.seeds, 2))
 
@@ -217,8 +217,8 @@ def test_basin_projects_onto_the_random_directions_of_the_draw():
         for row in of(rows, "change"):
             if "projection" in row["kind"]:
                 ways = random_directions(lm, draw) if row["kind"] == basin.RANDOM else principal_directions(lm)
-                own = Change("projection", row["amount"], row["vectors"])
-                (held,) = decode_changed(lm, [kept[row["text"]]], ids_of([row]), [own], [ways])
+                change = Change("projection", row["amount"], row["vectors"])
+                (held,) = decode_changed(lm, [kept[row["text"]]], ids_of([row]), [change], [ways])
                 assert row["moved"] == pytest.approx(held.moved)
                 assert row["right"] == "".join(str(int(one)) for one in held.right)
 
@@ -250,8 +250,8 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
     first = {(row["source"], row["text"]): row for row, _ in whole}
     kept = {(row["source"], row["text"]): vectors for row, vectors in whole}
     swaps = of(rows, "swap")
-    own = [row for row in swaps if row["own"]]
-    assert [(row["source"], row["text"]) for row in own] == list(first)
+    unswapped = [row for row in swaps if row["own"]]
+    assert [(row["source"], row["text"]) for row in unswapped] == list(first)
     for row in swaps:
         of_e, of_m = (row["source"], row["text"]), (row["m_source"], row["m_text"])
         assert row["own"] == (of_e == of_m)
@@ -262,11 +262,11 @@ def test_roles_swap_is_scored_against_both_texts_and_with_itself_is_its_own_deco
             assert row[f"{name}_accuracy"] == pytest.approx((decoded == ids).float().mean().item())
         for column in ("e_overlap", "m_overlap", "distinct"):
             assert 0 <= row[column] <= 1
-        others = [key for key in first if key not in (of_e, of_m) and key[0] in (of_e[0], of_m[0])]
-        ids = [lm.encode(text(*key))[: row["chunk_tokens"]] for key in others]
-        shares = [(decoded == other).float().mean().item() for other in ids]
+        controls = [key for key in first if key not in (of_e, of_m) and key[0] in (of_e[0], of_m[0])]
+        ids = [lm.encode(text(*key))[: row["chunk_tokens"]] for key in controls]
+        shares = [(decoded == control_ids).float().mean().item() for control_ids in ids]
         assert row["other_accuracy"] == (pytest.approx(sum(shares) / len(shares)) if shares else None)
-    for row in own:
+    for row in unswapped:
         assert row["e_accuracy"] == row["m_accuracy"] == first[row["source"], row["text"]]["token_accuracy"]
         assert row["e_overlap"] == row["m_overlap"] >= row["e_accuracy"]
 
@@ -357,8 +357,8 @@ def test_structure_s_losses_bring_vectors_to_what_they_pull_at():
             assert 1 <= row["rank_e"] <= row["candidates"] == len(rows) - 1
             for control in ("rank_text", "rank_teacher"):
                 assert row[control] == other[control], "it knows nothing of the fit"
-        others = [plain, *(ways[loss, other] for other in "em" if loss != "none" and other != vector)]
-        for other in others:
+        controls = [plain, *(ways[loss, other] for other in "em" if loss != "none" and other != vector)]
+        for other in controls:
             if loss == "anchor":
                 assert mean(rows, f"anchor_cosine_{vector}") > mean(other, f"anchor_cosine_{vector}")
             if loss == "relational":

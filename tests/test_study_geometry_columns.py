@@ -116,11 +116,11 @@ def test_interpolation_s_places_are_those_of_the_straight_line() -> None:
         first, last = row["text"], row["other_text"]
         for n, tau in enumerate((-0.5, 0.0, 0.5, 1.0, 1.5)):
             decoded = read_out(lm, on_the_way(kept[first,], kept[last,], tau, row["vectors"])).argmax(-1)
-            others = [number for number in ids if number not in (first, last)]
-            for name, numbers in (("first", [first]), ("last", [last]), ("other", others)):
+            controls = [number for number in ids if number not in (first, last)]
+            for name, numbers in (("first", [first]), ("last", [last]), ("other", controls)):
                 shares = [(decoded == ids[number]).double().mean().item() for number in numbers]
-                found = json.loads(row[f"{name}_accuracies"])[n]
-                assert found == pytest.approx(sum(shares) / len(shares), abs=1e-5)
+                told = json.loads(row[f"{name}_accuracies"])[n]
+                assert told == pytest.approx(sum(shares) / len(shares), abs=1e-5)
 
 
 def test_basin_s_digits_are_what_vectors_moved_by_hand_decode_to() -> None:
@@ -161,8 +161,8 @@ def test_roles_overlaps_and_kinds_of_tokens_are_counted() -> None:
         assert row["distinct"] == pytest.approx(len(set(decoded)) / len(decoded))
         assert row["e_overlap"] == pytest.approx(overlap(of_e))
         assert row["m_overlap"] == pytest.approx(overlap(of_m))
-        others = [key for key in chunks if key not in (of_e, of_m) and key[0] in (of_e[0], of_m[0])]
-        mean = sum(map(overlap, others)) / len(others) if others else None
+        controls = [key for key in chunks if key not in (of_e, of_m) and key[0] in (of_e[0], of_m[0])]
+        mean = sum(map(overlap, controls)) / len(controls) if controls else None
         assert row["other_overlap"] == (None if mean is None else pytest.approx(mean))
 
 
@@ -240,10 +240,12 @@ def test_reading_s_likeness_leaves_the_first_token_out(monkeypatch: pytest.Monke
             assert row["first_right"] == int(made[i][0] == windows[i][8])
             assert row["reading_accuracy"] == pytest.approx((made[i] == windows[i][8:]).double().mean().item())
             for measure_name, table in distances.items():
-                own, others = table[i][4 + i], [table[i][4 + j] for j in range(4) if j != i]
-                wins = sum(1.0 if own < x - 1e-9 else 0.5 if abs(own - x) <= 1e-9 else 0.0 for x in others)
-                assert row[f"{measure_name}_own_{name}"] == pytest.approx(own, abs=1e-4)
-                assert row[f"{measure_name}_other_{name}"] == pytest.approx(sum(others) / 3, abs=1e-4)
+                to_target, to_controls = table[i][4 + i], [table[i][4 + j] for j in range(4) if j != i]
+                wins = sum(
+                    1.0 if to_target < x - 1e-9 else 0.5 if abs(to_target - x) <= 1e-9 else 0.0 for x in to_controls
+                )
+                assert row[f"{measure_name}_own_{name}"] == pytest.approx(to_target, abs=1e-4)
+                assert row[f"{measure_name}_other_{name}"] == pytest.approx(sum(to_controls) / 3, abs=1e-4)
                 assert row[f"{measure_name}_auc_{name}"] == pytest.approx(wins / 3, abs=1e-6)
 
 
@@ -283,8 +285,8 @@ def test_structure_s_columns_are_cosines_ranks_and_correlations_by_hand() -> Non
             error = math.sqrt(sum(gap * gap for gap in gaps) / len(gaps))
             assert row[f"relation_error_{name}"] == pytest.approx(error, abs=1e-5)
             upper = [(a, b) for a in range(n) for b in range(a + 1, n)]
-            ours, theirs = ([cosine(v[a], v[b]) for a, b in upper] for v in (vectors, teacher))
-            assert row[f"relation_correlation_{name}"] == pytest.approx(pearson(ours, theirs), abs=1e-4)
+            of_vectors, of_teacher = ([cosine(v[a], v[b]) for a, b in upper] for v in (vectors, teacher))
+            assert row[f"relation_correlation_{name}"] == pytest.approx(pearson(of_vectors, of_teacher), abs=1e-4)
             assert abs(row[f"relation_correlation_shuffled_{name}"]) < 0.4
             assert 0 < row[f"relation_correlation_shuffled_sd_{name}"] < 1
         assert row["candidates"] == n - 1

@@ -31,9 +31,9 @@ TAUS = [-0.5, 0.0, 0.5, 1.0, 1.5]
 @pytest.fixture(scope="module")
 def rows() -> list[Row]:
     """The smallest scale, every text exact, with all pairs of three texts in both orders."""
-    found = measure(interpolation, max_steps=300)
-    assert all(row["exact"] for row in of(found, "fit")), "the tiny model solves two tokens"
-    return found
+    measured = measure(interpolation, max_steps=300)
+    assert all(row["exact"] for row in of(measured, "fit")), "the tiny model solves two tokens"
+    return measured
 
 
 def kept(rows: list[Row]) -> dict[int, Any]:
@@ -69,13 +69,13 @@ def test_every_text_is_joined_with_those_after_it_once_for_each_way_of_moving(sc
 def test_a_line_begins_at_what_the_first_decodes_to_and_with_both_ends_at_the_last_s(rows):
     lm, vectors = family("llama"), kept(rows)
     for row in of(rows, "segment"):
-        found, ids = accuracies(row), texts(rows)
+        shares, ids = accuracies(row), texts(rows)
         ends = [(0.0, row["text"])] + [(1.0, row["other_text"])] * (row["vectors"] == "both")
         for tau, held in ends:
             decoded = decode(lm, vectors[held]).ids
             for name, text in (("first", row["text"]), ("last", row["other_text"])):
                 expected = token_accuracy(decoded, ids[text]).item()
-                assert found[name][TAUS.index(tau)] == pytest.approx(expected, abs=1e-6)
+                assert shares[name][TAUS.index(tau)] == pytest.approx(expected, abs=1e-6)
         assert row["both_exact"] == 1
         assert row["first_from"] <= 0 <= row["first_to"]
         if row["vectors"] == "both":
@@ -83,14 +83,14 @@ def test_a_line_begins_at_what_the_first_decodes_to_and_with_both_ends_at_the_la
 
 
 def test_a_line_of_both_the_other_way_round_is_the_mirror_image(rows):
-    both = {(r["text"], r["other_text"]): r for r in of(rows, "segment") if r["vectors"] == "both"}
-    assert set(both) == set(permutations(range(3), 2))
-    for (first, last), row in both.items():
-        found, other = accuracies(row), accuracies(both[last, first])
+    row_of = {(r["text"], r["other_text"]): r for r in of(rows, "segment") if r["vectors"] == "both"}
+    assert set(row_of) == set(permutations(range(3), 2))
+    for (first, last), row in row_of.items():
+        shares, mirror_shares = accuracies(row), accuracies(row_of[last, first])
         for one, mirrored in (("first", "last"), ("last", "first"), ("other", "other")):
-            assert found[one] == other[mirrored][::-1]
+            assert shares[one] == mirror_shares[mirrored][::-1]
         for side, opposite in (("from", "to"), ("to", "from")):
-            assert row[f"first_{side}"] == 1 - both[last, first][f"last_{opposite}"]
+            assert row[f"first_{side}"] == 1 - row_of[last, first][f"last_{opposite}"]
 
 
 def test_one_vector_moved_all_the_way_is_the_swap_of_roles(rows):
@@ -110,8 +110,8 @@ def test_the_control_at_an_exact_end_is_what_its_text_shares_with_the_others(row
     ids = texts(rows)
     for row in of(rows, "segment"):
         shares = [
-            token_accuracy(own, ids[row["text"]]).item()
-            for text, own in ids.items()
+            token_accuracy(text_ids, ids[row["text"]]).item()
+            for text, text_ids in ids.items()
             if text not in (row["text"], row["other_text"])
         ]
         assert accuracies(row)["other"][TAUS.index(0.0)] == pytest.approx(fmean(shares), abs=1e-6)
@@ -125,16 +125,16 @@ def test_the_control_is_0_for_texts_with_no_token_in_common_and_1_for_the_same_o
     for cell, one in zip(cells, interpolation.run(family("llama"), cells, ids), strict=True):
         assert one.columns.get("exact", 1), "the tiny model solves two tokens"
         if cell["method"] == "segment":
-            found = accuracies(one.columns)
-            assert found["other"][TAUS.index(0.0)] == float(shared)
+            shares = accuracies(one.columns)
+            assert shares["other"][TAUS.index(0.0)] == float(shared)
             if shared:
-                assert found["first"] == found["last"] == found["other"]
+                assert shares["first"] == shares["last"] == shares["other"]
 
 
 def test_two_texts_have_no_control():
     cells = [c for c in interpolation.lay_out("smoke")[0].cells if 2 not in (c["text"], c.get("other_text"))]
-    found = interpolation.run(family("llama"), cells, ids_of(cells))
-    assert all(one.columns["other_accuracies"] is None for one in found[2:])
+    measurements = interpolation.run(family("llama"), cells, ids_of(cells))
+    assert all(one.columns["other_accuracies"] is None for one in measurements[2:])
 
 
 def test_texts_are_exact_in_whatever_portions_they_are_fitted(rows, monkeypatch):

@@ -11,12 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
+from encoders import random_encoder
 from families import ONE, build, tokenizer
 from prototokens import InputError, Stop, load_lm, read_archive, unpack
 from prototokens.archive.pack import PackConfig
 from prototokens.runners.bulk import fit_texts, pack_folder
+from prototokens.runners.corpus import CorpusConfig, encode_corpus
 from prototokens.runners.in_process import InProcess
 from prototokens.study.reconstruction import arrangements
 from prototokens.study.running import StudyProgress, run_study
@@ -114,8 +117,8 @@ def test_work_that_fails_or_kills_every_worker_does_not_stop_the_rest():
         lost = {d.number: d for d in runner.run(dies, [0, 1, 2])}
     assert failed[1].error == "ValueError: one line"
     assert lost[1].error.startswith("its worker was lost 2 times")
-    for found in (failed, lost):
-        assert [found[i].value for i in (0, 2)] == [0, 2]
+    for done in (failed, lost):
+        assert [done[i].value for i in (0, 2)] == [0, 2]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -128,7 +131,7 @@ def test_a_worker_computes_with_the_threads_that_it_was_given(folder: Path, thre
 def test_a_study_one_of_whose_workers_is_killed_ends_with_the_rows_of_this_process(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.ArrangementsGrid((1, 3), 2, 1, "tuned", 4, 2))
     with Store.open(tmp_path / "here", write=True) as store:
-        here = run_study(store, InProcess(Load(folder)), "arrangements", SCALES["smoke"])
+        in_process = run_study(store, InProcess(Load(folder)), "arrangements", SCALES["smoke"])
     seen: list[StudyProgress] = []
 
     def kill_one(progress: StudyProgress) -> None:
@@ -137,8 +140,8 @@ def test_a_study_one_of_whose_workers_is_killed_ends_with_the_rows_of_this_proce
             ray.kill(runner._actors[0])
 
     with closing(RayRunner(Load(folder), workers=2)) as runner, Store.open(tmp_path / "there", write=True) as store:
-        there = run_study(store, runner, "arrangements", SCALES["smoke"], progress=kill_one)
-    assert (there.done, there.failed) == (here.done, here.failed) == (24, 0)
+        on_ray = run_study(store, runner, "arrangements", SCALES["smoke"], progress=kill_one)
+    assert (on_ray.done, on_ray.failed) == (in_process.done, in_process.failed) == (24, 0)
     assert len(seen) == 13
     # One thread here and there, on one device: the same bits.
     assert rows(tmp_path / "there") == rows(tmp_path / "here")
@@ -165,14 +168,19 @@ def test_documents_and_lists_of_texts_are_done_on_ray_as_here(folder: Path, tmp_
     documents.mkdir()
     for name in ("one", "two"):
         (documents / name).write_text(name)
-    made = []
+    (tmp_path / "list.txt").write_text("ab\ncde\n")
+    encoder = random_encoder(load_lm(str(folder))).save_pretrained(tmp_path / "encoder")
+    made, tables = [], []
     for name, runner in (("ray", RayRunner(Load(folder), workers=1)), ("here", InProcess(Load(folder)))):
         with closing(runner):
+            encode_corpus(runner, str(tmp_path / "list.txt"), tmp_path / name / "t", CorpusConfig(str(encoder)))
             packed = pack_folder(runner, documents, tmp_path / name / "packed", PackConfig(effort="fast"))
             fitted = fit_texts(runner, ["ab", "cd"], tmp_path / name / "fitted", recipe)
         assert [outcome.error for outcome in (*packed, *fitted)] == [None] * 4
         made.append([outcome.file.name for outcome in (*packed, *fitted)])
+        tables.append(pyarrow.parquet.read_table(tmp_path / name / "t"))
     assert made[0] == made[1]
+    assert tables[0].drop_columns("vectors") == tables[1].drop_columns("vectors")
     lm = load_lm(str(folder))
     for name in ("ray", "here"):
         texts = [unpack(lm, read_archive(tmp_path / name / "packed" / archive)) for archive in made[0][:2]]

@@ -102,12 +102,12 @@ def after(function: Callable[..., Any], then: Callable[[], None]) -> Callable[..
 
 def test_every_row_is_there_once_with_its_vectors(whole, tmp_path):
     run(tmp_path / "store")
-    found = rows(tmp_path / "store")
-    assert found == whole
-    assert len({row["key"] for row in found}) == CELLS
+    kept_rows = rows(tmp_path / "store")
+    assert kept_rows == whole
+    assert len({row["key"] for row in kept_rows}) == CELLS
     with Store.open(tmp_path / "store") as store:
-        assert {p.stem for p in store.vectors.iterdir()} == {row["key"] for row in found}
-        for row in found[::5]:
+        assert {p.stem for p in store.vectors.iterdir()} == {row["key"] for row in kept_rows}
+        for row in kept_rows[::5]:
             tokens = load(store.vectors_path(row["key"]))
             assert decode(family("llama"), tokens).exact == bool(row["exact"])
             assert tokens.provenance.target_hash == row["text_hash"]
@@ -229,9 +229,9 @@ def test_two_machines_can_share_the_work(whole, tmp_path, monkeypatch):
 def test_models_do_not_mix(tmp_path):
     path = tmp_path / "store"
     assert run(path, "llama").cells == run(path, "gpt2").cells == CELLS
-    found = rows(path)
-    assert len(found) == len({row["key"] for row in found}) == 2 * CELLS
-    assert len({row["fingerprint"] for row in found}) == 2
+    kept_rows = rows(path)
+    assert len(kept_rows) == len({row["key"] for row in kept_rows}) == 2 * CELLS
+    assert len({row["fingerprint"] for row in kept_rows}) == 2
 
 
 def test_texts_are_drawn_once_for_a_store(tmp_path, monkeypatch):

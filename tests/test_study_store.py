@@ -158,23 +158,23 @@ def test_merged_stores_hold_each_cell_once_with_its_best_state(tmp_path):
 
 
 def test_a_merged_row_keeps_its_own_vectors(tmp_path):
-    killed, failed, both, none = planned = cells(4)
+    killed, failed, done_twice, without_vectors = planned = cells(4)
     with Store.open(tmp_path / "one", write=True) as one, Store.open(tmp_path / "two", write=True) as two:
         for store in (one, two):
             store.plan(planned)
             store.vectors.mkdir()
             for cell in planned:
                 store.vectors_path(cell.key).write_text(f"of {store.path.name}")
-        two.vectors_path(none.key).unlink()
+        two.vectors_path(without_vectors.key).unlink()
         one.fail(failed.key, "lost", ORIGIN)
-        one.finish(both.key, {"exact": 1}, ORIGIN)  # the first was killed between its vectors and its row
+        one.finish(done_twice.key, {"exact": 1}, ORIGIN)  # the first was killed between its vectors and its row
         for cell in planned:
             two.finish(cell.key, {"exact": 0}, ORIGIN)
         assert one.merge(two) == 3
-        kept = [one.vectors_path(cell.key).read_text() for cell in (killed, failed, both)]
+        kept = [one.vectors_path(cell.key).read_text() for cell in (killed, failed, done_twice)]
         assert kept == ["of two", "of two", "of one"]
         assert [row["exact"] for row in one.rows()] == [0, 0, 1, 0]
-        assert not one.vectors_path(none.key).exists()
+        assert not one.vectors_path(without_vectors.key).exists()
 
 
 def test_exports_are_stable_and_hold_every_column(path, tmp_path):
@@ -244,12 +244,12 @@ def test_a_key_that_could_lead_out_of_the_folder_is_refused_before_anything_is_t
     Path(f"{store}.vectors", f"{key}.safetensors").write_bytes(b"planted")
     before = sorted(tmp_path.rglob("*.safetensors"))
     assert len(before) == 2
-    with Store.open(taken_into, write=True) as ours, Store.open(store) as theirs:
+    with Store.open(taken_into, write=True) as target, Store.open(store) as source:
         with pytest.raises(InputError, match="is no key of a cell; the file was not made by a study"):
-            ours.merge(theirs)
-        assert ours.rows() == []
-        assert ours.texts("k") is None
-        assert not ours.vectors.exists()
+            target.merge(source)
+        assert target.rows() == []
+        assert target.texts("k") is None
+        assert not target.vectors.exists()
     assert sorted(tmp_path.rglob("*.safetensors")) == before
 
 
@@ -269,10 +269,10 @@ def test_a_key_that_could_lead_out_of_the_folder_is_refused_before_anything_is_t
 def test_a_store_of_another_maker_is_refused_in_one_line(tmp_path, statement):
     filled(tmp_path / "theirs")
     tampered(tmp_path / "theirs", statement)
-    with Store.open(tmp_path / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
+    with Store.open(tmp_path / "ours", write=True) as target, Store.open(tmp_path / "theirs") as source:
         with pytest.raises(InputError, match=r"theirs: the entry '.*' cannot be read; it was not made by a study$"):
-            ours.merge(theirs)
-        assert ours.rows() == []
+            target.merge(source)
+        assert target.rows() == []
 
 
 def test_a_link_among_the_vectors_is_not_followed(tmp_path):
@@ -281,9 +281,9 @@ def test_a_link_among_the_vectors_is_not_followed(tmp_path):
     link = tmp_path / "theirs.vectors" / f"{key}.safetensors"
     link.unlink()
     link.symlink_to(tmp_path / "secret")
-    with Store.open(tmp_path / "ours", write=True) as ours, Store.open(tmp_path / "theirs") as theirs:
-        ours.merge(theirs)
-        assert not ours.vectors_path(key).exists()
+    with Store.open(tmp_path / "ours", write=True) as target, Store.open(tmp_path / "theirs") as source:
+        target.merge(source)
+        assert not target.vectors_path(key).exists()
 
 
 @pytest.mark.parametrize("version", ["one", "", "-1", "1" * 5000, "²"])

@@ -114,10 +114,10 @@ COMPARISONS = {"pair", "segment", "bezier", "chain", "cubic", "change", "swap", 
 def run(path: Path, study: str, name: str = "llama") -> list[dict[str, Any]]:
     with Store.open(path, write=True) as store:
         end = run_study(store, InProcess(lambda: family(name)), study, SCALES["smoke"])
-        found = store.rows()
-    assert end.failed == 0, [row["error"] for row in found]
-    assert end.done == end.cells == len(found)
-    return found
+        rows = store.rows()
+    assert end.failed == 0, [row["error"] for row in rows]
+    assert end.done == end.cells == len(rows)
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -127,15 +127,15 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, list
     return {study: (folder / study, run(folder / study, study)) for study in STUDIES}
 
 
-def untimed(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in found]
+def untimed(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
 
 
 @pytest.mark.parametrize("study", STUDIES)
 def test_rows_hold_what_the_report_reads(done, study):
-    found = done[study][1]
-    assert {row.get("method") for row in found} == set(OWN[study])
-    for row in found:
+    rows = done[study][1]
+    assert {row.get("method") for row in rows} == set(OWN[study])
+    for row in rows:
         assert COMMON | OWN[study][row.get("method")] <= set(row)
         assert row["status"] == "done"
         assert row["error"] is None
@@ -222,9 +222,9 @@ def test_the_paper_s_cells_are_its_own():
 def test_vectors_of_a_row_score_what_it_says(done):
     lm = family("llama")
     for study in ("sharing", "quality", "throughput"):
-        path, found = done[study]
+        path, rows = done[study]
         with Store.open(path) as store:
-            for row in found:
+            for row in rows:
                 file = store.vectors_path(row["key"])
                 if row.get("method") in ("autoregressive", "jacobi"):
                     if study == "quality":
@@ -244,18 +244,16 @@ def fits_text(ids: torch.Tensor, row: dict[str, Any]) -> bool:
 
 
 def test_a_group_shares_its_vector_and_a_group_of_one_has_its_own(done):
-    path, found = done["sharing"]
+    path, rows = done["sharing"]
     with Store.open(path) as store:
         for shared in "em":
             for size in (1, 2):
                 held = [
-                    load(store.vectors_path(r["key"]))
-                    for r in found
-                    if (r["shared"], r["group_size"]) == (shared, size)
+                    load(store.vectors_path(r["key"])) for r in rows if (r["shared"], r["group_size"]) == (shared, size)
                 ]
-                own = "m" if shared == "e" else "e"
+                unshared = "m" if shared == "e" else "e"
                 assert torch.equal(getattr(held[0], shared), getattr(held[1], shared)) == (size == 2)
-                assert not torch.equal(getattr(held[0], own), getattr(held[1], own))
+                assert not torch.equal(getattr(held[0], unshared), getattr(held[1], unshared))
 
 
 def test_tables_of_texts_that_any_model_holds_are_full():
@@ -277,11 +275,11 @@ def test_tables_of_texts_that_any_model_holds_are_full():
 
 
 def test_jacobi_of_a_row_reads_the_vector_that_generation_reads(done):
-    found = done["quality"][1]
-    both = {m: {r["text_hash"]: r for r in found if r["method"] == m} for m in ("autoregressive", "jacobi")}
-    assert set(both["autoregressive"]) == set(both["jacobi"])
-    for text, generated in both["autoregressive"].items():
-        iterated = both["jacobi"][text]
+    rows = done["quality"][1]
+    rows_of = {m: {r["text_hash"]: r for r in rows if r["method"] == m} for m in ("autoregressive", "jacobi")}
+    assert set(rows_of["autoregressive"]) == set(rows_of["jacobi"])
+    for text, generated in rows_of["autoregressive"].items():
+        iterated = rows_of["jacobi"][text]
         for column in ("loss_nats", "steps", "teacher_forced_accuracy", "work"):
             assert iterated[column] == generated[column]
         assert 1 <= iterated["passes"] <= iterated["tokens"] + 1
@@ -289,9 +287,9 @@ def test_jacobi_of_a_row_reads_the_vector_that_generation_reads(done):
 
 
 def test_one_vector_is_the_arrangement_of_e_alone(done):
-    path, found = done["quality"]
+    path, rows = done["quality"]
     with Store.open(path) as store:
-        for row in found:
+        for row in rows:
             if row["method"] == "one-vector":
                 assert load(store.vectors_path(row["key"])).arrangement.name == "e*n"
 
@@ -329,8 +327,8 @@ def test_another_stopping_rule_makes_other_cells(monkeypatch):
 
 
 def test_a_cell_is_the_fit_that_the_library_makes(done):
-    lm, (path, found) = family("llama"), done["cost"]
-    row = next(r for r in found if r["recipe"] == "fast")
+    lm, (path, rows) = family("llama"), done["cost"]
+    row = next(r for r in rows if r["recipe"] == "fast")
     with Store.open(path) as store:
         saved = load(store.vectors_path(row["key"]))
         key = next(k for (k,) in store._connection.execute("SELECT key FROM texts"))

@@ -174,10 +174,10 @@ def test_random_words_are_from_the_list(lm: Any) -> None:
 
 
 def test_no_speech_is_in_both_splits() -> None:
-    train, test, both = (documents("old", split) for split in ("train", "test", "all"))
+    train, test, everything = (documents("old", split) for split in ("train", "test", "all"))
     assert {d.name for d in train}.isdisjoint(d.name for d in test)
     assert {d.text for d in train}.isdisjoint(d.text for d in test)
-    assert len(train) + len(test) == len(both) == 130
+    assert len(train) + len(test) == len(everything) == 130
     assert all(d.year and d.year % 5 and d.year < 1919 for d in train)
     assert {d.year for d in test} <= set(range(1790, 1919, 5))
 
@@ -260,10 +260,10 @@ def test_tables_give_one_document_a_row(lm: Any, tmp_path: Path, suffix: str) ->
     texts = ["first, “quoted”", " ", "third\nline", "NA", "long " * 40_000]
     path = tmp_path / f"table [1]*{suffix}"
     write_table(path, [{"n": n, "text": text} for n, text in enumerate(texts, 1)])
-    found = documents(path)
-    assert [d.text for d in found] == [text for text in texts if text.strip()]
-    assert [d.name for d in found] == [f"{path.name}:{n}" for n in (1, 3, 4, 5)]
-    assert documents(path, "train") == documents(path, "test") == found
+    from_table = documents(path)
+    assert [d.text for d in from_table] == [text for text in texts if text.strip()]
+    assert [d.name for d in from_table] == [f"{path.name}:{n}" for n in (1, 3, 4, 5)]
+    assert documents(path, "train") == documents(path, "test") == from_table
     assert sample(str(path), lm, 10, 3, start="document").shape == (3, 10)
     with pytest.raises(InputError, match=r"row 1 of .* has no column 'body': choose one of n, text") as error:
         documents(path, column="body")

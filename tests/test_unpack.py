@@ -107,8 +107,8 @@ def test_a_chunk_that_fails_in_company_is_read_alone(monkeypatch: pytest.MonkeyP
     logits = FrozenLM.logits
 
     def lossy(self: FrozenLM, inputs_embeds: torch.Tensor, read: range) -> torch.Tensor:
-        found = logits(self, inputs_embeds, read)
-        return found if len(found) == 1 else -found
+        right = logits(self, inputs_embeds, read)
+        return right if len(right) == 1 else -right
 
     monkeypatch.setattr(FrozenLM, "logits", lossy)
     reader = Reader(lm, packed(), anew=never)

@@ -110,10 +110,10 @@ def _read(path: Path) -> tuple[Any, Any]:
         n_parts = _split_count(path)
         if n_parts > 1:
             raise InputError(f"{path}: is one of {n_parts} parts of a model; merge them: llama-gguf-split --merge")
-        both: Any = AutoModelForCausalLM.from_pretrained(
+        model_and_report: Any = AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32, output_loading_info=True
         )
-        loaded, report = both
+        loaded, report = model_and_report
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         config = loaded.config
         if hasattr(config, "quantization_config"):

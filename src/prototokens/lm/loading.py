@@ -61,7 +61,7 @@ def _load(
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=trust_remote_code)
-        both: Any = AutoModelForCausalLM.from_pretrained(
+        model_and_report: Any = AutoModelForCausalLM.from_pretrained(
             source.folder,
             dtype=dtype,
             device_map=device_map,
@@ -78,7 +78,7 @@ def _load(
         raise InputError(f"{name}: cannot be loaded as a causal LM: {reason[:300]}") from None
     if not tokenizer.get_vocab():
         raise InputError(f"{name}: holds no tokenizer; save it there too: tokenizer.save_pretrained(folder)")
-    model, report = both
+    model, report = model_and_report
     check_complete(name, report)
     return model, tokenizer
 

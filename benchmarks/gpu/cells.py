@@ -18,10 +18,11 @@ DONE, SKIPPED, FAILED = "done", "skipped", "failed"
 BROKEN_DEVICE = 3
 """The status with which a process ends when its device answers no more: the next one begins anew."""
 
-_HIDDEN = set(
-    "device cuda transformers model model_fingerprint code precision "
-    "command commit machine cpu_capability threads torch date started".split()
-)  # alike in all rows that a process prints
+_ALIKE = {
+    "device", "cuda", "transformers", "model", "model_fingerprint", "code", "precision",
+    "command", "commit", "machine", "cpu_capability", "threads", "torch", "date", "started",
+}  # fmt: skip
+"""Columns that are alike in all rows that a process prints."""
 
 Result = dict[str, Any]
 
@@ -121,7 +122,7 @@ def _reason(error: BaseException) -> str:
 
 def _line(row: Result) -> str:
     """A row in one line: its settings and its numbers."""
-    parts = [f"{name} {_short(value)}" for name, value in row.items() if name not in _HIDDEN and value is not None]
+    parts = [f"{name} {_short(value)}" for name, value in row.items() if name not in _ALIKE and value is not None]
     return "  ".join(parts)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ Load = Callable[[str, str], FrozenLM]
 
 
 def loader(model: str) -> Load:
-    """How `model`, a name or path or `TINY`, is loaded."""
+    """How `model`, a name or path or `TINY`, is loaded; once for each device and dtype."""
     if model != TINY:
-        return lambda device, dtype: load_lm(model, device=device, dtype=dtype)
+        return cache(lambda device, dtype: load_lm(model, device=device, dtype=dtype))
     sys.path.append(str(HERE.parents[1] / "tests"))
     from families import build, family, tokenizer
 
@@ -39,7 +40,7 @@ def loader(model: str) -> Load:
     def load(device: str, dtype: str) -> FrozenLM:
         return FrozenLM(build("llama").to(device, getattr(torch, dtype)), tokenizer(), identity)
 
-    return load
+    return cache(load)
 
 
 def texts(lm: FrozenLM, length: int, n_texts: int) -> Tensor:
@@ -81,6 +82,6 @@ def code_hash() -> str:
     return digest.hexdigest()[:12]
 
 
-def free_bytes(device: str) -> int | None:
-    """Free memory of a GPU; None where it is not asked."""
-    return torch.cuda.mem_get_info(device)[0] if torch.device(device).type == "cuda" else None
+def precision() -> str:
+    """How products of float32 matrices are computed; `highest` is float32 itself."""
+    return torch.get_float32_matmul_precision()

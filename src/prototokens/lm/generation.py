@@ -41,6 +41,7 @@ def without_own_settings(model: Any) -> Any:
     from transformers import GenerationConfig
 
     blank = copy.copy(uncompiled(model))
+    blank._compiled_call_impl = None  # that of `model.compile()`, which would be compiled anew for every length
     blank.generation_config = GenerationConfig()
     return blank
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from functools import cache
 from string import ascii_lowercase
 from typing import Any
@@ -55,8 +56,13 @@ def fitted_ids(row: dict[str, Any]) -> Tensor:
     return ids[start : start + row.get("chunk_tokens", len(ids))]
 
 
-def spelt_out(arrangement: str, e: Tensor, m: Tensor, length: int) -> tuple[Tensor, int]:
-    """Inputs (L, D) for one e, written out, and the position whose output is the first token."""
+def spelt_out(arrangement: str, e_tokens: Tensor, m: Tensor, length: int) -> tuple[Tensor, int]:
+    """Inputs (L, D), written out, and the position whose output is the first token; e-tokens (K, D)."""
+    in_blocks = re.fullmatch(r"m,\(e(?:,m\*(\d+))?\)", arrangement)
+    if in_blocks:
+        b = int(in_blocks[1] or 0) + 1
+        return torch.stack([m] + [m if i % b else e_tokens[i // b] for i in range(length)]), 1
+    (e,) = e_tokens
     vectors, first = {
         "e*n": ([e] * length, 0),
         "e*n/2,m*n/2": ([e] * math.ceil(length / 2) + [m] * (length // 2), 0),
@@ -93,7 +99,7 @@ def scores(logits: Tensor, ids: Tensor) -> dict[str, float]:
 
 def read_out(lm: FrozenLM, tokens: Any) -> Tensor:
     """Logits (T, V) that one pass over the vectors gives, the input spelt out by hand."""
-    inputs, first = spelt_out(tokens.arrangement.name, tokens.e[0], tokens.m, tokens.length)
+    inputs, first = spelt_out(tokens.arrangement.name, tokens.e, tokens.m, tokens.length)
     return outputs(lm, inputs)[first : first + tokens.length]
 
 

@@ -182,3 +182,11 @@ def test_provenance_tells_settings_and_versions() -> None:
     assert line[6] == "prototokens 0.1.0, torch 2.13.0, transformers 5.23.0, float32, cpu, 2 threads"
     assert len(provenance([*rows, row("cost", torch="3.0")])) == 2
     assert provenance([row("cost", status="failed")]) == []
+
+
+def test_capacity_keeps_texts_in_blocks_apart_from_those_in_two_vectors():
+    common = {"m_shared": 0, "method": "grid"}
+    rows = [row("capacity", tokens=n, token_accuracy=float(n <= 16), **common) for n in (8, 16, 64)]
+    rows += [row("capacity", tokens=n, tokens_per_vector=8, **common) for n in (64, 512)]
+    best = {e.column: e.summary.value for e in tables.capacity(rows) if e.row[2] == "C best" and not e.published}
+    assert best == {"tiny (laptop, tokens_per_vector 8)": 512, "tiny (laptop, tokens_per_vector None)": 16}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import fields, replace
+from importlib.resources import as_file, files
 from typing import Any
 
 import pytest
@@ -11,11 +12,14 @@ import torch
 
 from families import VOCABULARY, analytic, counted, family
 from prototokens import AdamW, FitConfig, FitResult, Stop, fit
+from prototokens.arrangements import arrangement_named
 from prototokens.baselines.cramming import CrammingResult, cram
+from prototokens.fitting.starter import load_starter, shipped_starter
 from prototokens.study import study_module
-from prototokens.study.fits import cramming_columns, fit_columns, information_nats, measured
+from prototokens.study.fits import cramming_columns, fit_columns, information_nats, measured, recipe
 from prototokens.study.jobs import describe, draw_texts
 from prototokens.study.reconstruction import arrangements, capacity, cost, information, sharing
+from prototokens.study.running import _conditions
 from prototokens.texts.corpora import documents
 from study_batches import (
     batch_of,
@@ -35,16 +39,17 @@ def batches_with(study: str, *numbers: int) -> list[tuple[str, int]]:
 
 
 FITTED = [
-    *batches_with("arrangements", *range(6, 12)),  # 4 tokens
+    *batches_with("arrangements", *range(7, 14)),  # 4 tokens
     *batches_with("sharing", 2),
     *batches_with("capacity", 0, batch_of(capacity, method="grid", m_shared=1)),
     *batches_with("capacity", batch_of(capacity, method="growth", m_shared=1)),
+    *batches_with("capacity", batch_of(capacity, tokens_per_vector=4)),
     *batches_with("information", batch_of(information, method="one-step", vectors=1)),
-    *batches_with("throughput", 0),
-    *batches_with("cost", 0, 2),
+    *batches_with("throughput", 0, 1),
+    *batches_with("cost", 0, 2, 3),
     *batches_with("quality", 0, 1),
     *batches_with("locality", 0),
-    *batches_with("connectivity", 0),
+    *batches_with("connectivity", 0, 1),
     *batches_with("interpolation", 0),
     *batches_with("basin", 0),
     *batches_with("roles", 0),
@@ -62,6 +67,8 @@ def test_a_fit_s_columns_are_what_its_vectors_score_in_a_pass_written_out(study:
         assert vectors.length == len(ids)
         if "arrangement" in row:
             assert vectors.arrangement.name == row["arrangement"]
+        assert vectors.arrangement.block_length == row.get("tokens_per_vector", vectors.arrangement.block_length)
+        assert row["e_tokens"] == len(vectors.e)
         expected = scores(read_out(lm, vectors), ids)
         assert {name: row[name] for name in expected if name in row} == pytest.approx(
             {name: value for name, value in expected.items() if name in row}, abs=2e-4
@@ -87,6 +94,7 @@ def test_a_fit_s_columns_are_the_fields_of_its_result() -> None:
     result, numbers = known_result(FitResult, fit(lm, lm.encode("ab"), SHORT))
     names = {"token_accuracy", "steps", "min_margin", "token_positions", "backward_positions", "seconds"}
     expected = {name: numbers[name] for name in names} | {"loss_nats": numbers["loss"], "exact": 4, "start": "text-e"}
+    expected["e_tokens"] = 1
     result = replace(result, exact=4)
     assert fit_columns(result) == expected | {"stop_reason": "of its own"}
     (row,) = measured(lm, lm.encode("ab")[None], [result])
@@ -154,3 +162,18 @@ def test_a_row_says_what_machine_and_model_made_it() -> None:
                      "transformers": transformers.__version__},
     }  # fmt: skip
     assert card["max_positions"] == 64
+
+
+@pytest.mark.parametrize(("tokens_per_vector", "named"), [(None, "m,e,m*(n-1)"), (8, "m,(e,m*7)"), (16, "m,(e,m*15)")])
+def test_a_cell_in_blocks_is_conditioned_on_the_start_for_such_blocks(
+    tokens_per_vector: int | None, named: str
+) -> None:
+    with as_file(files("prototokens") / "shipped" / "starters" / "smollm2-135m.safetensors") as path:
+        model = load_starter(path).model
+    cell = {"recipe": "fast", "seed": 0, "max_steps": 3, "scale": "smoke"} | (
+        {"tokens_per_vector": tokens_per_vector} if tokens_per_vector else {}
+    )
+    assert arrangement_named(recipe(cell).arrangement).name == named
+    starter = shipped_starter(model, arrangement_named(named))
+    assert starter is not None
+    assert _conditions(cell, model)["start_hash"] == starter.name.removeprefix("learned-")

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 from typing import Any
 
@@ -77,13 +77,19 @@ def test_locality_measures_the_vectors_that_it_keeps_and_the_starts_before_them(
 def test_connectivity_joins_every_pair_of_a_text_s_solutions_once_for_each_way(scale):
     grid = connectivity.GRIDS[scale]
     cells = [cell for batch in connectivity.lay_out(scale) for cell in batch.cells]
-    for number in range(grid.texts):
-        solved_so = [cell for cell in cells if cell["text"] == number]
+    kinds = {(kind.margin, kind.max_steps, kind.tokens_per_vector) for kind in grid.kinds}
+    assert len(kinds) == len(grid.kinds) > 1
+    for number, kind in product(range(grid.texts), kinds):
+        solved_so = [cell for cell in cells if cell["text"] == number and _kind(cell) == kind]
         assert [cell["fit_seed"] for cell in solved_so if cell["method"] == "fit"] == list(range(grid.seeds))
         for way in ("segment", *grid.curves):
             pairs = [(cell["fit_seed"], cell["other_seed"]) for cell in solved_so if cell["method"] == way]
             assert pairs == list(combinations(range(grid.seeds), 2))
-    assert len(cells) == grid.texts * (grid.seeds + (1 + len(grid.curves)) * comb(grid.seeds, 2))
+    assert len(cells) == len(kinds) * grid.texts * (grid.seeds + (1 + len(grid.curves)) * comb(grid.seeds, 2))
+
+
+def _kind(cell: dict[str, Any]) -> tuple[Any, ...]:
+    return cell["margin"], cell["max_steps"], cell.get("tokens_per_vector")
 
 
 @pytest.fixture

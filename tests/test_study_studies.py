@@ -171,7 +171,7 @@ def test_grids_fit_the_texts_of_their_scale_and_name_each_cell_once(study, scale
         for settings in batch.cells:
             assert settings["scale"] == scale
             assert settings["text"] < texts.counts[settings["source"]]
-            assert 1 <= settings["tokens"] <= texts.length
+            assert 1 <= settings["tokens"] <= texts.length_of(settings["source"])
             assert settings["max_steps"] >= 1
             assert fits.recipe_hash(settings["recipe"])
             cell = tuple(sorted(settings.items()))

@@ -8,8 +8,8 @@ from typing import Any
 
 from .summary import Row
 
-SETTINGS = ("source", "corpus", "recipe", "recipe_hash", "start_hash", "arrangement", "max_steps", "group_size",
-            "m_texts", "fingerprint", "dtype", "device")  # fmt: skip
+SETTINGS = ("source", "corpus", "recipe", "recipe_hash", "start_hash", "arrangement", "tokens_per_vector", "max_steps",
+            "group_size", "m_texts", "fingerprint", "dtype", "device")  # fmt: skip
 """Columns that may change a result. Model and scale always separate series. These do where they differ."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arrangements import arrangement_named
+from ..arrangements import arrangement_named, blocks
 from ..baselines.cramming import CRAMMING, CrammingResult
 from ..fitting.fit import FitResult
 from ..fitting.recipes import FitConfig, preset
@@ -24,10 +24,22 @@ from .jobs import Measurement
 
 
 def recipe(settings: Settings, **changes: Any) -> FitConfig:
-    """The recipe that a cell names, with its seed, step budget and margin if it has one, and some fields changed."""
-    config = replace(_named(settings["recipe"]), seed=settings["seed"], **changes)
+    """The recipe that a cell names, with its seed, step budget, arrangement and margin, and some fields changed."""
+    name = cell_arrangement(settings)
+    arranged = {} if name is None else {"arrangement": name}
+    config = replace(_named(settings["recipe"]), seed=settings["seed"], **arranged | changes)
     margin = settings.get("margin", config.stop.margin)
     return replace(config, stop=replace(config.stop, max_steps=settings["max_steps"], margin=margin))
+
+
+def cell_arrangement(settings: Settings) -> str | None:
+    """Name of a cell's own arrangement, None if it has that of its recipe.
+
+    `tokens_per_vector` is the length b of the text's blocks, each with an e-token of its own.
+    """
+    if settings.get("tokens_per_vector"):
+        return blocks(settings["tokens_per_vector"]).name
+    return settings.get("arrangement")
 
 
 STOPPING_RULE = 2
@@ -88,6 +100,7 @@ def fit_columns(result: FitResult) -> dict[str, Any]:
         "backward_positions": result.backward_positions,
         "seconds": result.seconds,
         "start": result.tokens.provenance.start,
+        "e_tokens": len(result.tokens.e),
     }
 
 

@@ -17,7 +17,7 @@ from ..proto_tokens import save
 from ..runners.work import Done, Runner, one
 from . import study_module
 from .cells import Batch, BoundCell, Settings, cell_keys
-from .fits import recipe_hash, start_hash
+from .fits import cell_arrangement, recipe_hash, start_hash
 from .jobs import Measurement, describe, draw_texts, measure
 from .scales import CONTINUED, Scale, scale_named
 from .store import DONE, FAILED, Store
@@ -127,7 +127,8 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
     """The texts of one kind at full length, drawn once for a store: generated ones depend on the device."""
     corpus, count = scale.corpora[source], scale.counts[source]
     positions = card["max_positions"]
-    length = scale.length if positions is None else min(scale.length, positions - scale.context_tokens)
+    length = scale.length_of(source)
+    length = length if positions is None else min(length, positions - scale.context_tokens)
     if length < 1:
         raise ModelUnavailable(
             f"{card['name']} has {positions} positions; the scale {scale.name} needs more than "
@@ -173,7 +174,7 @@ def _bind(batch: Batch, number: int, card: dict[str, Any], scale: Scale, texts: 
 
 def _conditions(cell: Settings, model: Identity) -> Settings:
     """What a cell's fit takes over from the package, by content: an upgrade that changes it makes other cells."""
-    start = start_hash(cell["recipe"], cell.get("start"), cell.get("arrangement"), model)
+    start = start_hash(cell["recipe"], cell.get("start"), cell_arrangement(cell), model)
     conditions = {"recipe_hash": recipe_hash(cell["recipe"])} | ({} if start is None else {"start_hash": start})
     return conditions | {"pass_gigabytes": scale_named(cell["scale"]).pass_gigabytes}
 

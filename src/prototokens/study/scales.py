@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..errors import InputError
 from .published import MODELS
@@ -17,7 +17,7 @@ CONTINUED = "continued"
 
 @dataclass(frozen=True)
 class Scale:
-    """The texts that all studies of a scale share: each is drawn once, at full length, and shorter ones are prefixes.
+    """The texts that all studies of a scale share: each is drawn once, at full length, and others are its prefixes.
 
     Attributes:
         name: smoke, laptop or paper.
@@ -29,6 +29,7 @@ class Scale:
         models: the models that are studied if none is named.
         pass_gigabytes: memory beside the weights for which the passes of fits are planned, on any machine: what is free
             has no say in which texts pass together, and so none in how a fit is rounded.
+        shorter: full length of the kinds of which no grid asks for longer texts: what a model writes costs its time.
     """
 
     name: str
@@ -39,6 +40,11 @@ class Scale:
     corpora: Mapping[str, str]
     models: tuple[str, ...]
     pass_gigabytes: int
+    shorter: Mapping[str, int] = field(default_factory=dict)
+
+    def length_of(self, kind: str) -> int:
+        """Full length of the texts of one kind, in tokens."""
+        return self.shorter.get(kind, self.length)
 
     def with_corpora(self, **corpora: str | None) -> Scale:
         """The same scale with the texts of some kinds from elsewhere; None leaves a kind as it is."""
@@ -58,7 +64,17 @@ SCALES = {
     scale.name: scale
     for scale in (
         Scale("smoke", 24, 16, _counts(4, 4, 4, 4, 4), 2, _BUNDLED, _BUILT_IN, 4),
-        Scale("laptop", 96, 64, _counts(4, 16, 4, 4, 18), 3, _BUNDLED, _BUILT_IN, 4),
+        Scale(
+            "laptop",
+            1024,
+            64,
+            _counts(4, 16, 4, 4, 18),
+            3,
+            _BUNDLED,
+            _BUILT_IN,
+            4,
+            {"generated": 128, CONTINUED: 32},
+        ),
         Scale(
             "paper",
             1448,

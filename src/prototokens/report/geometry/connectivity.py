@@ -26,7 +26,7 @@ WAYS = {
 SOLUTIONS, BETWEEN, WHOLE, LONGEST = "the solutions", "mean accuracy between the ends", "share whole", "longest"
 
 _LAID_OUT = ("method", "inner", "text", "tokens", "fit_seed", "other_seed")
-_SETTINGS = ("taus", "curve_steps", "curve_hash")
+_SETTINGS = ("margin", "taus", "curve_steps", "curve_hash")
 _SCORES = {"accuracies": "token accuracy", "losses_nats": "loss, nats per token"}
 
 

@@ -1,6 +1,7 @@
 """Connectivity (figure 7): whether two solutions of one text are joined by a way on which every point decodes to it.
 
-Each text is fitted from several seeds, from a text-independent start. Every pair of its solutions is then joined
+Each text is fitted from several seeds, from a text-independent start, in two vectors, and where the grid says so once
+more to a larger margin, or in blocks with an e-token each. Every pair of its solutions of one kind is then joined
 
     segment  by the straight segment, which is only looked at
     bezier   by a quadratic Bezier curve, its control point fitted; the paper's
@@ -48,6 +49,21 @@ Solution = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Solutions:
+    """A further kind of solutions whose pairs are joined.
+
+    Attributes:
+        margin: in logits, as in `ConnectivityGrid`.
+        max_steps: step budget of a fit.
+        tokens_per_vector: length of the text's blocks, each with an e-token of its own; None: two vectors.
+    """
+
+    margin: float
+    max_steps: int
+    tokens_per_vector: int | None = None
+
+
+@dataclass(frozen=True)
 class ConnectivityGrid:
     """What is measured at a scale.
 
@@ -65,6 +81,7 @@ class ConnectivityGrid:
         curve_steps: step budget of a curve.
         texts_at_once: texts of a batch.
         pairs_at_once: curves fitted side by side, which a GPU's memory bounds.
+        more: further kinds of solutions of the same texts.
     """
 
     start: str
@@ -79,26 +96,46 @@ class ConnectivityGrid:
     curve_steps: int
     texts_at_once: int
     pairs_at_once: int
+    more: tuple[Solutions, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[Solutions, ...]:
+        """All kinds of solutions."""
+        return (Solutions(self.margin, self.max_steps), *self.more)
 
 
 GRIDS = {
-    "smoke": ConnectivityGrid("vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1),
-    "laptop": ConnectivityGrid("vocabulary", 16, 2, 4, ("bezier",), 21, "fast", 3.0, 1500, 660, 1, 6),
-    "paper": ConnectivityGrid("vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5),
-}
+    "smoke": ConnectivityGrid(
+        "vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1, (Solutions(0.01, 60, 1),)
+    ),
+    "laptop": ConnectivityGrid(
+        "vocabulary", 16, 3, 2, ("bezier",), 21, "fast", 3.0, 1000, 660, 3, 1,
+        (Solutions(6, 1500), Solutions(3, 500, 8)),
+    ),
+    "paper": ConnectivityGrid(
+        "vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5,
+        (Solutions(6, 10_000), Solutions(3, 2000, 8)),
+    ),
+}  # fmt: skip
 
 
 def lay_out(scale: str) -> list[Batch]:
-    """One batch per group of texts: a cell for each fit, then one for each way between each pair of a text's fits."""
+    """One batch per kind of solutions and group of texts: a cell for each fit, then one for each way between a pair."""
     grid = GRIDS[scale]
-    return [_batch(scale, grid, texts) for texts in chunked(range(grid.texts), grid.texts_at_once)]
+    return [
+        _batch(scale, grid, kind, texts)
+        for kind in grid.kinds
+        for texts in chunked(range(grid.texts), grid.texts_at_once)
+    ]
 
 
-def _batch(scale: str, grid: ConnectivityGrid, texts: Sequence[int]) -> Batch:
+def _batch(scale: str, grid: ConnectivityGrid, kind: Solutions, texts: Sequence[int]) -> Batch:
+    in_blocks = {"tokens_per_vector": kind.tokens_per_vector} if kind.tokens_per_vector else {}
+
     def cell(text: int, seed: int, method: str, **columns: Any) -> Settings:
         return cell_settings(
-            scale, "old", text, grid.length, 0, grid.recipe, grid.max_steps,
-            method=method, start=grid.start, margin=grid.margin, fit_seed=seed, **columns,
+            scale, "old", text, grid.length, 0, grid.recipe, kind.max_steps,
+            method=method, start=grid.start, margin=kind.margin, fit_seed=seed, **in_blocks, **columns,
         )  # fmt: skip
 
     fits = [cell(text, seed, "fit") for seed in range(grid.seeds) for text in texts]
@@ -112,10 +149,11 @@ def _batch(scale: str, grid: ConnectivityGrid, texts: Sequence[int]) -> Batch:
         for text in texts
         for first, second in combinations(range(grid.seeds), 2)
     ]
-    steps, positions, peak = _cost(grid, len(texts))
+    steps, positions, peak = _cost(grid, kind, len(texts))
+    vectors = f"in blocks of {kind.tokens_per_vector}" if kind.tokens_per_vector else "in two vectors"
     return Batch(
         study="connectivity",
-        label=f"{grid.seeds} solutions of texts {texts[0]} to {texts[-1]}",
+        label=f"margin {kind.margin:g}, {vectors}, {grid.seeds} of texts {texts[0]} to {texts[-1]}",
         cells=(*fits, *pairs),
         steps=steps,
         positions=math.ceil(positions / steps),
@@ -123,7 +161,7 @@ def _batch(scale: str, grid: ConnectivityGrid, texts: Sequence[int]) -> Batch:
     )
 
 
-def _cost(grid: ConnectivityGrid, texts: int) -> tuple[int, int, int]:
+def _cost(grid: ConnectivityGrid, kind: Solutions, texts: int) -> tuple[int, int, int]:
     """Steps of a batch at most, the positions of all of them together, and those of the largest step.
 
     The positions are those of a step, forward and backward, that cost as much.
@@ -131,7 +169,7 @@ def _cost(grid: ConnectivityGrid, texts: int) -> tuple[int, int, int]:
     width, pairs = grid.length + 1, math.comb(grid.seeds, 2)
     at_once = min(pairs, grid.pairs_at_once)
     rounds = texts * math.ceil(pairs / at_once)
-    fit_steps, curve_steps = grid.seeds * grid.max_steps, len(grid.curves) * rounds * grid.curve_steps
+    fit_steps, curve_steps = grid.seeds * kind.max_steps, len(grid.curves) * rounds * grid.curve_steps
     fit_positions, curve_positions, evaluations = texts * width, 0, 0
     for config in (CURVES[name] for name in grid.curves):
         curve_positions = at_once * config.taus * width

@@ -65,7 +65,7 @@ class LocalityGrid:
 
 GRIDS = {
     "smoke": LocalityGrid(("vocabulary", "text-e"), 4, 2, 2, 2, "fast", 8, 2),
-    "laptop": LocalityGrid(("vocabulary", "auto", "text-e"), 8, 6, 3, 4, "fast", 150, 6),
+    "laptop": LocalityGrid(("vocabulary", "auto", "text-e"), 16, 6, 3, 4, "fast", 300, 6),
     "paper": LocalityGrid(("normal", "vocabulary", "text-e"), 256, 50, 10, 10, "paper", 5000, 3),
 }
 

@@ -58,7 +58,7 @@ class ReadingGrid:
 
 GRIDS = {
     "smoke": ReadingGrid(8, 8, 4, "fast", "vocabulary", 8, 4),
-    "laptop": ReadingGrid(16, 8, 16, "fast", "vocabulary", 300, 16),
+    "laptop": ReadingGrid(32, 32, 16, "fast", "vocabulary", 800, 16),
     "paper": ReadingGrid(64, 256, 50, "paper", "normal", 5000, 25),
 }
 

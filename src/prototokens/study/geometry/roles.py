@@ -73,7 +73,7 @@ class RolesGrid:
 
 GRIDS = {
     "smoke": RolesGrid(("random", "old"), 2, (4, 3), 1, 4, 2, 2, "fast", 10),
-    "laptop": RolesGrid(PAPER_SOURCES, 4, (8, 4, 6, 4), 3, 20, 4, 20, "fast", 300),
+    "laptop": RolesGrid(PAPER_SOURCES, 4, (16, 12, 20, 16), 3, 20, 4, 20, "fast", 600),
     "paper": RolesGrid(PAPER_SOURCES, 50, (64, 32, 48, 64, 32, 48), 5, 100, 10, 20, "fast", 5000),
 }
 

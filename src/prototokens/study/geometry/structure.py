@@ -65,7 +65,7 @@ class StructureGrid:
 
 GRIDS = {
     "smoke": StructureGrid(3, 2, (1.0,), 3, "fast", 6),
-    "laptop": StructureGrid(6, 16, (1.0, 10.0), 50, "fast", 100),
+    "laptop": StructureGrid(16, 10, (1.0, 10.0), 100, "fast", 250),
     "paper": StructureGrid(64, 50, (0.01, 0.1, 1.0, 10.0, 100.0), 1000, "fast", 3000),
 }
 

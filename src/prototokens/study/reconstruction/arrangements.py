@@ -1,6 +1,6 @@
 """Arrangements (Table 1): which order of e and m holds how long a text.
 
-Every arrangement of the table, and this library's default, fits the same old prose at each length.
+Every arrangement of the table, and this library's for short and for long texts, fits the same old prose at each length.
 
 Reference: Exploring the Latent Capacity of LLMs for One-Step Text Generation (Mezentsev & Oseledets, 2025), Table 1,
 https://arxiv.org/abs/2505.21189.
@@ -18,7 +18,7 @@ from ..cells import Batch, Settings, cell_settings, chunked
 from ..fits import measured, recipe
 from ..jobs import Measurement
 
-NAMES = ("e*n", "e*n/2,m*n/2", "(e,m)*n/2", "e,m*n", "e,m*(n-1)", "m,e,m*(n-1)")
+NAMES = ("e*n", "e*n/2,m*n/2", "(e,m)*n/2", "e,m*n", "e,m*(n-1)", "m,e,m*(n-1)", "m,(e,m*7)")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ArrangementsGrid:
 
 GRIDS = {
     "smoke": ArrangementsGrid((1, 4), 2, 1, "tuned", 12, 2),
-    "laptop": ArrangementsGrid((1, 2, 4, 16), 4, 1, "tuned", 200, 4),
+    "laptop": ArrangementsGrid((1, 2, 4, 16, 64), 4, 1, "tuned", 200, 4),
     "paper": ArrangementsGrid((1, 2, 4, 256), 50, 1, "paper", 5000, 25),
 }
 
@@ -72,5 +72,4 @@ def lay_out(scale: str) -> list[Batch]:
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:
     """Fit the texts (B, T) in the batch's arrangement."""
-    config = recipe(cells[0], arrangement=cells[0]["arrangement"])
-    return measured(lm, target_ids, fit_batch(lm, target_ids, config))
+    return measured(lm, target_ids, fit_batch(lm, target_ids, recipe(cells[0])))

@@ -2,7 +2,8 @@
 
 Three methods: `grid` fits every length of the paper's grid, from which both published definitions follow (the longest
 length at accuracy 0.99, best over texts and seeds, or on the mean over texts); `growth` and `bisection` search the
-longest prefix of each text. Each is run with an m of its own for every text, and with a shared m:
+longest prefix of each text. The grid is fitted in blocks too, an e-token for each, up to longer texts. Each method is
+run with an m of its own for every text, and in two vectors also with a shared m:
 
     grid       the texts of a group have one m, fitted to all of them together; the grid fixes the groups
     searches   m is fitted to the beginnings of *other* texts of the same kind (`shared-m`), then held fixed
@@ -34,11 +35,32 @@ from .held_m import SHARED_M, search, search_steps, searched_prefix
 
 
 @dataclass(frozen=True)
+class InBlocks:
+    """What is measured in blocks at a scale, on the grid's first texts.
+
+    Attributes:
+        tokens_per_vector: length of a block.
+        lengths: of the texts, in tokens.
+        sources: kinds of text.
+        texts: how many of each kind.
+        max_steps: step budget of a fit.
+    """
+
+    tokens_per_vector: int
+    lengths: tuple[int, ...]
+    sources: tuple[str, ...]
+    texts: int
+    max_steps: int
+
+
+@dataclass(frozen=True)
 class CapacityGrid:
     """What is measured at a scale.
 
     Attributes:
         lengths: the grid, in tokens.
+        shared_lengths: that with a shared m.
+        in_blocks: the grid of texts in blocks.
         texts: how many of each kind on the grid.
         group_size: texts of one kind that share an m on the grid; at least 2, and it divides `texts`.
         search_texts: how many of each kind the searches take.
@@ -53,6 +75,8 @@ class CapacityGrid:
     """
 
     lengths: tuple[int, ...]
+    shared_lengths: tuple[int, ...]
+    in_blocks: InBlocks
     texts: int
     group_size: int
     search_texts: int
@@ -72,9 +96,41 @@ class CapacityGrid:
 
 
 GRIDS = {
-    "smoke": CapacityGrid((4, 8), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200),
-    "laptop": CapacityGrid((4, 8, 16, 22), 2, 2, 1, 2, 1, "fast", 120, 512, 48, 4, 3_000),
-    "paper": CapacityGrid(LENGTHS, 50, 50, 50, 16, 3, "paper", 5000, 8192, 1448, 16, 20_000_000),
+    "smoke": CapacityGrid(
+        (4, 8), (4, 8), InBlocks(4, (8,), ("old",), 1, 10), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200
+    ),
+    "laptop": CapacityGrid(
+        (8, 16, 32, 64, 128),
+        (8, 16, 32),
+        InBlocks(8, (64, 128, 256, 512, 1024), ("random", "old"), 1, 50),
+        texts=2,
+        group_size=2,
+        search_texts=1,
+        m_texts=2,
+        seeds=1,
+        recipe="fast",
+        max_steps=180,
+        positions=512,
+        longest=128,
+        first=8,
+        work=12_000,
+    ),
+    "paper": CapacityGrid(
+        LENGTHS,
+        LENGTHS,
+        InBlocks(8, (128, 256, 512, 1024, 1448), PAPER_SOURCES, 10, 500),
+        texts=50,
+        group_size=50,
+        search_texts=50,
+        m_texts=16,
+        seeds=3,
+        recipe="paper",
+        max_steps=5000,
+        positions=8192,
+        longest=1448,
+        first=16,
+        work=20_000_000,
+    ),
 }
 
 Text = tuple[str, int]
@@ -87,7 +143,7 @@ def lay_out(scale: str) -> list[Batch]:
     on_grid = [
         _grid_batch(scale, grid, m_shared, length, seed, texts)
         for m_shared in (0, 1)
-        for length in grid.lengths
+        for length in (grid.shared_lengths if m_shared else grid.lengths)
         for seed in range(grid.seeds)
         for texts in _texts_of_batches(grid, m_shared, length)
     ]
@@ -98,7 +154,31 @@ def lay_out(scale: str) -> list[Batch]:
         for seed in range(grid.seeds)
         for texts in _searched_together(grid, m_shared)
     ]
-    return on_grid + searches
+    return on_grid + _block_batches(scale, grid) + searches
+
+
+def _block_batches(scale: str, grid: CapacityGrid) -> list[Batch]:
+    """Texts in blocks, as many side by side as a pass holds; a learned start is what they begin at, if there is one."""
+    part, recipe_name = grid.in_blocks, "fast"
+    texts = [(source, number) for source in part.sources for number in range(part.texts)]
+    return [
+        Batch(
+            study="capacity",
+            label=f"grid in blocks of {part.tokens_per_vector}, {length}, seed {seed}, {some[0][0]} {some[0][1]}",
+            cells=tuple(
+                cell_settings(
+                    scale, kind, number, length, seed, recipe_name, part.max_steps, m_shared=0, method="grid",
+                    tokens_per_vector=part.tokens_per_vector,
+                )
+                for kind, number in some
+            ),
+            steps=part.max_steps,
+            positions=len(some) * (length + 1),
+        )
+        for length in part.lengths
+        for seed in range(grid.seeds)
+        for some in chunked(texts, max(1, grid.positions // (length + 1)))
+    ]  # fmt: skip
 
 
 def _texts_of_batches(grid: CapacityGrid, m_shared: int, length: int) -> Iterator[Sequence[Text]]:

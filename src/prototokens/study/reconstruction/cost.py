@@ -29,6 +29,7 @@ class Part:
         texts: how many.
         seeds: how many.
         max_steps: step budget of a fit.
+        tokens_per_vector: length of a text's blocks, each with an e-token of its own; None: two vectors.
     """
 
     recipe: str
@@ -36,14 +37,22 @@ class Part:
     texts: int
     seeds: int
     max_steps: int
+    tokens_per_vector: int | None = None
 
 
 GRIDS = {
-    "smoke": (Part("fast", (4, 8), 1, 1, 15), Part("paper", (4,), 1, 1, 15)),
-    "laptop": (Part("fast", (4, 8, 16, 32), 3, 1, 400), Part("paper", (4, 8), 2, 1, 250)),
+    "smoke": (Part("fast", (4, 8), 1, 1, 15), Part("paper", (4,), 1, 1, 15), Part("fast", (8,), 1, 1, 15, 4)),
+    "laptop": (
+        Part("fast", (8, 16, 32, 64), 3, 1, 400),
+        Part("paper", (4, 8), 2, 1, 250),
+        Part("fast", (64, 128, 256), 3, 1, 100, 8),
+        Part("fast", (64, 128, 256), 3, 1, 200, 16),
+    ),
     "paper": (
         Part("fast", (32, 64, 128, 256, 512), 10, 1, 5000),
         Part("paper", (32, 64, 128, 256, 512), 10, 1, 5000),
+        Part("fast", (64, 128, 256, 512, 1024), 10, 1, 1000, 8),
+        Part("fast", (64, 128, 256, 512, 1024), 10, 1, 1000, 16),
     ),
 }
 
@@ -53,8 +62,13 @@ def lay_out(scale: str) -> list[Batch]:
     return [
         Batch(
             study="cost",
-            label=f"{part.recipe} at {length}, text {text}, seed {seed}",
-            cells=(cell_settings(scale, "old", text, length, seed, part.recipe, part.max_steps),),
+            label=f"{part.recipe}{_in_blocks(part)} at {length}, text {text}, seed {seed}",
+            cells=(
+                cell_settings(
+                    scale, "old", text, length, seed, part.recipe, part.max_steps,
+                    **({"tokens_per_vector": part.tokens_per_vector} if part.tokens_per_vector else {}),
+                ),
+            ),
             steps=part.max_steps,
             positions=length + 1,
         )
@@ -62,7 +76,11 @@ def lay_out(scale: str) -> list[Batch]:
         for length in part.lengths
         for text in range(part.texts)
         for seed in range(part.seeds)
-    ]
+    ]  # fmt: skip
+
+
+def _in_blocks(part: Part) -> str:
+    return f" in blocks of {part.tokens_per_vector}" if part.tokens_per_vector else ""
 
 
 def run(lm: FrozenLM, cells: list[Settings], target_ids: Tensor) -> list[Measurement]:

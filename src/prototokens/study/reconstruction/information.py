@@ -21,6 +21,8 @@ from ..jobs import Measurement
 from ..scales import PAPER_SOURCES
 from .held_m import SHARED_M, search, search_steps, searched_prefix
 
+METHODS = ("one-step", "autoregressive")
+
 
 @dataclass(frozen=True)
 class InformationGrid:
@@ -33,7 +35,7 @@ class InformationGrid:
         seeds: how many.
         longest: length of the texts that are searched, in tokens.
         recipes: of one step and of cramming.
-        max_steps: step budget of a trial.
+        max_steps: step budgets of a trial, of one step and of cramming.
         first: length of the first prefix, and of the beginnings that a held m is fitted to.
         work: positions forward and backward that the search of one text may cost.
         rows: texts searched side by side.
@@ -45,16 +47,16 @@ class InformationGrid:
     seeds: int
     longest: int
     recipes: tuple[str, str]
-    max_steps: int
+    max_steps: tuple[int, int]
     first: int
     work: int
     rows: int
 
 
 GRIDS = {
-    "smoke": InformationGrid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), 10, 2, 200, 2),
-    "laptop": InformationGrid(("random", "old"), 2, 2, 1, 48, ("fast", "cramming"), 120, 4, 3_000, 2),
-    "paper": InformationGrid(PAPER_SOURCES, 50, 16, 1, 1448, ("paper", "paper"), 5000, 16, 20_000_000, 5),
+    "smoke": InformationGrid(("random", "old"), 1, 2, 1, 8, ("fast", "cramming"), (10, 10), 2, 200, 2),
+    "laptop": InformationGrid(("random", "old"), 2, 2, 1, 192, ("fast", "cramming"), (150, 2000), 8, 100_000, 2),
+    "paper": InformationGrid(PAPER_SOURCES, 50, 16, 1, 1448, ("paper", "paper"), (5000, 5000), 16, 20_000_000, 5),
 }
 
 
@@ -62,8 +64,8 @@ def lay_out(scale: str) -> list[Batch]:
     """One batch per method, number of vectors, kind of text and seed, and per some texts."""
     grid = GRIDS[scale]
     return [
-        _batch(scale, grid, method, recipe_name, vectors, source, seed, texts)
-        for method, recipe_name in zip(("one-step", "autoregressive"), grid.recipes, strict=True)
+        _batch(scale, grid, method, recipe_name, max_steps, vectors, source, seed, texts)
+        for method, recipe_name, max_steps in zip(METHODS, grid.recipes, grid.max_steps, strict=True)
         for vectors in (1, 2)
         for source in grid.sources
         for seed in range(grid.seeds)
@@ -76,6 +78,7 @@ def _batch(
     grid: InformationGrid,
     method: str,
     recipe_name: str,
+    max_steps: int,
     vectors: int,
     source: str,
     seed: int,
@@ -85,7 +88,7 @@ def _batch(
 
     def cell(text: int, method: str, **settings: int) -> Settings:
         return cell_settings(
-            scale, source, text, grid.longest, seed, recipe_name, grid.max_steps,
+            scale, source, text, grid.longest, seed, recipe_name, max_steps,
             method=method, vectors=vectors, first=grid.first, **shared, **settings,
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
 """What an encoder is worth on texts that it was not trained on: with no fit step, and as a place to fit from.
 
 Zero steps: mean token accuracy with its standard error over texts, and exact match, by length, for windows of speeches
-and for texts that begin at a sentence and are tokenized on their own, half from before 1919 and half of 2026; beside
-the untrained encoder, its outputs each given to another text, and the mean of its outputs given to all.
+and for texts that begin at a sentence and are tokenized on their own, from before 1919 and of 2026; beside the untrained
+encoder, its vectors each given to another text, and the mean of its vectors given to all.
 
 Steps saved: fits of the default recipe from the encoder, from the learned start, and as `fit` begins them (the learned
 start, perturbed), on the same texts. A fit that is not exact within the budget counts with the budget, and is told.
@@ -31,7 +31,7 @@ BEGINNINGS = ("encoder", "learned", "default")
 
 def fits(lm: FrozenLM, encoder: Encoder, beginning: str, ids: torch.Tensor, seed: int, budget: int) -> list[FitResult]:
     """Fits of a batch of texts (B, T) from one of `BEGINNINGS`."""
-    config = replace(preset(seed=seed), arrangement=encoder.config.arrangement, e_tokens=encoder.config.e_tokens)
+    config = replace(preset(seed=seed), arrangement=encoder.config.arrangement, tokens_per_vector=None)
     config = replace(config, stop=replace(config.stop, max_steps=budget))
     if beginning == "encoder":
         e, m = encoder_vectors(encoder, lm, ids)
@@ -50,6 +50,7 @@ def fit_rows(
             "source": source,
             "start": start,
             "tokens": length,
+            "block_length": encoder.config.block_length,
             "seed": seed,
             "text": number,
             "beginning": beginning,
@@ -118,12 +119,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--encoder", help="folder or Hub id; the shipped one by default")
-    parser.add_argument("--lengths", default="2,4,8,16", help="tokens, comma-separated")
+    parser.add_argument("--lengths", default="16,64,256", help="tokens, comma-separated")
     parser.add_argument("--sources", default="old,recent")
     parser.add_argument(
-        "--texts", type=int, default=128, help="texts of each source, kind and length, with no fit step"
+        "--texts", type=int, default=64, help="texts of each source, kind and length, with no fit step"
     )
-    parser.add_argument("--fit-lengths", default="4,8,16", help="tokens of the texts that are fitted")
+    parser.add_argument("--fit-lengths", default="16,64", help="tokens of the texts that are fitted")
     parser.add_argument("--fit-texts", type=int, default=4, help="texts of each source, kind, length and seed")
     parser.add_argument("--seeds", default="0,1", help="of the fits")
     parser.add_argument("--budget", type=int, default=500, help="fit steps")
@@ -144,14 +145,14 @@ def main() -> None:
     place = {"encoder": encoder.name, "trained_steps": encoder.training["step"], **circumstances()}
     sources, kinds = options.sources.split(","), ("anywhere", "sentence")
     rows: list[dict[str, Any]] = []
-    lengths = [n for n in map(int, options.lengths.split(",")) if n <= encoder.config.max_tokens]
+    lengths = [int(n) for n in options.lengths.split(",")]
     for row in evaluate(lm, encoder, lengths, sources, kinds, CONTROLS, options.texts, seed=7):
         rows.append({"kind": "zero steps"} | row)
         print(
             "{source:8} {start:9} {control:9} {length:3} tokens  accuracy {token_accuracy:.3f} ± "
             "{token_accuracy_se:.3f}  exact {exact_match:.3f}".format(**row)
         )
-    for length in (n for n in map(int, options.fit_lengths.split(",")) if n <= encoder.config.max_tokens):
+    for length in (int(n) for n in options.fit_lengths.split(",")):
         for source in sources:
             for kind in kinds:
                 for seed in map(int, options.seeds.split(",")):

@@ -6,6 +6,7 @@ It reads the `curve.jsonl` that `prototokens encoder train` keeps in its folder.
 from __future__ import annotations
 
 import argparse
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +17,7 @@ matplotlib.use("svg")
 from matplotlib import pyplot
 
 CURVE = Path(__file__).parent / "rows" / "encoder-curve.jsonl"
-LENGTHS = {"2": "#1d4ed8", "4": "#047857", "8": "#b45309", "16": "#6b7280"}
+COLOURS = ("#1d4ed8", "#047857", "#b45309", "#6b7280", "#7c3aed", "#be123c")
 KINDS = {"windows": "-", "own": ":"}
 
 
@@ -27,7 +28,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = [row for row in load_rows(options.curve) if row["kind"] == "validation"]
     figure, panel = pyplot.subplots(figsize=(6, 3.6))
-    for length, colour in LENGTHS.items():
+    lengths = sorted({length for row in rows for kind in KINDS for length in row.get(kind, {})}, key=int)
+    for length, colour in zip(lengths, cycle(COLOURS), strict=False):
         for kind, line in KINDS.items():
             seen = [(row["tokens"], row[kind][length]["token_accuracy"]) for row in rows if length in row.get(kind, {})]
             label = f"{length} tokens" if kind == "windows" else None

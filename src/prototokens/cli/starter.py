@@ -33,7 +33,7 @@ def train_command(
     batch_tokens: Annotated[int, typer.Option(help="Tokens per batch.")] = 128,
     arrangement: Annotated[str, typer.Option(help="Arrangement of the fits.")] = "m,e,m*(n-1)",
     source: Annotated[
-        str, typer.Option(help="speeches, old, random, or a .txt, .jsonl, .csv or .parquet file.")
+        str, typer.Option(help="speeches, old, random, a .txt, .jsonl, .csv or .parquet file, or a folder of files.")
     ] = "speeches",
     seed: Seed = 0,
     begin: Annotated[

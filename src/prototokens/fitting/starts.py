@@ -34,8 +34,7 @@ def start_vectors(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: 
             drawn = statistics.mean + statistics.std * drawn
         return drawn[:-1], drawn[-1]
     b = arrangement_named(config.arrangement).block_length or target_ids.shape[-1]
-    blocks = lm.embed(target_ids).split(b, dim=-2)  # (T, D) or (G, T, D), in pieces of b tokens
-    text_means = torch.stack([block.flatten(0, -2).mean(0) for block in blocks])  # (K, D), or (1, D) without blocks
+    text_means = _block_means(lm.embed(target_ids), b)  # (K, D), or (1, D) without blocks
     starter = learned_start(lm, config)
     if starter is not None:
         e, m = text_means + starter.e.to(lm.device), starter.m.to(lm.device)
@@ -98,6 +97,16 @@ def start_name(lm: FrozenLM, config: FitConfig) -> str:
     if starter is not None:
         return starter.name
     return "text-e" if config.start == "auto" else str(config.start)
+
+
+def _block_means(embedded: Tensor, b: int) -> Tensor:
+    """Means of embeddings (T, D) or (G, T, D) over blocks of b tokens, the last of which may be shorter: (K, D)."""
+    n_whole = embedded.shape[-2] // b * b
+    if embedded.ndim > 2 or n_whole <= b:
+        return torch.stack([block.flatten(0, -2).mean(0) for block in embedded.split(b, dim=-2)])
+    means = embedded[:n_whole].unflatten(0, (-1, b)).mean(1)  # at once: a GPU would wait for hundreds of small calls
+    rest = embedded[n_whole:]
+    return torch.cat([means, rest.mean(0, keepdim=True)]) if len(rest) else means
 
 
 def _noise(lm: FrozenLM, target_ids: Tensor, config: FitConfig, restart: int) -> Tensor:

@@ -154,7 +154,10 @@ def test_mistakes_are_one_line(run: Any, models: Path) -> None:
     Path("other").write_text("x")
     for command, message in (
         (pack(models), "archive: exists already; choose another name, or overwrite it (--force)"),
-        (pack(models, "--force", "--effort", "slow"), "unknown effort 'slow'; choose one of: fast balanced thorough"),
+        (
+            pack(models, "--force", "--effort", "slow"),
+            "unknown effort 'slow'; choose one of: instant fast balanced thorough",
+        ),
         (pack(models, "--force", "--store", "int4"), "unknown store 'int4'; choose one of: auto int8 float16 float32"),
         (pack(models, "--force", "--chunk-tokens", 0), "chunk_tokens is 0; it must be at least 1"),
         (pack(models, "--force", "--chunk-tokens", 99), "make it at most 63 (--chunk-tokens)"),

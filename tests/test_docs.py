@@ -211,13 +211,14 @@ def test_json_fields_of_the_page_are_the_ones_printed(
         "fit-all": "fit-all sentences.txt -o fitted",
         "encoder train": "encoder train -o mine --steps 1 --block-length 2 --lengths 2 --batch-positions 6",
         "encode": "encode ab --encoder mine -o encoded",
+        "encode-all": "encode-all sentences.txt --encoder mine -o table",
         "encoder eval": "encoder eval --encoder mine --sources letter.txt --starts anywhere --lengths 2 --texts 2",
         "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",
     }
     assert set(table) == set(calls)
     for name, call in calls.items():
         record = json.loads(run(f"prototokens {call} --json")[1])
-        nested = {key for name in ("models", "files", "failed", "points") for key in (record.get(name) or [{}])[0]}
+        nested = {key for name in ("models", "files", "failed", "points", "passed_over") for key in (record.get(name) or [{}])[0]}
         assert set(record) | nested == table[name], name
 
 

@@ -23,14 +23,14 @@ def test_every_token_lies_in_one_chunk_and_segments_are_cut_apart(lengths: list[
 
 
 def test_efforts_grow() -> None:
-    assert list(EFFORTS) == ["fast", "balanced", "thorough"]
+    assert list(EFFORTS) == ["instant", "fast", "balanced", "thorough"]
     for name in ("tokens_per_vector", "steps"):
         values = [getattr(effort, name) for effort in EFFORTS.values()]
         assert values == sorted(values)
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(InputError, match="unknown effort 'slow'; choose one of: fast balanced thorough"):
+    with pytest.raises(InputError, match="unknown effort 'slow'; choose one of: instant fast balanced thorough"):
         effort_named("slow")
     good: dict[str, Any] = {"tokens_per_vector": 8, "steps": 1}
     for changes, message in (

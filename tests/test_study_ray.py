@@ -173,12 +173,12 @@ def test_documents_and_lists_of_texts_are_done_on_ray_as_here(folder: Path, tmp_
     made, tables = [], []
     for name, runner in (("ray", RayRunner(Load(folder), workers=1)), ("here", InProcess(Load(folder)))):
         with closing(runner):
-            encode_corpus(runner, str(tmp_path / "list.txt"), tmp_path / name / "t", CorpusConfig(str(encoder)))
+            encode_corpus(runner, str(tmp_path / "list.txt"), tmp_path / f"{name}.parquet", CorpusConfig(str(encoder)))
             packed = pack_folder(runner, documents, tmp_path / name / "packed", PackConfig(effort="fast"))
             fitted = fit_texts(runner, ["ab", "cd"], tmp_path / name / "fitted", recipe)
         assert [outcome.error for outcome in (*packed, *fitted)] == [None] * 4
         made.append([outcome.file.name for outcome in (*packed, *fitted)])
-        tables.append(pyarrow.parquet.read_table(tmp_path / name / "t"))
+        tables.append(pyarrow.parquet.read_table(tmp_path / f"{name}.parquet"))
     assert made[0] == made[1]
     assert tables[0].drop_columns("vectors") == tables[1].drop_columns("vectors")
     lm = load_lm(str(folder))

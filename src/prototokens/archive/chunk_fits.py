@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..arrangements import arrangement_named
 from ..fitting.descent import FitProgress
 from ..fitting.fit import descend
 from ..fitting.given import Given
@@ -16,7 +15,6 @@ from ..fitting.recipes import FitConfig, Stop
 from ..fitting.starts import learned_start
 from ..lm.frozen import FrozenLM
 from ..metrics import logit_margins
-from .chunks import chunk_logits
 from .efforts import Chunk, ChunkFit, Effort
 
 Beginning = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -52,7 +50,7 @@ def fit_chunks(
     progress: Callable[[FitProgress], None] | None = None,
     begin: Beginning | None = None,
 ) -> list[ChunkFit]:
-    """Fit a batch of chunks of one length, and count what each misses.
+    """Fit a batch of chunks of one length, or take what an encoder writes where there are no steps.
 
     The random draws of a chunk depend on its ids alone.
 
@@ -60,7 +58,7 @@ def fit_chunks(
         lm: the frozen model.
         ids: ids of the document, int64, (N,).
         chunks: chunks of one length.
-        effort: how long they are fitted, and what they are to reach. For missed tokens see `is_held`.
+        effort: how long they are fitted, and what they are to reach.
         m: the m-token that the document's chunks share, if they have none of their own, (D,).
         recipe: arrangement, optimiser, start and seed.
         progress: see `fit_batch`.
@@ -70,26 +68,22 @@ def fit_chunks(
         One fit per chunk, in order.
     """
     targets = torch.stack([ids[chunk.start : chunk.stop] for chunk in chunks])  # (B, T)
-    stop = Stop(max_steps=effort.steps, accuracy=1 - effort.tolerated_share, margin=effort.margin)
-    config = replace(recipe, stop=stop)
     e_start, m_start = (None, None) if begin is None else begin(targets)
+    if effort.steps == 0 and e_start is not None and m_start is not None:
+        written = zip(chunks, e_start.cpu(), m_start.cpu(), strict=True)  # scored when the archive is assembled
+        return [ChunkFit(chunk, e, own_m if effort.own_m else None) for chunk, e, own_m in written]
+    stop = Stop(max_steps=effort.steps, accuracy=1 - effort.tolerated_share, margin=effort.margin)
     given = Given(e_start=e_start, m_start=m_start) if effort.own_m else Given(e_start=e_start, m=m)
-    descent = descend(lm, targets, config, given, progress=progress)
-    e = torch.stack([result.e for result in descent.results])  # (B, K, D)
-    all_m = torch.stack([result.m for result in descent.results])  # (B, D)
-    arrangement = arrangement_named(config.arrangement)
-    logits = chunk_logits(lm, arrangement, targets.shape[1], e, all_m, descent.fixed)
-    missed = (~is_held(logits, targets, effort.margin, lm.dtype)).sum(1).tolist()
+    descent = descend(lm, targets, replace(recipe, stop=stop), given, progress=progress)
     return [
         ChunkFit(
             chunk,
-            count,
             result.e.cpu(),
             result.m.cpu() if effort.own_m else None,
             result.token_positions,
             result.backward_positions,
         )
-        for chunk, count, result in zip(chunks, missed, descent.results, strict=True)
+        for chunk, result in zip(chunks, descent.results, strict=True)
     ]
 
 
@@ -114,7 +108,8 @@ def is_held(logits: Tensor, targets: Tensor, margin: float, dtype: torch.dtype) 
 
 def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:
     """Fits of one batch as tensors; `from_tensors` is the way back."""
-    rows = [[fit.chunk.start, fit.chunk.stop, fit.missed, fit.token_positions, fit.backward_positions] for fit in fits]
+    # The third number is always 0: journals of earlier versions counted missed tokens there.
+    rows = [[fit.chunk.start, fit.chunk.stop, 0, fit.token_positions, fit.backward_positions] for fit in fits]
     own_m = [fit.m for fit in fits if fit.m is not None]
     tensors = {"chunks": torch.tensor(rows), "e": torch.stack([fit.e for fit in fits])}
     return tensors | ({"m": torch.stack(own_m)} if own_m else {})
@@ -123,6 +118,6 @@ def to_tensors(fits: Sequence[ChunkFit]) -> dict[str, Tensor]:
 def from_tensors(tensors: Mapping[str, Tensor]) -> Iterable[ChunkFit]:
     """The fits that `to_tensors` gave."""
     own_m = tensors.get("m")
-    for row, (start, stop, missed, forward, backward) in enumerate(tensors["chunks"].tolist()):
+    for row, (start, stop, _, forward, backward) in enumerate(tensors["chunks"].tolist()):
         m = None if own_m is None else own_m[row]
-        yield ChunkFit(Chunk(start, stop), missed, tensors["e"][row], m, forward, backward)
+        yield ChunkFit(Chunk(start, stop), tensors["e"][row], m, forward, backward)

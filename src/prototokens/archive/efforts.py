@@ -26,6 +26,7 @@ class Effort:
         margin: in logits. A token is missed if its vectors, as stored, give it a lead of less than half of that.
         own_m: whether every chunk has an m-token of its own; if not, all share one, which is held fixed.
         chunk_tokens: tokens of a chunk, which one forward pass decodes.
+        needs_encoder: whether an encoder writes the vectors. Its blocks apply then, whatever `tokens_per_vector` is.
     """
 
     tokens_per_vector: int
@@ -34,6 +35,7 @@ class Effort:
     margin: float = 0.1
     own_m: bool = True
     chunk_tokens: int = 512
+    needs_encoder: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("tokens_per_vector", 1), ("steps", 0), ("chunk_tokens", 1)):
@@ -44,8 +46,11 @@ class Effort:
         check_margin(self.margin)
 
     def to_json(self) -> dict[str, Any]:
-        """The effort as JSON values."""
-        return asdict(self)
+        """The effort as JSON values; a field that was added since the first version stands there only if it is set."""
+        values = asdict(self)
+        if not self.needs_encoder:
+            del values["needs_encoder"]
+        return values
 
 
 def check_margin(margin: float) -> None:
@@ -59,7 +64,8 @@ def check_margin(margin: float) -> None:
 
 
 EFFORTS: dict[str, Effort] = {
-    "fast": Effort(tokens_per_vector=8, steps=20, tolerated_share=0.02),
+    "instant": Effort(tokens_per_vector=4, steps=0, needs_encoder=True),
+    "fast": Effort(tokens_per_vector=8, steps=30, tolerated_share=0.02),
     "balanced": Effort(tokens_per_vector=16, steps=60, tolerated_share=0.02),
     "thorough": Effort(tokens_per_vector=16, steps=240, tolerated_share=0.005),
 }
@@ -99,7 +105,6 @@ class ChunkFit:
 
     Attributes:
         chunk: the chunk.
-        missed: number of tokens that the vectors do not give with at least half the margin.
         e: e-tokens, float32, (K, D).
         m: the chunk's own m-token, float32, (D,), or None.
         token_positions: input positions that its fit passed forward through the model.
@@ -107,7 +112,6 @@ class ChunkFit:
     """
 
     chunk: Chunk
-    missed: int
     e: Tensor
     m: Tensor | None
     token_positions: int = 0

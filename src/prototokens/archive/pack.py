@@ -6,17 +6,19 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 
 from ..arrangements import MOST_TOKENS, arrangement_named
-from ..encoder.encoding import Encoder, encoder_vectors, refinement
+from ..encoder.encoding import Encoder, encoder_vectors, refinement, shipped_encoder
 from ..errors import InputError
 from ..files.quantised import STORES
 from ..files.resume import Journal
 from ..fitting.descent import FitProgress
 from ..fitting.recipes import FitConfig, preset
 from ..lm.frozen import FrozenLM
+from ..lm.identity import Identity
 from .archive import Archive, write_archive
 from .assembly import assemble
 from .chunk_fits import Beginning, fit_chunks, from_tensors, in_two_bytes, shared_m, to_tensors
@@ -33,7 +35,8 @@ class PackConfig:
     """How to pack a document.
 
     Attributes:
-        effort: name of one of `EFFORTS`, or an `Effort`: tokens of a vector, and how long chunks are fitted.
+        effort: name of one of `EFFORTS`, or an `Effort`: tokens of a vector, and how long chunks are fitted. `instant`
+            fits nothing: an encoder writes the vectors, and what they do not give is kept beside them.
         chunk_tokens: tokens of a chunk, instead of the effort's; a chunk is what one forward pass decodes.
         tokens_per_vector: tokens of a block, which has an e-token of its own, instead of the effort's.
         store: dtype of the vectors, one of `STORES`, or `"auto"`: for each chunk the smallest that costs it few tokens.
@@ -43,7 +46,8 @@ class PackConfig:
         recipe: optimiser, start and seed of the fits; the effort replaces its stopping rule. Its arrangement is spread
             over blocks if it is `m,e,m*(n-1)`. Any other is taken as it is, and chunks are then as long as a block.
         encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its blocks apply, and nothing
-            is perturbed. If it writes an m-token for each text, every chunk keeps its own.
+            is perturbed. If it writes an m-token for each text, every chunk keeps its own. None: no encoder, but for an
+            effort that needs one that of the package.
     """
 
     effort: str | Effort = "balanced"
@@ -77,8 +81,11 @@ class PackConfig:
         """The configuration for a model, with nothing left open: arrangement, chunks and blocks, margin, whose m.
 
         Raises:
-            InputError: a chunk of the length that is asked for does not fit the model.
+            InputError: a chunk of the length that is asked for does not fit the model, or the effort needs an encoder
+                and the package holds none for the model.
         """
+        if self.encoder is None and effort_named(self.effort).needs_encoder:
+            return replace(self, encoder=_encoder_of_the_package(lm.identity)).settled(lm)
         effort, recipe = effort_named(self.effort), self.recipe
         asked = recipe.tokens_per_vector if isinstance(recipe.tokens_per_vector, int) else None
         b = self.tokens_per_vector or asked or effort.tokens_per_vector
@@ -93,6 +100,12 @@ class PackConfig:
             own_m=effort.own_m or (self.encoder is not None and self.encoder.config.m == "text"),
         )
         return replace(self, effort=effort, recipe=replace(recipe, tokens_per_vector=None))
+
+
+@lru_cache(maxsize=1)
+def _encoder_of_the_package(model: Identity) -> Encoder:
+    """The shipped encoder, loaded once for many documents."""
+    return shipped_encoder(model)
 
 
 def _chunk_tokens(lm: FrozenLM, config: PackConfig, recipe: FitConfig, default: int) -> int:
@@ -169,14 +182,14 @@ def pack(
             output cannot be written.
     """
     _check_types(lm, text, config)
-    config = config or PackConfig()
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"character {error.start} is half of a surrogate pair: the text has no UTF-8") from None
+    config = (config or PackConfig()).settled(lm)
     if output is None:
         return Packer(lm, text, config, None, progress).archive()
-    settings = journal_settings(lm, raw, config.settled(lm))
+    settings = journal_settings(lm, raw, config)
     with Journal(output, settings, overwrite=overwrite, same=same_setting) as journal:
         archive = Packer(lm, text, config, journal, progress).archive()
         journal.finish(lambda path: write_archive(path, archive))
@@ -223,9 +236,10 @@ class Packer:
         journal: Journal | None = None,
         progress: Callable[[PackProgress], None] | None = None,
     ) -> None:
+        config = config.settled(lm)
         if config.encoder is not None:
             config.encoder.check(lm.identity)
-        self.lm, self.config, self.journal, self.progress = lm, config.settled(lm), journal, progress
+        self.lm, self.config, self.journal, self.progress = lm, config, journal, progress
         self.effort, self.recipe = effort_named(self.config.effort), self.config.recipe
         self.batch_tokens = config.batch_tokens or default_batch_tokens(lm)
         self.segments = cut_into_segments(lm, text)

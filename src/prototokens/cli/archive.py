@@ -47,7 +47,7 @@ class PackOptions:
     effort: Annotated[
         str,
         typer.Option(
-            help="fast, balanced or thorough: tokens of a vector, and how long chunks are fitted.",
+            help="instant (an encoder, no fit), fast, balanced or thorough: how long chunks are fitted.",
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = "balanced"
@@ -88,7 +88,8 @@ class PackOptions:
     encoder: Annotated[
         str | None,
         typer.Option(
-            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped.",
+            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped. Default: none, "
+            "but shipped for instant.",
             metavar="PATH",
             rich_help_panel=RECIPE_PANEL,
         ),

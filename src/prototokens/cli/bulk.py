@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from .exits import DONE, SOME_FAILED
-from .options import RECIPE_PANEL, Json, ModelOptions, Preset, RunnerOptions, check_tokens
+from .options import RECIPE_PANEL, Json, ModelOptions, Preset, RunnerOptions, check_tokens, load_encoder
 from .spread import add_command
 from .terminal import note, print_json, say
 
@@ -35,7 +35,17 @@ def pack_all_command(
     output: OutputFolder,
     model: ModelOptions,
     runs: RunnerOptions,
-    effort: Annotated[str, typer.Option(help="fast, balanced or thorough.", rich_help_panel=RECIPE_PANEL)] = "balanced",
+    effort: Annotated[
+        str, typer.Option(help="instant, fast, balanced or thorough.", rich_help_panel=RECIPE_PANEL)
+    ] = "balanced",
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin every chunk at this encoder's vectors: a folder, or a Hub id.",
+            metavar="PATH",
+            rich_help_panel=RECIPE_PANEL,
+        ),
+    ] = None,
     force: Force = False,
     as_json: Json = False,
 ) -> int:
@@ -51,7 +61,7 @@ def pack_all_command(
     from ..runners.bulk import pack_folder
 
     runs.check()
-    config, began = PackConfig(effort=effort), time.perf_counter()
+    config, began = PackConfig(effort=effort, encoder=load_encoder(encoder)), time.perf_counter()
     with closing(runs.runner(model)) as runner:
         outcomes = pack_folder(runner, folder, output, config, overwrite=force, report=_show)
     return _end(outcomes, time.perf_counter() - began, as_json)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -197,7 +198,9 @@ def _encode_groups(
         state = _with(state, part)
     iterator = iter(groups)
     while batch := list(itertools.islice(iterator, _GROUPS_AT_ONCE)):
-        jobs = [dict(job, group=number, rows=group, digest=_digest(group)) for number, group in batch]
+        jobs: list[dict[str, Any]] = [
+            dict(job, group=number, rows=group, digest=_digest(group)) for number, group in batch
+        ]
         n_groups += len(jobs)
         for each in jobs:
             if each["group"] in known and not torch.equal(known[each["group"]], each["digest"]):

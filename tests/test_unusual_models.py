@@ -68,6 +68,11 @@ BUILD: dict[str, Callable[[], Any]] = {
             vocab_size=VOCABULARY, d_model=WIDTH, n_heads=4, n_layers=2, max_seq_len=16, initializer_range=0.3
         )
     ),
+    "rwkv": lambda: transformers.RwkvForCausalLM(
+        transformers.RwkvConfig(
+            vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, intermediate_size=96, rescale_every=0
+        )
+    ),
     "bert": lambda: transformers.BertLMHeadModel(transformers.BertConfig(**_COMMON, **_LAYERS)),
     "roberta": lambda: transformers.RobertaForCausalLM(
         transformers.RobertaConfig(**(_COMMON | _LAYERS | {"pad_token_id": 1}))
@@ -119,7 +124,9 @@ def test_vectors_give_every_layer_the_padding_tokens_embedding(name: str) -> Non
 # Generation.
 
 
-@pytest.mark.parametrize("name", ["gemma3n", "gemma4", "bamba", "falcon_h1", "nemotron_h", "roberta decoder", "mpt"])
+@pytest.mark.parametrize(
+    "name", ["gemma3n", "gemma4", "bamba", "falcon_h1", "nemotron_h", "roberta decoder", "mpt", "rwkv"]
+)
 def test_cached_generation_is_the_uncached_one(name: str) -> None:
     lm = FrozenLM(unusual(name), tokenizer())
     inputs_embeds = vectors(3, 5)

@@ -28,9 +28,9 @@ def generate(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, seed: int | Non
     with torch.random.fork_rng(cuda, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        if _transformers_can(lm):
-            return _by_transformers(lm, inputs_embeds, n_tokens, sample=seed is not None)
-        return _step_by_step(lm, inputs_embeds, n_tokens, sample=seed is not None)
+        by = _by_transformers if _transformers_can(lm) else _step_by_step
+        batches = inputs_embeds.split(1) if _mixes_rows(lm) else [inputs_embeds]
+        return torch.cat([by(lm, batch, n_tokens, sample=seed is not None) for batch in batches])
 
 
 def without_own_settings(model: Any) -> Any:
@@ -44,6 +44,14 @@ def without_own_settings(model: Any) -> Any:
     blank._compiled_call_impl = None  # that of `model.compile()`, which would be compiled anew for every length
     blank.generation_config = GenerationConfig()
     return blank
+
+
+def _mixes_rows(lm: FrozenLM) -> bool:
+    """Whether a step from the cache mixes the rows of a batch, so that each has to be generated alone.
+
+    RWKV, the one model that names its cache `state`, adds the state (B, D) to one token's hidden state (B, 1, D).
+    """
+    return "state" in forward_parameters(lm.model)
 
 
 def _transformers_can(lm: FrozenLM) -> bool:

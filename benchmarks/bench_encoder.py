@@ -1,8 +1,8 @@
 """What an encoder is worth on texts that it was not trained on: with no fit step, and as a place to fit from.
 
 Zero steps: mean token accuracy with its standard error over texts, and exact match, by length, for windows of speeches
-and for texts that begin at a sentence and are tokenized on their own, from before 1919 and of 2026; beside the untrained
-encoder, its vectors each given to another text, and the mean of its vectors given to all.
+and for texts that begin at a sentence and are tokenized on their own, from before 1919 and of 2026. Beside it stand the
+untrained encoder, its vectors each given to another text, and the mean of its vectors given to all.
 
 Steps saved: fits of the default recipe from the encoder, from the learned start, and as `fit` begins them (the learned
 start, perturbed), on the same texts. A fit that is not exact within the budget counts with the budget, and is told.

@@ -143,9 +143,9 @@ def test_a_setting_that_a_checkpoint_does_not_name_means_its_default(source: str
     tensors, record = read_record(tmp_path / "parts" / FILE, "an encoder's training")
     del record["settings"]["training"]["schedule"]["momentum"]
     write_record(tmp_path / "parts" / FILE, "an encoder's training", tensors, record, overwrite=True)
+    changed = replace(training, schedule=replace(training.schedule, momentum=0.5))
     with pytest.raises(InputError, match=r"had other settings \(schedule\.momentum\)"):
-        schedule = replace(training.schedule, momentum=0.5)
-        train(family("llama"), tmp_path / "parts", replace(training, schedule=schedule))
+        train(family("llama"), tmp_path / "parts", changed)
     assert same(train(family("llama"), tmp_path / "parts", training), straight)
 
 
@@ -313,6 +313,34 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_time(llama: FrozenLM, so
     trainer.step()
     assert all(p.isfinite().all() for p in trainer.network.parameters())
     assert all(torch.equal(trainer.network.state_dict()[k], v) for k, v in before.items())
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("config", TRUNK_CONFIGS, ids=["perceptron", "transformer", "hidden"])
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+def test_a_step_never_waits_for_the_gpu(source: str, config, optimiser: str) -> None:
+    lm = FrozenLM(build("llama").cuda(), tokenizer())
+    schedule = Schedule(optimiser=optimiser)
+    training = short_training(source, schedule=schedule, lengths=(4,), short_share=0.0, objective=Objective(noise=0.1))
+    trainer = Trainer(lm, Encoder.untrained(lm, config), training, Slice(0, 1))
+    trainer.prepare()
+    trainer.step()  # the first one keeps what the others need
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_reports_keep_their_distance_and_the_last_step_is_told(llama: FrozenLM, source: str, tmp_path: Path) -> None:
+    for seconds, expected in ((0.0, [1, 2, 3, 4, 5, 6]), (1e6, [1, 6])):
+        told: list[int] = []
+        train(
+            llama, tmp_path / str(seconds), short_training(source),
+            report=lambda r, told=told: told.append(r.step), seconds_between_reports=seconds,
+        )  # fmt: skip
+        assert told == expected
 
 
 def test_a_model_in_bfloat16_trains_an_encoder_in_float32(source: str, tmp_path: Path) -> None:

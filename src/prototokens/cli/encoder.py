@@ -169,6 +169,7 @@ def train_command(
             max_seconds=math.inf if minutes is None else 60 * minutes,
             processes=processes,
             report=show if processes.rank == 0 else None,
+            seconds_between_reports=0.5,
             should_stop=signals.should_stop,
         )
     if processes.rank == 0:

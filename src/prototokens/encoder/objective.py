@@ -115,5 +115,5 @@ def _refined(
 
 def _noise(e: Tensor, m: Tensor, std: float, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(len(e), e.shape[1] + 1, e.shape[2], generator=generator).to(e.device) * std
+    drawn = torch.randn(len(e), e.shape[1] + 1, e.shape[2], generator=generator).to(e.device, non_blocking=True) * std
     return drawn[:, :-1], drawn[:, -1]

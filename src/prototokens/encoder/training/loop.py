@@ -68,6 +68,7 @@ def train_encoder(
     max_seconds: float = float("inf"),
     processes: Processes | None = None,
     report: Callable[[StepReport], None] | None = None,
+    seconds_between_reports: float = 0.0,
     should_stop: Callable[[], bool] | None = None,
 ) -> Encoder:
     """Train an encoder, or resume its training.
@@ -85,7 +86,8 @@ def train_encoder(
         save_every: steps between two checkpoints.
         max_seconds: wall time after which this run saves and ends.
         processes: the processes that train together; if None, those of the launcher (`running_processes`).
-        report: called after every step; this synchronises with the device.
+        report: called after a step, which synchronises with the device.
+        seconds_between_reports: of wall time, at least; 0: every step is reported.
         should_stop: asked after every step; if it returns True, this run saves and ends.
 
     Returns:
@@ -109,7 +111,8 @@ def train_encoder(
             trainer.resume(folder / FILE)
         if trainer.progress.step < training.steps:
             trainer.prepare(folder / TEXTS)
-            _train(trainer, _TrainingFolder(trainer, folder), save_every, max_seconds, report, should_stop)
+            told = report and _Reports(trainer, report, seconds_between_reports)
+            _train(trainer, _TrainingFolder(trainer, folder), save_every, max_seconds, told, should_stop)
         return trainer.encoder()
 
 
@@ -118,11 +121,11 @@ def _train(
     files: _TrainingFolder,
     save_every: int,
     max_seconds: float,
-    report: Callable[[StepReport], None] | None,
+    reports: _Reports | None,
     should_stop: Callable[[], bool] | None,
 ) -> None:
-    run_start, first_step, steps = time.perf_counter(), trainer.progress.step, trainer.training.steps
-    if first_step == 0:
+    run_start, steps = time.perf_counter(), trainer.training.steps
+    if trainer.progress.step == 0:
         files.add_row(trainer.validate())
     ends = False
     while not ends:
@@ -134,8 +137,8 @@ def _train(
         now = time.perf_counter()
         trainer.progress.seconds += now - step_start
         seconds = now - run_start
-        if report:
-            report(_report(trainer, numbers, seconds, seconds / (step - first_step) * (steps - step)))
+        if reports:
+            reports.add(numbers, seconds)
         if step % _STEPS_BETWEEN_ROWS == 0:
             files.add_row(trainer.row(numbers))
         ends = trainer.any_process(step == steps or seconds >= max_seconds or bool(should_stop and should_stop()))
@@ -192,13 +195,27 @@ class _TrainingFolder:
             t.encoder().save_pretrained(self.folder)
 
 
-def _report(trainer: Trainer, numbers: dict[str, Tensor | float], seconds: float, seconds_left: float) -> StepReport:
-    return StepReport(
-        step=trainer.progress.step,
-        steps=trainer.training.steps,
-        length=int(numbers["length"]),
-        loss_nats=float(numbers["loss"]),
-        token_accuracy=float(numbers["token_accuracy"]),
-        seconds=seconds,
-        seconds_left=seconds_left,
-    )
+class _Reports:
+    """The reports of this run, which are not too many: each waits for the device."""
+
+    def __init__(self, trainer: Trainer, report: Callable[[StepReport], None], seconds_between: float) -> None:
+        self.trainer, self.report, self.seconds_between = trainer, report, seconds_between
+        self.first_step, self.last_seconds = trainer.progress.step, -float("inf")
+
+    def add(self, numbers: dict[str, Tensor | float], seconds: float) -> None:
+        """Report a step, `seconds` after the run began, if it is time to, or the last one."""
+        step, steps = self.trainer.progress.step, self.trainer.training.steps
+        if step < steps and seconds < self.last_seconds + self.seconds_between:
+            return
+        self.last_seconds = seconds
+        self.report(
+            StepReport(
+                step=step,
+                steps=steps,
+                length=int(numbers["length"]),
+                loss_nats=float(numbers["loss"]),
+                token_accuracy=float(numbers["token_accuracy"]),
+                seconds=seconds,
+                seconds_left=seconds / (step - self.first_step) * (steps - step),
+            )
+        )

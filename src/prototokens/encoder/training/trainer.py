@@ -116,7 +116,7 @@ class Trainer:
         n_texts = max(1, training.batch_positions // (positions * training.accumulate * n_processes)) * n_processes
         key = f"{training.seed} {progress.step} {part}"
         target_ids = self.texts.draw(length, n_texts, training.texts.own_share, _seed(f"texts {key}"))
-        target_ids = target_ids[self.processes.rank :: n_processes].to(self.lm.device)
+        target_ids = target_ids[self.processes.rank :: n_processes].to(self.lm.device, non_blocking=True)
         embeddings, hidden = self.initial.features(self.lm, target_ids)
         e, m = self.data_parallel(embeddings, hidden)
         noise_seed = _seed(f"noise {key} {self.processes.rank}")

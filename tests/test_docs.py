@@ -218,7 +218,11 @@ def test_json_fields_of_the_page_are_the_ones_printed(
     assert set(table) == set(calls)
     for name, call in calls.items():
         record = json.loads(run(f"prototokens {call} --json")[1])
-        nested = {key for name in ("models", "files", "failed", "points", "passed_over") for key in (record.get(name) or [{}])[0]}
+        nested = {
+            key
+            for name in ("models", "files", "failed", "points", "passed_over")
+            for key in (record.get(name) or [{}])[0]
+        }
         assert set(record) | nested == table[name], name
 
 

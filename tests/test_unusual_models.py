@@ -142,6 +142,17 @@ def test_cached_generation_is_the_uncached_one(name: str) -> None:
             inputs["per_layer_inputs"] = torch.cat([inputs["per_layer_inputs"], row], dim=1)
 
 
+def test_texts_of_a_model_that_mixes_rows_are_its_own() -> None:
+    lm = FrozenLM(unusual("rwkv"), tokenizer())
+    lm.model.head.weight.data *= 1e4  # what is sampled is what is most likely
+    ids = contexts = torch.randint(250, (3, 5), generator=torch.Generator().manual_seed(2))
+    for _ in range(4):
+        with torch.no_grad():
+            logits = lm.model(input_ids=ids, use_cache=False).logits[:, -1, :256]  # no special tokens
+        ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(continuations(lm, contexts, 4), ids[:, 5:])
+
+
 def test_sampling_without_transformers_follows_its_seed() -> None:
     lm = FrozenLM(unusual("falcon_h1"), tokenizer())
     state = torch.get_rng_state()

@@ -29,7 +29,7 @@ def generate(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, seed: int | Non
         if seed is not None:
             torch.manual_seed(seed)
         by = _by_transformers if _transformers_can(lm) else _step_by_step
-        batches = inputs_embeds.split(1) if _mixes_rows(lm) else [inputs_embeds]
+        batches = inputs_embeds.split(1) if mixes_rows(lm) else [inputs_embeds]
         return torch.cat([by(lm, batch, n_tokens, sample=seed is not None) for batch in batches])
 
 
@@ -46,7 +46,7 @@ def without_own_settings(model: Any) -> Any:
     return blank
 
 
-def _mixes_rows(lm: FrozenLM) -> bool:
+def mixes_rows(lm: FrozenLM) -> bool:
     """Whether a step from the cache mixes the rows of a batch, so that each has to be generated alone.
 
     RWKV, the one model that names its cache `state`, adds the state (B, D) to one token's hidden state (B, 1, D).

@@ -155,7 +155,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, n_tokens: int, *, seed: int = 
     lm.check_ready(length)
     from transformers import GenerationConfig
 
-    from ..lm.generation import without_own_settings
+    from ..lm.generation import mixes_rows, without_own_settings
 
     model = without_own_settings(lm.model)
     no_text = [i for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special]
@@ -171,7 +171,7 @@ def continuations(lm: FrozenLM, contexts: Tensor, n_tokens: int, *, seed: int = 
     rows = []
     with torch.random.fork_rng([lm.device] if lm.device.type == "cuda" else []), torch.no_grad():
         torch.manual_seed(seed)
-        for batch in contexts.split(_ROWS_PER_GENERATION):
+        for batch in contexts.split(1 if mixes_rows(lm) else _ROWS_PER_GENERATION):
             ids = batch.to(lm.device)  # (≤64, C)
             mask = torch.ones_like(ids)
             whole = model.generate(ids, attention_mask=mask, generation_config=sampling)  # (≤64, C + T)

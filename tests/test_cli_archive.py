@@ -125,11 +125,16 @@ def test_chunks_can_begin_at_an_encoder(run: Any, models: Path, tmp_path: Path) 
     assert code == 0
     assert read_archive("archive").packing["start"].startswith("encoder-")
     assert run("unpack", "archive")[:2] == (0, RAW)
+    instant = ("--effort", "instant", "--encoder", "encoder", "--force", "--json")
+    code, out, _ = run(*pack(models, *instant))
+    assert (code, json.loads(out)["effort"]) == (0, "instant")
+    assert run("unpack", "archive")[:2] == (0, RAW)
     for options, words in (
         (("--encoder", "encoder", "--start", "text-e"), "give --start or --encoder, not both"),
         (("--encoder", "nowhere"), "unknown encoder 'nowhere'"),
         (("--encoder", "shipped"), "no encoder for"),
-        (("--encoder", "encoder", "--chunk-tokens", 9), "too long for the encoder, which takes 4"),
+        (("--effort", "instant"), "no encoder for"),
+        (("--encoder", "encoder", "--tokens-per-vector", 8), "an e-token for every 2 tokens: leave out tokens_per_vec"),
     ):
         code, _, err = run(*pack(models, *options, "--force"))
         assert (code, err.count("\n")) == (2, 1)

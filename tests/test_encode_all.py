@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 import torch
 
 from encoders import random_encoder
-from families import family
+from families import build, family, tokenizer
 from prototokens import FrozenLM, InputError
 from prototokens.arrangements import Arrangement
+from prototokens.cli import app
 from prototokens.runners import corpus, corpus_work
 from prototokens.runners.corpus import CorpusConfig, CorpusProgress, encode_corpus, grouped
 from prototokens.runners.in_process import InProcess
@@ -267,3 +269,34 @@ def test_an_encoder_that_was_trained_on_is_loaded_anew(
     encode_corpus(runner, source, tmp_path / "second", replace(config, encoder=str(folder)))
     names = [read_metadata(tmp_path / name)["encoder"] for name in ("first", "second")]
     assert names == [random_encoder().name, random_encoder(seed=1).name]
+
+
+def test_the_command_names_what_it_passes_over(
+    encoder: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    build("llama").save_pretrained(tmp_path / "tiny")
+    tokenizer().save_pretrained(tmp_path / "tiny")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> int:
+        command = ["prototokens", "encode-all", *arguments, "--model", "tiny", "--encoder", encoder]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stop:
+            app.main()
+        return stop.value.code  # type: ignore[return-value]
+
+    assert run(source, "-o", "table") == 3
+    out, err = capfd.readouterr()
+    assert out.startswith("saved: table, ")
+    assert f"{source}, row 3: passed over: is blank\n" in err
+    assert f"{source}, row 6: passed over: has 80 tokens" in err
+    assert run(source, "-o", "table") == 2
+    assert "table: exists already" in capfd.readouterr().err
+    assert run(source, "-o", "table", "--force", "--tokens", "9", "--json") == 3
+    record = json.loads(capfd.readouterr().out)
+    assert (record["rows"], record["passed_over"]) == (7, [{"row": 3, "reason": "is blank"}])
+    assert record["vectors"] == sum(len(row["vectors"]) for row in rows_of(tmp_path / "table"))
+    (tmp_path / "short.txt").write_text("ab\n")
+    assert run("short.txt", "-o", "short") == 0
+    assert run("short.txt", "-o", "again", "--tokens", "0") == 2
+    assert not (tmp_path / "again").exists()

@@ -30,7 +30,7 @@ def _train(folder: Path, options: str, model: str, device: str, until: float) ->
         sys.executable, "-m", "prototokens", "encoder", "train", "-o", str(folder), "--model", model,
         "--device", device, "--minutes", f"{minutes:.2f}", "--json", *shlex.split(options),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left + _LEAST_SECONDS)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=left)
     if done.returncode != 0:
         raise RuntimeError(f"status {done.returncode}: {' '.join(done.stderr.split())[-300:]}")
     try:

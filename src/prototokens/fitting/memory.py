@@ -22,6 +22,8 @@ from .control_groups import free_of_group
 _KEPT_PER_OUTPUT = 3.0  # bytes that autograd keeps for each byte of a linear layer's output: 1.1 to 2.9 were measured
 _KEPT_PER_STATE = 16  # bytes for each entry of a recurrent layer's state, at every position: 13 were measured
 _KEPT_PER_WEIGHT = 12  # bytes for each attention weight, where the kernel makes them
+_TIMES_HEAD = 3  # what is kept of the steps after the head, and its gradients in the backward pass
+_MOVING = 0.5  # of what is kept of a layer: the gradients on their way through it
 _PADDED = 4  # positions of which convolutions keep as much for a shorter row
 _SHARE = 0.8  # of free memory that an estimate may fill
 _COPIES = 8  # of every vector: its value, the best so far, two running means, gradients and their temporaries
@@ -42,17 +44,14 @@ def estimate_bytes(lm: FrozenLM, layout: Layout, rows: int, *, checkpointing: bo
         checkpointing: whether only the layers' inputs are kept and all else is computed anew.
     """
     size, length = lm.dtype.itemsize, len(layout.slots)
+    measured, kept, n_layers = kept_of(lm), _kept_bytes(lm, length), max(1, _setting(lm, "num_hidden_layers", 1))
     per_logit = 2 * 4 + (size if lm.dtype != torch.float32 else 0)
-    measured, kept = kept_of(lm), _kept_bytes(lm, length)
-    head = 0.0
-    if measured is not None:
-        head = measured.head
-        kept = min(kept, int(measured.layers * max(length, _PADDED)) + _attention_bytes(lm, length))
+    head = _TIMES_HEAD * measured.head if measured is not None else 0.0
     logits = int(layout.length * (lm.vocabulary * per_logit + head))
-    n_layers = max(1, _setting(lm, "num_hidden_layers", 1))
+    moving = int(_MOVING * kept / n_layers)
     if checkpointing:
         kept = kept // n_layers + n_layers * length * _setting(lm, "hidden_size", 0) * size
-    return rows * (logits + kept)
+    return rows * (logits + kept + moving)
 
 
 @dataclass(frozen=True)
@@ -186,7 +185,16 @@ def _free_of_system() -> int | None:
 
 
 def _kept_bytes(lm: FrozenLM, length: int) -> int:
-    """What autograd keeps of the layers for one row of L positions."""
+    """What autograd keeps of the layers for one row of L positions: as it was measured, or else as their widths say."""
+    measured, by_widths, attention = kept_of(lm), _kept_by_widths(lm, length), _attention_bytes(lm, length)
+    if measured is None:
+        return by_widths + attention
+    layers = min(by_widths, int(measured.layers * max(length, _PADDED)))
+    return layers + (int(measured.attention * length**2) or attention)
+
+
+def _kept_by_widths(lm: FrozenLM, length: int) -> int:
+    """A bound from the widths of the linear and the recurrent layers, attention weights left out."""
     model: Any = lm.model
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     outputs = sum(
@@ -197,7 +205,7 @@ def _kept_bytes(lm: FrozenLM, length: int) -> int:
     kept = int(_KEPT_PER_OUTPUT * outputs * lm.dtype.itemsize) * length
     n_layers = _setting(lm, "num_hidden_layers", 1)
     states = _setting(lm, "state_size", 0) * (_setting(lm, "intermediate_size", 0) or _setting(lm, "hidden_size", 0))
-    return kept + _KEPT_PER_STATE * n_layers * states * length + _attention_bytes(lm, length)
+    return kept + _KEPT_PER_STATE * n_layers * states * length
 
 
 def _attention_bytes(lm: FrozenLM, length: int) -> int:

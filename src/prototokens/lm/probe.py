@@ -15,22 +15,24 @@ from .compiled import uncompiled
 if TYPE_CHECKING:
     from .frozen import FrozenLM
 
-_POSITIONS = 4
+_POSITIONS = 5  # a number that no width of a model is, so that attention weights are told by their shape
 _ROUNDING = 1e-4  # of the largest logit: what unequal kernels make of equal inputs in float32
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What autograd keeps until the backward pass, in bytes for each position of a row.
+    """What autograd keeps until the backward pass, in bytes.
 
     Attributes:
-        layers: of the layers, but for what grows with the square of the length.
-        head: of what is as wide as the vocabulary, the logits themselves left out.
+        layers: of the layers, for each position of a row.
+        attention: of attention weights, where the kernel makes them, for each pair of positions of a row.
+        head: of what is as wide as the vocabulary, the logits themselves left out, for each position.
         dtype: that of the weights when it was measured.
         device: where they lay.
     """
 
     layers: float
+    attention: float
     head: float
     dtype: torch.dtype
     device: torch.device
@@ -113,12 +115,18 @@ def _recorded(lm: FrozenLM, inputs_embeds: Tensor) -> tuple[Tensor, Kept]:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = lm.run(inputs, inputs_embeds.shape[1], use_cache=False).logits
     kept.pop(logits.untyped_storage()._cdata, None)
-    n_positions, layers, head = inputs_embeds.shape[:2].numel(), 0, 0
+    rows, length = inputs_embeds.shape[:2]
+    layers = attention = head = 0
     for tensor in kept.values():
-        is_wide = tensor.ndim > 1 and tensor.shape[-1] == logits.shape[-1]
-        head += tensor.untyped_storage().nbytes() * is_wide
-        layers += tensor.untyped_storage().nbytes() * (not is_wide)
-    measured = Kept(layers / n_positions, head / n_positions, lm.dtype, lm.device)
+        n_bytes = tensor.untyped_storage().nbytes()
+        if tensor.ndim > 1 and tensor.shape[-1] == logits.shape[-1]:
+            head += n_bytes
+        elif tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2] == length:
+            attention += n_bytes
+        else:
+            layers += n_bytes
+    n_positions = rows * length
+    measured = Kept(layers / n_positions, attention / (n_positions * length), head / n_positions, lm.dtype, lm.device)
     return logits.detach().float(), measured
 
 

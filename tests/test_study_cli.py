@@ -71,12 +71,12 @@ def test_killed_from_outside_the_same_command_ends_with_the_same_rows(run, folde
         assert run(*call[1:], name)[0] == 0
     whole = rows(Path("whole"))
     assert rows(Path("killed")) == whole
-    assert len(whole) == len({row["key"] for row in whole}) == 24
+    assert len(whole) == len({row["key"] for row in whole}) == 28
     assert [row for row in whole if row["key"] in {b["key"] for b in before}] == before
 
 
 def test_run_status_export_merge(run, folder, monkeypatch):
-    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:])
+    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:2])
     call = ("cost", "--scale", "smoke", "--model", folder, "--store")
     code, out, err = run(*call, "one")
     assert (code, out) == (0, f"cost on {folder}: 1 of 1 cells done, 0 failed\n")
@@ -94,7 +94,7 @@ def test_run_status_export_merge(run, folder, monkeypatch):
 
 
 def test_failed_cells_exit_3_and_are_retried_when_asked(run, folder, monkeypatch):
-    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:])
+    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:2])
     call = ("cost", "--scale", "smoke", "--model", folder, "--store", "store")
     with monkeypatch.context() as patch:
         patch.setattr(cost, "fit_batch", lambda *_: 1 // 0)
@@ -152,7 +152,7 @@ def test_a_dry_run_tells_the_size_of_any_model_without_loading_it(run, folder, m
     monkeypatch.setattr("prototokens.lm.loading.load_lm", lambda *_, **__: pytest.fail("the model was loaded"))
     code, out, _ = run("cost", "--scale", "smoke", "--model", folder, "--dry-run")
     assert code == 0
-    assert out.count("1 cells") == 3
+    assert out.count("1 cells") == 4
     assert f"cost on {folder}: at most" in out
 
 
@@ -202,7 +202,7 @@ def test_every_study_has_a_command_with_its_line():
 
 
 def test_a_model_that_cannot_be_loaded_is_named_and_the_others_go_on(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:])
+    monkeypatch.setitem(cost.GRIDS, "smoke", cost.GRIDS["smoke"][1:2])
     (tmp_path / "empty").mkdir()
     call = ("cost", "--scale", "smoke", "--store", "store", "--model", "empty", "--model")
     code, out, err = run(*call, folder, "--model", "nowhere/x")

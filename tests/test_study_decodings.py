@@ -35,7 +35,7 @@ def test_throughput_counts_exact_texts_and_compares_a_batch_with_a_batch(monkeyp
     wrong = torch.tensor([9, 10, 11, 13])
     takes = {("decode", 1): 2.0, ("decode", 2): 4.0, ("reconstruct", 1): 8.0, ("reconstruct", 2): 10.0}
 
-    def decode(lm: FrozenLM, batch: list[Any]) -> list[Any]:
+    def decode(lm: FrozenLM, batch: list[Any], **_: Any) -> list[Any]:
         now[0] += takes["decode", len(batch)]
         hashes = [torch.equal(tokens.e, fits[0].tokens.e) for tokens in batch]
         return [SimpleNamespace(ids=texts[0] if first else wrong) for first in hashes]

@@ -332,6 +332,9 @@ def test_demo_shows_what_came_back(run, folder, monkeypatch):
         assert load(sentence["file"]).length == record["length"]
         assert ("[wrong: " in sentence["marked"]) == (not sentence["exact"])
     assert record["generate_seconds"] > 0
+    page = Path(record["page"])
+    assert (page.parent.name, page.suffix) == ("made", ".html")
+    assert page.read_text("utf-8").count('<section class="scene"') == 2  # its fit, and its decode
 
 
 @pytest.mark.parametrize("keep", [True, False])

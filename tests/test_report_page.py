@@ -24,7 +24,7 @@ from prototokens.study.cells import BoundCell
 from prototokens.study.store import Store
 from study_rows import every_study, row
 
-VOID = {"meta", "link", "br"}
+VOID = {"meta", "link", "br", "input"}
 NASTY = "<script>alert('&\"')</script> $x_1$"
 
 

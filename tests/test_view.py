@@ -194,11 +194,10 @@ def test_an_archive_s_tokens_give_its_text_and_its_bytes_are_the_file_s(
     total = [int(cell.replace(",", "")) for cell in table.total[1:-1]]
     assert [sum(column) for column in columns] == total
     assert total[:2] == [archive.n_tokens, len(archive.residual_ids)]
-    vectors = archive.vectors
-    assert total[
-        2
-    ] == vectors.int8.nbytes + vectors.scale.nbytes + vectors.float16.nbytes + vectors.float32.nbytes + len(vectors)
-    assert total[5] == total[2] + total[3] + total[4] < path.stat().st_size
+    held = archive.vectors
+    parts = (held.int8, held.scale, held.float16, held.float32)
+    assert total[3] == sum(part.nbytes for part in parts) + len(held)  # and a byte for the dtype of each
+    assert total[2] == total[3] + total[4] + total[5] < path.stat().st_size
 
 
 def test_an_archive_of_literal_bytes_alone_is_shown(llama: FrozenLM, tmp_path: Path) -> None:
@@ -296,7 +295,8 @@ def test_marks_differ_without_their_colours(scenes: list[Scene]) -> None:
         words = [mark.words for _, mark in scene.legend()]
         assert len(set(words)) == len(words)
         kinds = {mark.colour.split("-")[0]: mark.pattern for _, mark in scene.legend()}
-        assert len(set(kinds.values())) == len(kinds), "another colour has another pattern"
+        if len(scene.films[0].lanes) == 1:  # lanes have headings
+            assert len(set(kinds.values())) == len(kinds), "another colour has another pattern"
         legend = " ".join(Page(build_page([scene])).text.split())
         assert all(word in legend for word in words)
 
@@ -307,13 +307,8 @@ def themes() -> list[dict[str, str]]:
         (Path(rendering.__file__).parent / "frame.css").read_text(),
         (Path(rendering.__file__).parents[1] / "view" / "page.css").read_text(),
     ]
-    both = [
-        [
-            dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", block))
-            for block in re.findall(r":root \{(.*?)\}", sheet, re.DOTALL)
-        ]
-        for sheet in sheets
-    ]
+    texts = [re.findall(r":root \{(.*?)\}", sheet, re.DOTALL) for sheet in sheets]
+    both = [[dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", text)) for text in found] for found in texts]
     return [frame | view for frame, view in zip(both[0][:2], both[1], strict=True)]
 
 
@@ -332,7 +327,7 @@ def lab(colour: str, matrix: list[list[float]]) -> torch.Tensor:
     """CIE L*a*b* of a colour as someone with that kind of vision sees it."""
     parts = torch.tensor([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = torch.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    linear = (torch.tensor(matrix) @ linear).clamp(0, 1)
+    linear = (torch.tensor(matrix).float() @ linear).clamp(0, 1)
     to_xyz = torch.tensor([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
     t = to_xyz @ linear / torch.tensor([0.9505, 1.0, 1.089])
     f = torch.where(t > 0.008856, t ** (1 / 3), 7.787 * t + 16 / 116)
@@ -433,7 +428,7 @@ def test_what_a_file_is_decides_what_is_drawn(run: Any, tmp_path: Path, argument
     assert (code, err) == (0, "")
     assert out.startswith(f"saved: {page} (")
     assert out.rstrip().endswith(": " + ", ".join(kinds))
-    assert re.findall(r'data-kind="(\w+)"', page.read_text("utf-8")) == kinds
+    assert re.findall(r'<section [^>]*data-kind="(\w+)"', page.read_text("utf-8")) == kinds
 
 
 def test_a_trace_needs_no_model(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +16,12 @@ from ..files.atomic import make_folder
 from ..fitting.descent import FitProgress
 from ..fitting.fit import FitResult, fit_batch
 from ..fitting.recipes import preset
+from ..fitting.trace import TraceRecorder
 from ..lm.frozen import FrozenLM
 from ..proto_tokens import save
+from ..view.fits import scene_of_fit
+from ..view.page import write_page
+from ..view.races import REPEATS, run_race, scene_of_decode
 from .terminal import say
 
 SENTENCES = (
@@ -26,11 +30,11 @@ SENTENCES = (
     "He who opens a school door closes a prison door, said the old teacher.",
 )
 _SECONDS = 170.0
-_REPEATS = 5
+_PAGE = "first-sentence.html"
 
 
 def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]) -> dict[str, Any]:
-    """Fit the sentences within three minutes, save one file each, decode them, and time decoding.
+    """Fit the sentences within three minutes, save one file each, decode them, time decoding, and draw the first.
 
     Args:
         lm: the frozen model.
@@ -48,10 +52,15 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
     encoded = [lm.encode(s) for s in SENTENCES]
     length = min(len(ids) for ids in encoded)  # a batch is rectangular: another model's tokenizer may cut a word off
     target_ids = torch.stack([ids[:length] for ids in encoded])
-    began = time.perf_counter()
+    began, recorder = time.perf_counter(), TraceRecorder()
     try:
         results = fit_batch(
-            lm, target_ids, preset(), progress=progress, should_stop=lambda: time.perf_counter() - began > _SECONDS
+            lm,
+            target_ids,
+            preset(),
+            progress=progress,
+            should_stop=lambda: time.perf_counter() - began > _SECONDS,
+            trace=recorder,
         )
     except BaseException:
         if is_new:
@@ -62,12 +71,16 @@ def run_demo(lm: FrozenLM, folder: Path, progress: Callable[[FitProgress], None]
     for number, (ids, result) in enumerate(zip(target_ids, results, strict=True), start=1):
         path = save(folder / f"sentence-{number}.safetensors", result.tokens, overwrite=True)
         sentences.append(_sentence(lm, ids, result) | {"file": str(path)})
+    race = run_race(lm, results[0].tokens, enough_seconds=math.inf)
+    scenes = [scene_of_fit(recorder.traces(lm)[0]), scene_of_decode(lm, results[0].tokens, race)]
     return {
         "model": lm.identity.name,
         "length": length,
         "fit_seconds": seconds,
         "sentences": sentences,
-        **_speed(lm, results[0], length),
+        "decode_seconds": race.decode_seconds,
+        "generate_seconds": race.generate_seconds,
+        "page": str(write_page(folder / _PAGE, scenes, overwrite=True)),
     }
 
 
@@ -78,9 +91,10 @@ def print_demo(record: dict[str, Any]) -> None:
     for sentence in record["sentences"]:
         say(sentence["marked"])
         say(f"  {sentence['right']} of {length} tokens right, {sentence['steps']} steps, saved in {sentence['file']}\n")
-    say(f"{length} tokens          forward passes   seconds (median of {_REPEATS})")
+    say(f"{length} tokens          forward passes   seconds (median of {REPEATS})")
     say(f"one-step decoding   {1:14}   {fast:.3f}")
-    say(f"greedy, KV cache    {length:14}   {slow:.3f}   ({slow / fast:.1f} times as long)")
+    say(f"greedy, KV cache    {length:14}   {slow:.3f}   ({slow / fast:.1f} times as long)\n")
+    say(f"The first fit step by step, and its decode: open {record['page']}")
 
 
 def _sentence(lm: FrozenLM, target_ids: Tensor, result: FitResult) -> dict[str, Any]:
@@ -95,16 +109,3 @@ def _sentence(lm: FrozenLM, target_ids: Tensor, result: FitResult) -> dict[str, 
         "right": int(right.sum()),
         "steps": result.steps,
     }
-
-
-def _speed(lm: FrozenLM, result: FitResult, length: int) -> dict[str, float]:
-    prompt = lm.fixed_vector("bos").expand(1, 1, -1)
-    one_pass, generated = [], []
-    for _ in range(_REPEATS + 1):  # in turn, so that both see the same machine; the first round warms up
-        began = time.perf_counter()
-        decode(lm, result.tokens, scores=False)
-        one_pass.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        lm.generate(prompt, length)
-        generated.append(time.perf_counter() - began)
-    return {"decode_seconds": statistics.median(one_pass[1:]), "generate_seconds": statistics.median(generated[1:])}

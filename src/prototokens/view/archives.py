@@ -25,7 +25,7 @@ MOST_TOKENS = 4096
 """Tokens that are shown; the bytes of all windows are."""
 _MOST_ROWS = 400
 _SCALE_BYTES = 4  # of a vector in int8
-_HEADS = ("window", "tokens", "from the residual", "vectors, bytes", "residual, bytes", "check, bytes", "all, bytes",
+_HEADS = ("window", "tokens", "residual tokens", "bytes", "for vectors", "for the residual", "for checks",
           "bytes per token")  # fmt: skip
 
 
@@ -98,17 +98,17 @@ def _windows(archive: Archive, path: str | os.PathLike[str]) -> tuple[Table, int
     for number, (length, missed, of_vectors) in enumerate(
         zip(archive.lengths.tolist(), n_residual.tolist(), vectors.tolist(), strict=True), start=1
     ):
-        counts = torch.tensor([length, missed, of_vectors, missed * entry, check, of_vectors + missed * entry + check])
+        counts = torch.tensor([length, missed, of_vectors + missed * entry + check, of_vectors, missed * entry, check])
         total += counts
         if number <= _MOST_ROWS:
             rows.append((str(number), *_cells(counts)))
     left_out = len(archive) - len(rows)
     caption = "The bytes of each window." + (f" {left_out:,} more windows are in the sum alone." if left_out else "")
-    return Table(caption, _HEADS, rows, ("all", *_cells(total)) if len(archive) > 1 else ()), int(total[-1])
+    return Table(caption, _HEADS, rows, ("all", *_cells(total)) if len(archive) > 1 else ()), int(total[2])
 
 
 def _cells(counts: Tensor) -> list[str]:
-    length, *_, every = values = counts.tolist()
+    length, _, every, *_ = values = counts.tolist()
     return [*(f"{value:,}" for value in values), f"{every / length:.1f}"]
 
 

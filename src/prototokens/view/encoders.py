@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from torch import Tensor
 
 from ..decoding import decode
@@ -39,7 +41,7 @@ def scene_of_encoder(lm: FrozenLM, encoder: Encoder, target_ids: Tensor) -> Scen
     n_right, length = sum(right), len(right)
     status = f"{n_right} of {length} tokens right, mean probability {sum(shares) / length:.0%}."
     rows = [
-        (str(number), repr(a), "yes" if is_right else f"no: {b!r}", f"{share:.1%}", f"{margin:.2f}")
+        (str(number), _quoted(a), "yes" if is_right else f"no: {_quoted(b)}", f"{share:.1%}", f"{margin:.2f}")
         for number, (a, b, is_right, share, margin) in enumerate(
             zip(wanted, got, right, shares, decoded.margins.tolist(), strict=True), start=1
         )
@@ -50,19 +52,16 @@ def scene_of_encoder(lm: FrozenLM, encoder: Encoder, target_ids: Tensor) -> Scen
         rows,
     )
     words = [
-        f"{encoder.name} wrote {counted(tokens.n_vectors, 'vector')} for {lm.identity.name} in one pass of its own. "
-        "There was no fit. One pass of the model decodes them.",
+        f"{tokens.provenance.start} wrote {counted(tokens.n_vectors, 'vector')} for {lm.identity.name} in one pass, "
+        "without a fit. One pass of the model decodes them.",
         f"The text: {lm.decode(target_ids)}",
     ]
-    film = Film(
-        "",
-        [Lane("", [texts], [marks])],
-        [status],
-        "",
-        [""],
-        0.0,
-        ends=block_ends(length, tokens.arrangement.block_length),
-    )
-    return Scene(
-        "encoder", f"An encoder's {counted(length, 'token')}: {n_right} right", words, [film], MARKS, tables=[table]
-    )
+    ends = block_ends(length, tokens.arrangement.block_length)
+    film = Film("", [Lane("", [texts], [marks])], [status], "", [""], 0.0, ends=ends)
+    title = f"An encoder's {counted(length, 'token')}: {n_right} right"
+    return Scene("encoder", title, words, [film], MARKS, tables=[table])
+
+
+def _quoted(text: str) -> str:
+    """A token's text in which spaces and line breaks are seen."""
+    return json.dumps(text, ensure_ascii=False)

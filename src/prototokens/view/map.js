@@ -89,6 +89,7 @@ function startMap(figure, state, seek) {
   return {
     load() {
       const n = state.rows.length;
+      figure.querySelector(".grid").style.maxWidth = `${3 * state.rows[0].length + 9}rem`;  // no cell gets wide
       figure.querySelector(".low").textContent = state.film.ticks[0];
       figure.querySelector(".high").textContent = state.film.ticks[n - 1];
       drawCurves(figure, state.film, n);

@@ -28,7 +28,7 @@ def build_page(scenes: Sequence[Scene]) -> str:
         "page.html.jinja",
         styles=("page.css",),
         scripts=("map.js", "player.js"),
-        filters={"classes": _classes},
+        filters={"classes": _classes, "exact": _exact},
         title=title,
         scenes=scenes,
     )
@@ -44,6 +44,13 @@ def write_page(path: str | os.PathLike[str], scenes: Sequence[Scene], *, overwri
     with new_file(path, overwrite=overwrite) as temporary:
         Path(temporary).write_bytes(page.encode("utf-8", "replace"))
     return Path(path)
+
+
+def _exact(text: str) -> str:
+    """A text in which carriage returns outlast the browser's reading, escaped."""
+    from markupsafe import Markup, escape
+
+    return Markup(str(escape(text)).replace("\r", "&#13;"))
 
 
 def _classes(text: str) -> str:

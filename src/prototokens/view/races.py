@@ -49,10 +49,12 @@ class Race:
         return self.generate_seconds / self.decode_seconds
 
 
-def run_race(lm: FrozenLM, tokens: ProtoTokens, repeats: int = REPEATS) -> Race:
+def run_race(
+    lm: FrozenLM, tokens: ProtoTokens, repeats: int = REPEATS, enough_seconds: float = _ENOUGH_SECONDS
+) -> Race:
     """Time decoding beside greedy generation of as many tokens; the first round warms up.
 
-    Long texts get fewer rounds: none begins after 30 seconds.
+    Long texts get fewer rounds: none begins after `enough_seconds`, but the first that counts.
 
     Raises:
         InputError: see `decode` and `FrozenLM.generate`.
@@ -71,7 +73,7 @@ def run_race(lm: FrozenLM, tokens: ProtoTokens, repeats: int = REPEATS) -> Race:
         generated.append(time.perf_counter() - clock)
         if len(one_pass) == 1:
             began = time.perf_counter()
-        elif time.perf_counter() - began > _ENOUGH_SECONDS:
+        elif time.perf_counter() - began > enough_seconds:
             break
     medians = statistics.median(one_pass[1:]), statistics.median(generated[1:])
     return Race(decoded, ids, *medians, repeats=len(one_pass) - 1)
@@ -81,6 +83,7 @@ def scene_of_decode(lm: FrozenLM, tokens: ProtoTokens, race: Race, name: str = "
     """The scene of a decode: at each moment, what either way has written."""
     length, fast, slow = tokens.length, race.decode_seconds, race.generate_seconds
     whole = max(fast, slow)
+    decimals = 3 if whole < 1 else 2 if whole < 10 else 1
     times = [whole * i / (_FRAMES - 1) for i in range(_FRAMES)]
     shown_fast = [length if t >= fast else 0 for t in times]
     shown_slow = [min(length, int(length * t / slow + 1e-9)) for t in times]
@@ -89,22 +92,23 @@ def scene_of_decode(lm: FrozenLM, tokens: ProtoTokens, race: Race, name: str = "
     film = Film(
         name="",
         lanes=[
-            Lane(f"One pass: {fast:.3f} s", [pieces(lm, race.decoded.ids)], [marks], shown_fast),
-            Lane(f"Greedy generation: {slow:.3f} s", [pieces(lm, race.generated_ids)], ["P" * length], shown_slow),
+            Lane(f"One pass: {fast:.3g} s", [pieces(lm, race.decoded.ids)], [marks], shown_fast),
+            Lane(f"Greedy generation: {slow:.3g} s", [pieces(lm, race.generated_ids)], ["P" * length], shown_slow),
         ],
         status=[
-            f"After {t:.3f} s: {a} of {length} tokens by one pass, {b} of {length} by greedy generation."
+            f"After {t:.{decimals}f} s: {a} of {length} tokens by one pass, {b} of {length} by greedy generation."
             for t, a, b in zip(times, shown_fast, shown_slow, strict=True)
         ],
         slider="time",
-        ticks=[f"{t:.3f} s" for t in times],
+        ticks=[f"{t:.{decimals}f} s" for t in times],
         seconds=whole,
     )
+    measured = "measured once" if race.repeats == 1 else f"medians of {race.repeats}"
     words = [
         f"{counted(tokens.n_vectors, 'vector')} of {lm.identity.name} become {counted(length, 'token')} in one pass. "
         "Greedy generation with a KV cache takes a pass for each token.",
-        f"Generating takes {race.ratio:.1f} times as long: medians of {race.repeats}, on {lm.device.type}. "
-        "Playing takes the time that was measured.",
+        f"Generating takes {race.ratio:.1f} times as long ({measured}, on {lm.device.type}). Playing takes the time "
+        "that was measured.",
         "Greedy generation writes a text of its own after the model's first token: only its speed is compared.",
     ]
     warning = "" if race.decoded.exact else "This is not the text that was fitted, token for token."

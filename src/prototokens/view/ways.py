@@ -59,9 +59,8 @@ def scene_of_way(
     )
     same = first.provenance.target_hash == last.provenance.target_hash
     words = [
-        f"Vectors first + tau (last - first) of {lm.identity.name}, each decoded in one forward pass.",
-        "Both files hold one text: these are two solutions of it." if same else "The files hold two texts.",
-        *(f"{end}: {name}." for end, name in zip(("First", "Last"), names, strict=True) if name),
+        f"The vectors first + tau (last - first) of {lm.identity.name}, each decoded in one pass.",
+        *([f"From {names[0]} to {names[1]}."] if all(names) else []),
     ]
     caption = (
         "The whole way: tau runs down from 0 to 1, positions across. The solid line is the share of the first text's "

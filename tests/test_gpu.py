@@ -28,6 +28,12 @@ from prototokens import FrozenLM, decode, fit_batch, preset
 from prototokens.fitting import memory
 from prototokens.lm.packing import without_packing
 
+# What torch says of itself on a GPU.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS"),
+]
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 LOAD = loader(TINY)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

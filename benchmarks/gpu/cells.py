@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterable
@@ -88,11 +89,14 @@ class Kept:
         began = time.perf_counter()
         try:
             result = {"state": DONE, **cell.run()}
-        except (NoRoomError, torch.OutOfMemoryError) as error:
+        except NoRoomError as error:
+            result = {"state": SKIPPED, "reason": str(error)}
+        except torch.OutOfMemoryError as error:
             result = {"state": SKIPPED, "reason": _reason(error)}
         except Exception as error:  # whatever a compiler or a driver raises
             result = {"state": FAILED, "reason": _reason(error)}
         if torch.cuda.is_available() and "CUDA error" not in result.get("reason", ""):
+            gc.collect()
             torch.cuda.empty_cache()
         result |= {"cell_seconds": round(time.perf_counter() - began, 3), **self.about, **circumstances()}
         [row] = add_rows(self.path, [key | result])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import gc
 import tempfile
+import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,7 +123,9 @@ def strict_steps(lm: FrozenLM) -> Iterator[None]:
         if strict is not None:
             strict.allows = is_allowed
         else:
-            torch.cuda.set_sync_debug_mode("default" if is_allowed else "error")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it calls itself a prototype
+                torch.cuda.set_sync_debug_mode("default" if is_allowed else "error")
 
     def evaluation(method: Any, *, begins: bool) -> Any:
         def call(*args: Any) -> Any:
@@ -227,8 +231,6 @@ class _Storages(TorchDispatchMode):
         return output
 
     def _watch(self, storage: torch.UntypedStorage) -> None:
-        import weakref
-
         if storage._cdata in self.alive:
             return
         self.alive[storage._cdata] = storage.nbytes()

@@ -105,6 +105,8 @@ def _part_in_a_process(options: argparse.Namespace, part: str, until: float) -> 
         finally:
             process.kill()  # also where this process is ended
             process.wait()
+        if status == MISTAKE:  # in every part alike
+            sys.exit(MISTAKE)
         if status in (0, UNFINISHED):
             return status == 0
         if status != BROKEN_DEVICE and not keep_death(options.output, status):
@@ -113,18 +115,23 @@ def _part_in_a_process(options: argparse.Namespace, part: str, until: float) -> 
     return False
 
 
-UNFINISHED = 4
-"""The status of a part whose time was over before all was measured."""
+MISTAKE, UNFINISHED = 2, 4
+"""The status of a part that cannot begin, say without a model, and of one whose time was over before its end."""
 
 
 def _run_part(options: argparse.Namespace) -> None:
     from gpu import fits, laws, speed, training
     from gpu.cells import Kept
     from gpu.subjects import TINY, code_hash, identity, loader, precision
+    from prototokens import InputError
 
     load, device, quick = loader(options.model), options.device, options.quick
     about = {"code": code_hash(), "precision": precision()}
-    kept = Kept(options.output, identity(load("cpu", "float32"), device), retry=options.retry, about=about)
+    try:
+        kept = Kept(options.output, identity(load("cpu", "float32"), device), retry=options.retry, about=about)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(MISTAKE)
     cells = {
         "laws": lambda: laws.cells(load, device, tiny=options.model == TINY, quick=quick),
         **{way: lambda way=way: speed.cells(load, device, way, quick=quick) for way in speed.WAYS},

@@ -100,7 +100,8 @@ def time_step(models: Models, dtype: str, n_texts: int, length: int) -> Result:
     steps = 16 if n_texts * length <= 4096 else 4  # timed together, so that what a descent does once is shared out
     config = replace(preset().at(length), stop=Stop(max_steps=steps, margin=float("inf")))
     layout = arrangement_named(config.arrangement).layout(length)
-    _check_room(lm, len(layout.slots), estimate_bytes(lm, layout, n_texts))
+    upstream_bytes = n_texts * length * lm.vocabulary * 4
+    _check_room(lm, len(layout.slots), estimate_bytes(lm, layout, n_texts) + upstream_bytes)
     target_ids = random_ids(lm, length, n_texts)
     vectors = torch.randn(n_texts, len(layout.slots), lm.width, device=lm.device) * lm.embedding_statistics.std
     upstream = torch.randn(n_texts, length, _vocabulary(lm), device=lm.device)

@@ -143,8 +143,8 @@ for turn in range(2):
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
 """
-POINTS = "dict(calls=1), dict(before=1), dict(after=1), dict(calls=5), dict(calls=4), dict(before=2), dict(after=2), "
-POINTS += "dict(calls=7), dict(after=3), dict(output=True), dict()"
+POINTS = "dict(calls=1), dict(before=1), dict(after=1), dict(calls=4), dict(calls=3), dict(before=2), dict(after=2), "
+POINTS += "dict(calls=5), dict(after=3), dict(output=True), dict()"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

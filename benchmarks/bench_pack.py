@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from interleaved import medians, print_json
-from prototokens import FrozenLM, load_lm, read_archive
+from prototokens import Encoder, FrozenLM, load_lm, read_archive
 from prototokens.archive.archive import Archive, write_archive
 from prototokens.archive.chunks import chunk_logits, in_batches
 from prototokens.archive.pack import PackConfig, Packer, PackProgress
@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--effort", default="balanced")
     parser.add_argument("--chunk-tokens", type=int)
     parser.add_argument("--tokens-per-vector", type=int)
+    parser.add_argument("--encoder", help="folder or Hub id: chunks begin at its vectors, or are these with instant")
     parser.add_argument("--journal", type=Path, help="keep finished chunks in JOURNAL.partial, and begin with them")
     parser.add_argument("--threads", default="1,2", help="the first is packed with")
     parser.add_argument("--noise", action="store_true", help="measure how much leads change between settings")
@@ -145,13 +146,17 @@ def main() -> None:
     lm, low = load_lm(options.model, dtype="float32"), load_lm(options.model, dtype="bfloat16")
     text = speech(lm, options.tokens)
     raw = text.encode()
+    encoder = Encoder.from_pretrained(options.encoder) if options.encoder else None
     began = time.perf_counter()
-    config = PackConfig(options.effort, options.chunk_tokens, options.tokens_per_vector)
+    config = PackConfig(options.effort, options.chunk_tokens, options.tokens_per_vector, encoder=encoder)
     kept = Journal(options.journal, journal_settings(lm, raw, config.settled(lm))) if options.journal else None
     with kept or nullcontext():
         packer = Packer(lm, text, config, kept, progress=show)
         archive = packer.archive()
     pack_seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    zstd_size(raw)
+    zstd_seconds = time.perf_counter() - began
     with tempfile.TemporaryDirectory() as folder:
         table = sizes(packer, raw, Path(folder))
         archive = read_archive(Path(folder) / "auto")
@@ -179,7 +184,9 @@ def main() -> None:
         "own_m": int(archive.own_m.sum()),
         "stores": archive.vectors.counts,
         "share_from_vectors": archive.share_from_vectors,
+        "start": archive.packing["start"],
         "pack_seconds": pack_seconds,
+        "zstd_seconds": zstd_seconds,
         "unpack_seconds": seconds["unpack"],
         "greedy_seconds": seconds["greedy"],
         "decodes_to_pay_off": pack_seconds / saved if saved > 0 else None,
@@ -192,7 +199,7 @@ def main() -> None:
         f"from the {len(archive.vectors)} vectors of {len(archive)} chunks alone; "
         f"{result['positions_per_token']:.1f} positions a token, forward and backward"
     )
-    print(f"pack {pack_seconds:.0f} s, unpack {seconds['unpack']:.2f} s, greedy {seconds['greedy']:.2f} s; "
+    print(f"pack {pack_seconds:.1f} s (zstd {zstd_seconds:.2f} s), unpack {seconds['unpack']:.2f} s, greedy {seconds['greedy']:.2f} s; "
           f"decodes until packing pays off: {json.dumps(result['decodes_to_pay_off'])}")  # fmt: skip
     assert all(row["same_bytes"] for row in rows)
     print_json([result])

@@ -26,7 +26,8 @@ from gpu.subjects import TINY, loader
 from kept_rows import load_rows
 from prototokens import FrozenLM, decode, fit_batch, preset
 from prototokens.fitting import memory
-from prototokens.lm.packing import without_packing
+from prototokens.lm import overrides as lm_overrides
+from prototokens.lm.overrides import overrides
 
 # What torch says of itself on a GPU.
 pytestmark = [
@@ -78,7 +79,7 @@ def test_the_estimate_of_other_families_is_not_far_off(name: str) -> None:
 def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = LOAD("cpu", "float32")
     with monkeypatch.context() as broken:
-        broken.setattr("prototokens.lm.frozen.without_packing", nullcontext)
+        broken.setattr("prototokens.lm.frozen.overrides", nullcontext)
         with pytest.raises(AssertionError, match="in a step would wait for a GPU"):
             laws.no_waiting(lm, 8)
     with monkeypatch.context() as broken:
@@ -91,24 +92,59 @@ def test_a_law_that_is_broken_is_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
             laws.first_losses(LOAD, "cpu", "bfloat16", 8)
 
 
-def test_the_search_for_packed_texts_is_put_back() -> None:
+def test_what_transformers_decides_is_put_back() -> None:
     """Also where passes of several threads overlap, and after an error."""
     original, inside = masking_utils.find_packed_sequence_indices, threading.Barrier(2)
 
     def overlap() -> None:
-        with without_packing():
+        with overrides():
             inside.wait(timeout=10)
             assert masking_utils.find_packed_sequence_indices(torch.zeros(1, 3)) is None
 
     thread = threading.Thread(target=overlap)
-    with without_packing(), without_packing():
+    with overrides(), overrides():
         thread.start()
         inside.wait(timeout=10)
     thread.join()
     assert masking_utils.find_packed_sequence_indices is original
-    with pytest.raises(RuntimeError), without_packing():
+    with pytest.raises(RuntimeError), overrides():
         raise RuntimeError
     assert masking_utils.find_packed_sequence_indices is original
+
+
+def test_keys_are_shared_by_kernels_that_can() -> None:
+    """torch's documentation: on CUDA those that share keys are the flash kernels, for 16 bits, and the slowest."""
+
+    def shares(dtype: torch.dtype, mask: torch.Tensor | None = None, *, is_cuda: bool = True) -> bool:
+        key = SimpleNamespace(is_cuda=is_cuda, dtype=dtype, shape=(1, 3, 8, 64))
+        return lm_overrides._shares_keys(mask, key, key)
+
+    with overrides():
+        assert not shares(torch.float32)
+        assert shares(torch.bfloat16)
+        assert shares(torch.float16)
+        assert not shares(torch.bfloat16, torch.ones(1, 1, 8, 8))  # as transformers decides
+        assert shares(torch.float32, is_cuda=False)
+
+
+def test_layers_computed_anew_decide_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that is another in the backward pass would keep other tensors: torch refuses that."""
+    asked: list[bool] = []
+
+    def shares(*_: Any) -> bool:
+        asked.append(True)
+        return False
+
+    name = ("integrations.sdpa_attention", "use_gqa_in_sdpa")
+    monkeypatch.setitem(lm_overrides._REPLACEMENTS, name, shares)
+    lm = LOAD("cpu", "float32")
+    asked_by_passes = []
+    for checkpointing in (False, True):
+        asked.clear()
+        fit_batch(lm, laws.random_ids(lm, 3, 1), laws.SMOOTH, checkpointing=checkpointing)
+        asked_by_passes.append(len(asked))
+    plain, anew = asked_by_passes
+    assert anew == plain + 2 * laws.SMOOTH.stop.max_steps  # two layers
 
 
 def test_a_model_that_was_compiled_in_place_generates_as_before() -> None:
@@ -255,6 +291,7 @@ def test_rows_become_tables() -> None:
     about = {"device": "a GPU", "model": "a model", "torch": "2", "code": "abc", "date": "a day", "state": DONE}
     shape = about | {"part": "plain", "dtype": "float32", "texts": 4, "tokens": 32}
     rows = [
+        about | {"part": "laws", "law": "no waiting", "dtype": "float32", "state": FAILED, "reason": "mended later"},
         about | {"part": "laws", "law": "no waiting", "dtype": "float32", "texts": 3, "tokens": 8, "steps": 8},
         about | {"part": "laws", "law": "memory", "dtype": "float32", "state": FAILED, "reason": "twice as much"},
         shape | {"what": "step", "step_seconds": 0.004, "step_over_bare": 1.25},
@@ -273,6 +310,7 @@ def test_rows_become_tables() -> None:
         "| plain decode float32 1 32 | CompilerError: none |",
     ):
         assert line in text
+    assert "mended later" not in text
 
 
 def test_damaged_weights_are_not_joined(tmp_path: Path) -> None:

@@ -21,14 +21,23 @@ _LAW_NUMBERS = {
 
 
 def sections(rows: list[Row]) -> list[str]:
-    """Lines of Markdown."""
+    """Lines of Markdown; of a cell that was measured again, the last row counts."""
     lines: list[str] = []
+    rows = list({_cell(row): row for row in rows}.values())
     for device, model in dict.fromkeys((row["device"], row["model"]) for row in rows):
         of_device = [row for row in rows if (row["device"], row["model"]) == (device, model)]
         lines += [f"### {device}, {model}", "", _circumstances(of_device), ""]
         for table in (laws, costs, table_4, figure_4, encoder, failures):
             lines += table(of_device)
     return lines
+
+
+def _cell(row: Row) -> tuple[Any, ...]:
+    """What tells a row's cell from all others; a law's size is its result, but for that of memory."""
+    names = ["device", "model", "part", "what", "law", "dtype", "recipe", "arrangement", "text", "until"]
+    if row.get("law") in (None, "memory"):
+        names += ["texts", "tokens"]
+    return tuple(row.get(name) for name in names)
 
 
 def _circumstances(rows: list[Row]) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .overrides import in_overrides
+
 
 @contextmanager
 def recomputed(layers: Sequence[nn.Module]) -> Iterator[None]:
@@ -51,4 +53,4 @@ def _is_recomputed(layer: nn.Module) -> bool:
 
 def _compute_anew(forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
     # A frozen model in evaluation mode draws nothing at random, so that no random state has to be kept.
-    return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+    return checkpoint(partial(in_overrides, forward), *inputs, use_reentrant=False, preserve_rng_state=False, **options)

@@ -17,7 +17,7 @@ from .eager_attention import eager_attention
 from .fingerprints import fingerprint_model
 from .generation import generate
 from .identity import Identity, hash_vocabulary
-from .packing import without_packing
+from .overrides import overrides
 from .per_layer import per_layer_row
 from .positions import position_bound
 from .probe import check_causal
@@ -221,7 +221,7 @@ class FrozenLM:
         """
         self.check_ready(length)
         marked = marked_layers(self._modules) if torch.is_grad_enabled() else []
-        with without_packing(), recomputed(marked):
+        with overrides(), recomputed(marked):
             return self.model(**inputs, **options)
 
     def check_ready(self, length: int = 0) -> None:

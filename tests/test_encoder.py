@@ -81,6 +81,35 @@ def test_what_a_block_reads_decides_what_is_written_wherever_it_stands(llama: Fr
     assert not torch.allclose(longer[0, 6], shorter[0, 6], atol=1e-3)
 
 
+@pytest.mark.parametrize("config", TRUNK_CONFIGS[:2], ids=["perceptron", "transformer"])
+def test_what_lies_outside_the_text_counts_for_nothing(llama: FrozenLM, config: EncoderConfig) -> None:
+    alone = random_encoder(llama, replace(config, block_length=4, neighbours=0))
+    wide = Encoder.untrained(llama, replace(config, block_length=4, neighbours=3))
+    places = slice(3, 7)  # of the block in the window
+    weights = dict(alone.network.state_dict())
+    for name in ("trunk.slots", "trunk.positions"):
+        if name in weights:
+            all_places = wide.network.state_dict()[name].unflatten(0, (10, -1)).clone()
+            all_places[places] = weights[name].unflatten(0, (4, -1))
+            weights[name] = all_places.flatten(0, 1)
+    wide.network.load_state_dict(weights)
+    for text in ("a", "abc", "abcd"):  # one block: all neighbours are outside
+        for one, other in zip(
+            alone.vectors(llama, batch(llama, text)), wide.vectors(llama, batch(llama, text)), strict=True
+        ):
+            assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", TRUNK_CONFIGS[:2], ids=["perceptron", "transformer"])
+def test_a_short_block_knows_its_length(llama: FrozenLM, config: EncoderConfig) -> None:
+    encoder, ids = random_encoder(llama, config), batch(llama, "abcde")
+    before, _ = encoder.vectors(llama, ids)
+    with torch.no_grad():
+        encoder.network.trunk.by_length[0] += torch.linspace(-1, 1, 32)  # of blocks of one token
+    after, _ = encoder.vectors(llama, ids)
+    assert ((after - before).abs().amax(-1)[0] > 1e-3).tolist() == [False, False, True]
+
+
 def test_the_m_of_a_text_is_a_mean_over_its_blocks(llama: FrozenLM) -> None:
     encoder = random_encoder(llama, replace(CONFIG, neighbours=0))
     (_, one), (_, other), (_, joined) = (encoder.vectors(llama, batch(llama, t)) for t in ("ab", "cd", "abcdab"))

@@ -73,7 +73,7 @@ def run_command(
     names = list(STUDIES) if context.info_name == "all" else [context.info_name]
     for source in filter(None, (old, recent)):
         if source not in SOURCES:
-            check_file(source)
+            check_file(source, or_folder=True)
     size = scale_named(scale).with_corpora(old=old, recent=recent)
     models = model or list(size.models)
     runs.check()

@@ -118,8 +118,8 @@ def _documents_of(source: str | Path, column: str) -> Iterable[Document]:
         return [d for d in _speeches() if d.year == _RECENT_YEAR]
     if source in _HUB:
         return _hub(str(source))
-    path = Path(source)
-    return _folder(path, column) if path.is_dir() else _file(check_file(path), path.name, column)
+    path = check_file(source, or_folder=True)
+    return _folder(path, column) if path.is_dir() else _file(path, path.name, column)
 
 
 @functools.cache
@@ -169,17 +169,19 @@ def _hub(source: str) -> list[Document]:
     return list(_documents(read, source, "test"))
 
 
-def check_file(source: str | Path) -> Path:
-    """The path of a file of texts.
+def check_file(source: str | Path, *, or_folder: bool = False) -> Path:
+    """The path of a file of texts, or of a folder of them if that will do.
 
     Raises:
         InputError: no such file, or none that can be read by its suffix.
     """
     path = Path(source)
+    if or_folder and path.is_dir():
+        return path
     if path.suffix.lower() not in FORMATS:
         raise InputError(
             f"unknown source {str(source)!r}: choose one of {', '.join(SOURCES)}, "
-            f"or give a folder, or a file that ends in {', '.join(FORMATS)}"
+            f"or give {'a folder, or ' if or_folder else ''}a file that ends in {', '.join(FORMATS)}"
         )
     if not path.is_file():
         raise InputError(f"no such file: {path}")

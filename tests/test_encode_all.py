@@ -109,6 +109,15 @@ def test_the_schema_says_which_model_and_encoder(
     assert pyarrow.parquet.ParquetFile(tmp_path / "out").num_row_groups == 4  # one for every two rows of the source
 
 
+def test_datasets_reads_it(runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    encode_corpus(runner, source, tmp_path / "out.parquet", config)
+    table = datasets.Dataset.from_parquet(str(tmp_path / "out.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert table[0]["text"] == "ab"
+    assert (len(table), len(table[0]["vectors"])) == (6, len(rows_of(tmp_path / "out.parquet")[0]["vectors"]))
+    assert "float16" in str(table.features["vectors"])
+
+
 class Stopped(Exception):
     """What ends a call in the middle."""
 
@@ -238,6 +247,14 @@ def test_a_folder_and_the_hub_are_corpora_too(
     assert [row["text"] for row in rows_of(tmp_path / "hub")] == ["ab", "cd"]
     assert asked == {"name": "some/set", "split": "test", "streaming": True}
 
+    def broken(name: str, **options: Any) -> Iterator[dict[str, str]]:
+        yield {"body": "ab"}
+        raise OSError("connection lost")
+
+    monkeypatch.setattr(corpus, "package", lambda name: SimpleNamespace(load_dataset=broken))
+    with pytest.raises(InputError, match=r"some/set ends after row 1 \(connection lost\): the same command goes on"):
+        encode_corpus(runner, "some/set", tmp_path / "cut", replace(config, column="body"))
+
 
 def test_sources_without_text_are_refused(runner: InProcess, config: CorpusConfig, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text("")
@@ -288,11 +305,11 @@ def test_the_command_names_what_it_passes_over(
     assert run(source, "-o", "table") == 3
     out, err = capfd.readouterr()
     assert out.startswith("saved: table, ")
-    assert f"{source}, row 3: passed over: is blank\n" in err
+    assert f"{source}: 1 blank rows are left out (3)\n" in err
     assert f"{source}, row 6: passed over: has 80 tokens" in err
     assert run(source, "-o", "table") == 2
     assert "table: exists already" in capfd.readouterr().err
-    assert run(source, "-o", "table", "--force", "--tokens", "9", "--json") == 3
+    assert run(source, "-o", "table", "--force", "--tokens", "9", "--json") == 0  # the long one is cut
     record = json.loads(capfd.readouterr().out)
     assert (record["rows"], record["passed_over"]) == (7, [{"row": 3, "reason": "is blank"}])
     assert record["vectors"] == sum(len(row["vectors"]) for row in rows_of(tmp_path / "table"))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ..runners.corpus import CorpusProgress
 
 PANEL = "Documents and many texts"
+_NAMED = 20  # blank rows
 encode_all_app = typer.Typer()
 
 
@@ -56,7 +57,7 @@ def encode_all_command(
     One pass of an encoder a text, and one of the model to score it. Texts of one length share a pass.
     The same command resumes after an interruption, to the same file.
 
-    Exit code 0: every text has a row, exact or not. 3: some rows were passed over; stderr says why.
+    Exit code 0: every text has a row, exact or not. 3: some were passed over; stderr says why. Blank rows are no texts.
 
     Example: prototokens encode-all sentences.jsonl -o sentences.parquet
     """
@@ -73,8 +74,7 @@ def encode_all_command(
         if output.with_name(f"{output.name}.partial").exists():
             note("finished rows are kept: the same command resumes")
         raise
-    for row, reason in done.passed_over:
-        note(f"{source}, row {row}: passed over: {reason}")
+    failed = _tell_passed_over(source, done)
     record = _record(done, output) | {"seconds": time.perf_counter() - began}
     if as_json:
         print_json(record)
@@ -83,7 +83,22 @@ def encode_all_command(
             f"{record['exact']} of {record['rows']} texts exact, {record['token_accuracy']:.1%} of the tokens right"
         )
         say(f"saved: {output}, {record['bytes']:,} bytes: {accuracy}")
-    return SOME_FAILED if done.passed_over else DONE
+    return SOME_FAILED if failed else DONE
+
+
+def _tell_passed_over(source: str, done: CorpusProgress) -> int:
+    """Name the rows without vectors on stderr, the blank ones in one line; the number of the others."""
+    from ..runners.corpus_work import BLANK
+
+    blank = [row for row, reason in done.passed_over if reason == BLANK]
+    if blank:
+        more = " ..." if len(blank) > _NAMED else ""
+        numbers = " ".join(map(str, blank[:_NAMED])) + more
+        note(f"{source}: {len(blank)} blank rows are left out ({numbers})")
+    failed = [(row, reason) for row, reason in done.passed_over if reason != BLANK]
+    for row, reason in failed:
+        note(f"{source}, row {row}: passed over: {reason}")
+    return len(failed)
 
 
 def _record(done: CorpusProgress, output: Path) -> dict[str, Any]:

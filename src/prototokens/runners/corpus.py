@@ -69,7 +69,7 @@ class CorpusProgress:
         n_right: how many of these the vectors give.
         n_exact: rows that are exact.
         n_vectors: their vectors.
-        passed_over: number and reason of each row of the source that has no vectors.
+        passed_over: number and reason of each row of the source that has no vectors, blank ones among them.
     """
 
     groups_done: int = 0
@@ -166,7 +166,17 @@ def _hub_rows(name: str, column: str, split: str) -> Iterator[Row]:
         raise InputError(
             f"unknown corpus {name!r}: no such file or folder, and the Hub does not give it ({said})"
         ) from None
-    return (row_of(number, cells, name, column) for number, cells in enumerate(rows, 1))
+    return _numbered(rows, name, column)
+
+
+def _numbered(rows: Iterable[dict[str, Any]], name: str, column: str) -> Iterator[Row]:
+    number = 0
+    try:
+        for number, cells in enumerate(rows, 1):
+            yield row_of(number, cells, name, column)
+    except Exception as error:  # as in `_hub_rows`
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} ends after row {number} ({said}): the same command goes on from there") from None
 
 
 def grouped(rows: Iterable[Row]) -> Iterator[list[Row]]:

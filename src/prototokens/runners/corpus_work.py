@@ -18,6 +18,9 @@ from ..lm.identity import Identity
 from ..texts.tables import Row
 from .vectors_table import pack_rows
 
+BLANK = "is blank"
+"""Why a row without text is passed over."""
+
 _FORMAT = 1
 _BATCH_TOKENS, _BATCH_TOKENS_ON_A_GPU = 256, 2048  # not by free memory: a call that resumes makes the same batches
 
@@ -53,7 +56,7 @@ def _pieces(lm: FrozenLM, encoder: Encoder, row: Row, job: dict[str, Any]) -> li
     if row.problem is not None:
         raise InputError(row.problem)
     if row.text is None:
-        raise InputError("is blank")
+        raise InputError(BLANK)
     ids = lm.encode(row.text).cpu()
     kept = ids[: job["n_tokens"]]
     pieces = kept.split(job["piece_tokens"] or len(kept))

@@ -61,6 +61,7 @@ def scene_of_way(
     words = [
         f"The vectors first + tau (last - first) of {lm.identity.name}, each decoded in one pass.",
         *([f"From {names[0]} to {names[1]}."] if all(names) else []),
+        *_of_two_lengths(len(ends[0]), len(ends[1])),
     ]
     caption = (
         "The whole way: tau runs down from 0 to 1, positions across. The solid line is the share of the first text's "
@@ -69,6 +70,12 @@ def scene_of_way(
     return Scene(
         "path", "The way between two solutions" if same else "The way between two texts", words, [film], MARKS, caption
     )
+
+
+def _of_two_lengths(first: int, last: int) -> list[str]:
+    if first == last:
+        return []
+    return [f"The texts have {first} and {last} tokens; the way is decoded at the longer length."]
 
 
 def _padded(texts: list[str], length: int) -> list[str]:

@@ -14,12 +14,12 @@ from ..fitting.bank import Bank
 from ..fitting.checks import check_arguments, check_shape, check_texts
 from ..fitting.descent import Descent, DescentResult, FitProgress
 from ..fitting.memory import check_vectors
-from ..fitting.objective import is_argmax
 from ..fitting.recipes import FitConfig, Stop, preset
+from ..fitting.rescoring import rescore
 from ..fitting.starter import Starter
 from ..fitting.starts import start_vectors
 from ..lm.frozen import FrozenLM
-from ..metrics import correct_prefix, logit_margins
+from ..metrics import correct_prefix
 
 CRAMMING = FitConfig(
     arrangement="bos,e,m*(n-1)",
@@ -149,8 +149,8 @@ def cram_batch(
     memory = Bank(_starts(lm, target_ids, config, memory_start), row_of, trained=True)
     unused = Bank(torch.zeros(1, 1, lm.width, device=lm.device), torch.zeros_like(row_of), trained=False)
     descent = Descent(lm, layout, _fixed(lm, before, rows), rows, memory, unused, torch.arange(n_texts), config)
-    outcomes = descent.run(progress, should_stop)
-    return [_result(lm, layout, before, ids, o) for ids, o in zip(target_ids, outcomes, strict=True)]
+    results = descent.run(progress, should_stop)
+    return [_result(lm, layout, before, ids, reached) for ids, reached in zip(target_ids, results, strict=True)]
 
 
 def reconstruct(lm: FrozenLM, prompts: Tensor, length: int) -> Tensor:
@@ -189,32 +189,27 @@ def _layout(length: int, n_memory: int, n_before: int) -> Layout:
 
 
 @torch.no_grad()
-def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, outcome: DescentResult) -> CrammingResult:
+def _result(lm: FrozenLM, layout: Layout, before: Tensor, target_ids: Tensor, reached: DescentResult) -> CrammingResult:
     """Score the kept vectors once more, alone in their batch, and generate from them."""
-    memory = outcome.e.unsqueeze(0)  # (1, K, D)
-    fixed = _fixed(lm, before, target_ids.unsqueeze(0))
-    inputs_embeds = layout.inputs_embeds(memory, outcome.m.unsqueeze(0), fixed)
-    logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
-    target = target_ids.to(logits.device)
-    margins = logit_margins(logits, target)
-    prompt = torch.cat([before.to(outcome.e), outcome.e])  # (F + K, D)
+    scores = rescore(lm, layout, reached, _fixed(lm, before, target_ids.unsqueeze(0)), target_ids)
+    prompt = torch.cat([before.to(reached.e), reached.e])  # (F + K, D)
     greedy_ids = reconstruct(lm, prompt.unsqueeze(0), layout.length)[0]
     right = greedy_ids == target_ids.cpu()
     return CrammingResult(
-        memory=outcome.e.cpu(),
+        memory=reached.e.cpu(),
         prompt=prompt.cpu(),
-        teacher_forced_accuracy=is_argmax(logits, target).float().mean().item(),
+        teacher_forced_accuracy=scores.token_accuracy,
         greedy_accuracy=right.float().mean().item(),
         greedy_prefix=int(correct_prefix(greedy_ids, target_ids.cpu())),
         greedy_ids=greedy_ids,
         exact=bool(right.all()),
-        min_margin=margins.amin().item(),
-        loss=torch.nn.functional.cross_entropy(logits, target).item(),
-        steps=outcome.steps,
-        loss_history=outcome.loss_history,
-        accuracy_history=outcome.accuracy_history,
-        token_positions=outcome.token_positions + len(layout.slots),
-        backward_positions=outcome.backward_positions,
-        seconds=outcome.seconds,
-        stop_reason=outcome.stop_reason,
+        min_margin=scores.min_margin,
+        loss=scores.loss_nats,
+        steps=reached.steps,
+        loss_history=reached.loss_history,
+        accuracy_history=reached.accuracy_history,
+        token_positions=reached.token_positions + len(layout.slots),
+        backward_positions=reached.backward_positions,
+        seconds=reached.seconds,
+        stop_reason=reached.stop_reason,
     )

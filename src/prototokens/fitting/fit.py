@@ -12,15 +12,15 @@ from ..arrangements import Layout, arrangement_named
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import hash_ids, library_versions
-from ..metrics import logit_margins
 from ..proto_tokens import ProtoTokens, Provenance
+from .bank import GradientSums
 from .beginning import banks, fixed_vectors, group_numbers
 from .checks import check_arguments, check_shape, check_texts
 from .descent import Descent, DescentResult, FitProgress
 from .given import Given
 from .memory import Passes, check_vectors
-from .objective import is_argmax
 from .recipes import FitConfig, preset
+from .rescoring import rescore
 from .starts import resolve_optimiser, start_name
 from .trace import TraceRecorder
 
@@ -171,13 +171,13 @@ def descend(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    moments: Tensor | None = None,
+    sums: tuple[GradientSums, GradientSums] | None = None,
     passes: Passes | None = None,
     trace: TraceRecorder | None = None,
 ) -> Descended:
     """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`.
 
-    To `moments`, (2, D, D), if they are given, the second moments of the unit gradients of e and of m are added.
+    To `sums`, those of e and of m, if they are given, the descent adds what trains axes.
     """
     check_arguments(lm, target_ids, config, given)
     given = given or Given()
@@ -196,7 +196,7 @@ def descend(
     fixed = fixed_vectors(lm, arrangement, given)
     group_of = group_numbers(given, n_texts)
     config, axes = resolve_optimiser(lm, config)
-    e, m = banks(lm, target_ids, group_of, config, given, axes, moments)
+    e, m = banks(lm, target_ids, group_of, config, given, axes, sums)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     if trace is not None:
         trace.begin(target_ids, config.restarts, arrangement)
@@ -221,20 +221,13 @@ def _result(
 ) -> FitResult:
     """Score the kept vectors once more, alone in their batch, and set the result out."""
     layout, fixed = descended.layout, descended.fixed
-    inputs_embeds = layout.inputs_embeds(reached.e.unsqueeze(0), reached.m.unsqueeze(0), fixed)
-    logits = lm.logits(inputs_embeds, layout.read_positions())[0]  # (T, V)
-    target = target_ids.to(logits.device)
-    margins = logit_margins(logits, target)
-    right = is_argmax(logits, target)
-    accuracy = right.float().mean().item()
-    margin = margins.amin().item()
-    loss = torch.nn.functional.cross_entropy(logits, target).item()
+    scores = rescore(lm, layout, reached, fixed, target_ids)
     provenance = Provenance(
         model=lm.identity,
         target_hash=hash_ids(target_ids),
-        token_accuracy=accuracy,
-        min_margin=margin,
-        loss=loss,
+        token_accuracy=scores.token_accuracy,
+        min_margin=scores.min_margin,
+        loss=scores.loss_nats,
         dtype=lm.dtype_name,
         preset=config.preset,
         start=start_name(lm, config),
@@ -252,10 +245,10 @@ def _result(
     exact_evaluations = (reached.accuracy_history == 1).nonzero()
     return FitResult(
         tokens=tokens,
-        token_accuracy=accuracy,
-        exact=bool(right.all()),
-        min_margin=margin,
-        loss=loss,
+        token_accuracy=scores.token_accuracy,
+        exact=bool(scores.right.all()),
+        min_margin=scores.min_margin,
+        loss=scores.loss_nats,
         steps=reached.steps,
         steps_to_exact=int(exact_evaluations[0]) if len(exact_evaluations) else None,
         loss_history=reached.loss_history,

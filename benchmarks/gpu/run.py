@@ -128,7 +128,7 @@ def _run_part(options: argparse.Namespace) -> None:
     load, device, quick = loader(options.model), options.device, options.quick
     about = {"code": code_hash(), "precision": precision()}
     try:
-        kept = Kept(options.output, identity(load("cpu", "float32"), device), retry=options.retry, about=about)
+        kept = Kept(options.output, identity(load(device, "float32"), device), retry=options.retry, about=about)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(MISTAKE)

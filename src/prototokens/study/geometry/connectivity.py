@@ -106,17 +106,51 @@ class ConnectivityGrid:
 
 GRIDS = {
     "smoke": ConnectivityGrid(
-        "vocabulary", 2, 1, 2, ("bezier",), 5, "fast", 0.01, 60, 10, 1, 1, (Solutions(0.01, 60, 1),)
+        start="vocabulary",
+        length=2,
+        texts=1,
+        seeds=2,
+        curves=("bezier",),
+        taus=5,
+        recipe="fast",
+        margin=0.01,
+        max_steps=60,
+        curve_steps=10,
+        texts_at_once=1,
+        pairs_at_once=1,
+        more=(Solutions(0.01, 60, 1),),
     ),
     "laptop": ConnectivityGrid(
-        "vocabulary", 16, 3, 2, ("bezier",), 21, "fast", 3.0, 1000, 660, 3, 1,
-        (Solutions(6, 1500), Solutions(3, 500, 8)),
+        start="vocabulary",
+        length=16,
+        texts=3,
+        seeds=2,
+        curves=("bezier",),
+        taus=21,
+        recipe="fast",
+        margin=3.0,
+        max_steps=1000,
+        curve_steps=660,
+        texts_at_once=3,
+        pairs_at_once=1,
+        more=(Solutions(6, 1500), Solutions(3, 500, 8)),
     ),
     "paper": ConnectivityGrid(
-        "vocabulary", 256, 5, 10, tuple(CURVES), 21, "fast", 3.0, 5000, 2000, 1, 5,
-        (Solutions(6, 10_000), Solutions(3, 2000, 8)),
+        start="vocabulary",
+        length=256,
+        texts=5,
+        seeds=10,
+        curves=tuple(CURVES),
+        taus=21,
+        recipe="fast",
+        margin=3.0,
+        max_steps=5000,
+        curve_steps=2000,
+        texts_at_once=1,
+        pairs_at_once=5,
+        more=(Solutions(6, 10_000), Solutions(3, 2000, 8)),
     ),
-}  # fmt: skip
+}
 
 
 def lay_out(scale: str) -> list[Batch]:

@@ -63,9 +63,48 @@ class InterpolationGrid:
 
 
 GRIDS = {
-    "smoke": InterpolationGrid("vocabulary", 2, 3, 2, VECTORS, 5, -0.5, 1.5, "fast", 0.01, 60, 3),
-    "laptop": InterpolationGrid("vocabulary", 8, 8, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 300, 8),
-    "paper": InterpolationGrid("vocabulary", 256, 50, 2, VECTORS, 33, -0.5, 1.5, "fast", 2.0, 5000, 25),
+    "smoke": InterpolationGrid(
+        start="vocabulary",
+        length=2,
+        texts=3,
+        partners=2,
+        vectors=VECTORS,
+        taus=5,
+        tau_from=-0.5,
+        tau_to=1.5,
+        recipe="fast",
+        margin=0.01,
+        max_steps=60,
+        texts_at_once=3,
+    ),
+    "laptop": InterpolationGrid(
+        start="vocabulary",
+        length=8,
+        texts=8,
+        partners=2,
+        vectors=VECTORS,
+        taus=33,
+        tau_from=-0.5,
+        tau_to=1.5,
+        recipe="fast",
+        margin=2.0,
+        max_steps=300,
+        texts_at_once=8,
+    ),
+    "paper": InterpolationGrid(
+        start="vocabulary",
+        length=256,
+        texts=50,
+        partners=2,
+        vectors=VECTORS,
+        taus=33,
+        tau_from=-0.5,
+        tau_to=1.5,
+        recipe="fast",
+        margin=2.0,
+        max_steps=5000,
+        texts_at_once=25,
+    ),
 }
 """0, 1/2 and 1 are among the places."""
 

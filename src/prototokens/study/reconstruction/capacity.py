@@ -97,12 +97,25 @@ class CapacityGrid:
 
 GRIDS = {
     "smoke": CapacityGrid(
-        (4, 8), (4, 8), InBlocks(4, (8,), ("old",), 1, 10), 2, 2, 1, 2, 1, "fast", 10, 512, 8, 2, 200
+        lengths=(4, 8),
+        shared_lengths=(4, 8),
+        in_blocks=InBlocks(4, (8,), ("old",), 1, 10),
+        texts=2,
+        group_size=2,
+        search_texts=1,
+        m_texts=2,
+        seeds=1,
+        recipe="fast",
+        max_steps=10,
+        positions=512,
+        longest=8,
+        first=2,
+        work=200,
     ),
     "laptop": CapacityGrid(
-        (8, 16, 32, 64, 128),
-        (8, 16, 32),
-        InBlocks(8, (64, 128, 256, 512, 1024), ("random", "old"), 1, 50),
+        lengths=(8, 16, 32, 64, 128),
+        shared_lengths=(8, 16, 32),
+        in_blocks=InBlocks(8, (64, 128, 256, 512, 1024), ("random", "old"), 1, 50),
         texts=2,
         group_size=2,
         search_texts=1,
@@ -116,9 +129,9 @@ GRIDS = {
         work=12_000,
     ),
     "paper": CapacityGrid(
-        LENGTHS,
-        LENGTHS,
-        InBlocks(8, (128, 256, 512, 1024, 1448), PAPER_SOURCES, 10, 500),
+        lengths=LENGTHS,
+        shared_lengths=LENGTHS,
+        in_blocks=InBlocks(8, (128, 256, 512, 1024, 1448), PAPER_SOURCES, 10, 500),
         texts=50,
         group_size=50,
         search_texts=50,

@@ -35,6 +35,9 @@ def train_command(
     source: Annotated[
         str, typer.Option(help="speeches, old, random, a .txt, .jsonl, .csv or .parquet file, or a folder of files.")
     ] = "speeches",
+    learn: Annotated[
+        str, typer.Option(help="What to learn, comma-separated; the rest stays as --begin has it.")
+    ] = "start,axes,rates",
     seed: Seed = 0,
     begin: Annotated[
         Path | None, typer.Option(help="Start from this learned start instead of the mean embeddings.")
@@ -63,6 +66,7 @@ def train_command(
         inner_steps=inner_steps,
         steps=steps,
         source=source,
+        learn=tuple(learn.split(",")),
         seed=seed,
     )
     resume = load_training(output) if output.exists() and not force else None

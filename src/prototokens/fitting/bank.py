@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from .recipes import AdamW
+
+
+@dataclass(frozen=True, eq=False)
+class GradientSums:
+    """What a training of axes adds up over the steps of a descent, for one bank.
+
+    Attributes:
+        moments: second moments of the gradients, each of length 1, float32, (D, D).
+        products: along each axis, the sum of change * gradient / |gradient| over vectors and steps, float32, (D,): of
+            a step's change and the gradient after it. Above 0, a longer step would have lowered the loss more.
+        sizes: the sum of their absolute values, float32, (D,).
+    """
+
+    moments: Tensor
+    products: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of_width(cls, width: int, device: torch.device | None = None) -> GradientSums:
+        """Sums of nothing yet."""
+        return cls(*(torch.zeros(*shape, device=device) for shape in ((width, width), (width,), (width,))))
+
+    def add(self, gradient: Tensor, along: Tensor, change: Tensor | None) -> None:
+        """Add a step's gradients (P, S, D), the same along the axes, and the change before them, if there was one."""
+        length = gradient.norm(dim=-1, keepdim=True)
+        unit = (gradient / length).nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)  # a vector that is lost counts for nothing
+        self.moments.addmm_(unit.T, unit)
+        if change is not None:
+            products = (change * (along / length)).nan_to_num(0.0, 0.0, 0.0).flatten(0, 1)
+            self.products.add_(products.sum(0))
+            self.sizes.add_(products.abs().sum(0))
+
+    @property
+    def agreement(self) -> Tensor:
+        """How far steps and the gradients after them agree along each axis, from -1 to 1, (D,); 0 without any."""
+        return (self.products / self.sizes).nan_to_num(0.0)
 
 
 class Bank:
@@ -17,17 +55,19 @@ class Bank:
         values: start of the vectors, float32, (P, S, D).
         of: index of each row's vectors, int64, (R,).
         trained: whether the vectors move.
-        axes: orthonormal axes along which Adam's means are taken, columns, (D, D); None: the coordinates.
-        moments: where the second moments of the gradients, each of length 1, are added up, (D, D), or None.
+        axes: orthogonal axes along which Adam's means are taken, columns, (D, D); None: the coordinates. A step along
+            an axis is as long as the axis, since Adam's change does not depend on the gradient's scale.
+        sums: where what trains axes is added up, or None.
     """
 
     def __init__(
-        self, values: Tensor, of: Tensor, *, trained: bool, axes: Tensor | None = None, moments: Tensor | None = None
+        self, values: Tensor, of: Tensor, *, trained: bool, axes: Tensor | None = None, sums: GradientSums | None = None
     ) -> None:
         self.values = values.detach().clone().requires_grad_(trained)
         self.of = of
         self.trained = trained
-        self._axes, self._moments = axes, moments
+        self._axes, self._sums = axes, sums
+        self._change: Tensor | None = None  # of the last step, kept for the sums alone
         self._best = values.detach().clone()
         self._of_at_first = of
         self._ids = torch.arange(values.shape[0], device=values.device)
@@ -63,16 +103,15 @@ class Bank:
         beta1, beta2 = adamw.betas
         lr = self._mean_rates(rates)
         self._steps += 1
-        if self._moments is not None:
-            unit = torch.nn.functional.normalize(gradient, dim=-1).flatten(0, 1)  # (P S, D)
-            unit = unit.nan_to_num(nan=0.0)  # a vector that is lost counts for nothing
-            self._moments.addmm_(unit.T, unit)
-        if self._axes is not None:
-            gradient = gradient @ self._axes
-        self._mean.lerp_(gradient, 1 - beta1)
-        self._square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        along = gradient if self._axes is None else gradient @ self._axes
+        if self._sums is not None:
+            self._sums.add(gradient, along, self._change)
+        self._mean.lerp_(along, 1 - beta1)
+        self._square.mul_(beta2).addcmul_(along, along, value=1 - beta2)
         scale = (self._square / (1 - beta2**self._steps)).sqrt_().add_(adamw.eps)
         change = (self._mean / scale).div_(1 - beta1**self._steps)
+        if self._sums is not None:
+            self._change = change
         self.values.mul_(1 - lr * adamw.weight_decay)
         self.values.sub_(lr * (change if self._axes is None else change @ self._axes.T))
 
@@ -89,3 +128,4 @@ class Bank:
         used, self.of = self.of[rows].unique(return_inverse=True)
         self.values = self.values[used].detach().requires_grad_(self.trained)
         self._ids, self._mean, self._square = self._ids[used], self._mean[used], self._square[used]
+        self._change = None if self._change is None else self._change[used]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
-from .bank import Bank
+from .bank import Bank, GradientSums
 from .given import Given
 from .recipes import FitConfig
 from .starts import Axes, perturbations, start_vectors
@@ -54,7 +54,7 @@ def banks(
     config: FitConfig,
     given: Given,
     axes: Axes,
-    moments: Tensor | None,
+    sums: tuple[GradientSums, GradientSums] | None,
 ) -> tuple[Bank, Bank]:
     """The banks of e and of m for the rows of texts (B, T): text by text, and for each its restarts.
 
@@ -66,7 +66,6 @@ def banks(
     text_of = number // restarts
     # One vector for all rows of a group in one restart.
     shared_of = (group_of[:, None] * restarts + torch.arange(restarts)).flatten().to(lm.device)
-    sums = (None, None) if moments is None else moments
 
     @cache
     def starts(is_shared: bool, perturbed_only: bool) -> list[tuple[Tensor, Tensor]]:
@@ -88,7 +87,7 @@ def banks(
             start = _checked(f"{name}_start", start, (count, *shape) if start.ndim > len(shape) else shape)
             values += start.to(lm.device).expand(count, *shape).repeat_interleave(restarts, 0)
         values, of = values.reshape(len(values), -1, lm.width), shared_of if is_shared else number
-        return Bank(values, of, trained=True, axes=axes[which], moments=sums[which])
+        return Bank(values, of, trained=True, axes=axes[which], sums=sums and sums[which])
 
     n_e_tokens = arrangement_named(config.arrangement).n_e_tokens(target_ids.shape[-1], config.e_tokens)
     e_shape, m_shape = (n_e_tokens, lm.width), (lm.width,)

@@ -36,8 +36,9 @@ class Starter:
             trained for blocks.
         model: the language model that it was trained on; it serves no other.
         training: how it was trained: texts, lengths, steps, seed, versions, and positions passed forward and backward.
-        axes: orthonormal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
-            They are the eigenvectors of the second moments of unit gradients, met in the fits of its training.
+        axes: orthogonal axes for the descent of e and of m, float16, (2, D, D), columns; None: the coordinates.
+            Their directions are the eigenvectors of the second moments of unit gradients, met in the fits of its
+            training. A step along an axis is in proportion to the axis's length, which was trained too.
     """
 
     e: Tensor

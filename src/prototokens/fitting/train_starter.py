@@ -18,12 +18,16 @@ from ..arrangements import Arrangement, arrangement_named, blocks
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions
+from .bank import GradientSums
 from .checks import check_room
 from .descent import DescentResult
 from .fit import descend
 from .recipes import DEFAULT_PRESET, PRESETS, AdamW, FitConfig, Stop
 from .starter import Starter, read_starter, save_starter
 from .starts import start_vectors
+
+LEARNED = ("start", "axes", "rates")
+"""What a training can learn: e and m, the directions of the axes, and how long steps along them are."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,9 @@ class StarterConfig:
         batch_tokens: tokens in a step's batch: a step fits batch_tokens // length texts.
         inner_steps: steps of each short fit.
         steps: how many times the start moves.
-        rates: share of the mean displacement by which the start moves, at the first and at the last step; linear
-            in between.
+        rates: share of the mean displacement by which the start moves, and of the agreement by which the axes grow, at
+            the first and at the last step; linear in between.
+        learn: of `LEARNED`; the rest stays as it was at the beginning.
         optimiser: settings of the short fits along the coordinates.
         axes_optimiser: those along the axes, once there are some; None: along the coordinates always.
         source: where texts come from, see `texts.SOURCES`; only its `train` split is used.
@@ -53,6 +58,7 @@ class StarterConfig:
     inner_steps: int = 16
     steps: int = 200
     rates: tuple[float, float] = (0.5, 0.05)
+    learn: tuple[str, ...] = LEARNED
     optimiser: AdamW = PRESETS[DEFAULT_PRESET].optimiser
     axes_optimiser: AdamW | None = PRESETS[DEFAULT_PRESET].axes_optimiser
     source: str = "speeches"
@@ -64,6 +70,8 @@ class StarterConfig:
             object.__setattr__(self, "arrangement", blocks(min(self.block_lengths)))
         if not self.lengths or min(self.lengths) < 1 or max(self.lengths) > self.batch_tokens:
             raise InputError(f"lengths are {self.lengths}; each must be from 1 to batch_tokens, {self.batch_tokens}")
+        if not self.learn or not set(self.learn) <= set(LEARNED):
+            raise InputError(f"learn is {' '.join(self.learn)!r}; name one or more of: {' '.join(LEARNED)}")
         if self.inner_steps < 1 or self.steps < 1:
             raise InputError(f"inner_steps is {self.inner_steps} and steps {self.steps}; both must be at least 1")
 
@@ -148,7 +156,9 @@ def train_starter(
     Each step fits a batch of texts from the present start for a few steps and moves the start by a share of the mean
     displacement: z <- z + rate * mean(z_fit - z_start), which is first-order Reptile. The gradients of the fits also
     give the axes along which later fits descend (`axes_optimiser`). Axes are renewed whenever the number of steps has
-    doubled, and at the end, once there were at least as many gradients as the model is wide.
+    doubled, and at the end, once there were at least as many gradients as the model is wide. The length of an axis,
+    which is how long steps along it are, follows the gradient of the loss after one step: an axis grows where the
+    steps along it and the gradients after them agree, and shrinks where they are opposed (Meta-SGD, first order).
 
     Args:
         lm: the frozen model.
@@ -166,8 +176,8 @@ def train_starter(
         InputError: the model has no room for a text of the longest of the lengths; the training to resume is for
             another model or arrangement, or has other settings.
 
-    Reference: On First-Order Meta-Learning Algorithms (Nichol, Achiam & Schulman, 2018), algorithm 1,
-    https://arxiv.org/abs/1803.02999.
+    References: On First-Order Meta-Learning Algorithms (Nichol, Achiam & Schulman, 2018), algorithm 1,
+    https://arxiv.org/abs/1803.02999; Meta-SGD (Li, Zhou, Chen & Li, 2017), https://arxiv.org/abs/1707.09835.
     """
     config = config or StarterConfig()
     longest = arrangement_named(config.arrangement).layout(max(config.lengths))
@@ -198,26 +208,34 @@ def _step(
         axes_optimiser=config.axes_optimiser,
         stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
     )
-    width = len(starter.m)
-    moments = torch.zeros(2, width, width) if training.moments is None else training.moments.clone()
-    moments = moments.to(lm.device)
-    results = descend(lm, target_ids, inner, moments=moments).results
+    sums = [GradientSums.of_width(len(starter.m), lm.device) for _ in range(2)]
+    results = descend(lm, target_ids, inner, sums=(sums[0], sums[1])).results
+    rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
+    moments = torch.stack([s.moments for s in sums]).cpu()
+    if training.moments is not None:
+        moments += training.moments
+    ended = step + 1 == config.steps
+    if "start" in config.learn:
+        starter = _moved(lm, target_ids, starter, inner, results, rate)
+    if "rates" in config.learn and starter.axes is not None:
+        growth = (rate * torch.stack([s.agreement for s in sums]).cpu()).exp()  # (2, D)
+        starter = replace(starter, axes=(starter.axes.float() * growth.unsqueeze(1)).half())
+    # Each gradient adds 1; fewer would leave axes to chance. With blocks, m meets fewer of them than e.
+    enough = min(moment.trace() for moment in moments) >= len(starter.m)
+    if "axes" in config.learn and enough and (ended or (step + 1) & step == 0):
+        starter = replace(starter, axes=_axes(moments, starter.axes))
+    starter = replace(starter, training=_after_step(starter.training, results))
+    return StarterTraining(starter, None if ended else moments), results
+
+
+def _moved(
+    lm: FrozenLM, target_ids: Tensor, starter: Starter, inner: FitConfig, results: list[DescentResult], rate: float
+) -> Starter:
+    """The start, moved by a share of the mean displacement of the fits of texts (B, T)."""
     starts = [start_vectors(lm, ids, inner, 0) for ids in target_ids]
     moved_e = torch.stack([r.e - e for r, (e, _) in zip(results, starts, strict=True)]).mean((0, 1))
     moved_m = torch.stack([r.m - m for r, (_, m) in zip(results, starts, strict=True)]).mean(0)
-    rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
-    starter = replace(
-        starter,
-        e=starter.e + rate * moved_e.cpu(),
-        m=starter.m + rate * moved_m.cpu(),
-        training=_after_step(starter.training, results),
-    )
-    ended = step + 1 == config.steps
-    # Each gradient adds 1; fewer would leave axes to chance. With blocks, m meets fewer of them than e.
-    enough = min(moment.trace() for moment in moments) >= width
-    if enough and (ended or (step + 1) & step == 0):
-        starter = replace(starter, axes=_axes(moments))
-    return StarterTraining(starter, None if ended else moments.cpu()), results
+    return replace(starter, e=starter.e + rate * moved_e.cpu(), m=starter.m + rate * moved_m.cpu())
 
 
 def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> Starter:
@@ -257,9 +275,12 @@ def _after_step(training: dict[str, Any], results: list[DescentResult]) -> dict[
     return training | {name: training.get(name, 0) + count for name, count in new.items()}
 
 
-def _axes(moments: Tensor) -> Tensor:
-    """The eigenvectors of second moments (2, D, D), the most varied last, float16."""
-    return torch.linalg.eigh(moments)[1].half().cpu()
+def _axes(moments: Tensor, before: Tensor | None) -> Tensor:
+    """The eigenvectors of second moments (2, D, D), the most varied last, as long as the axes before, float16."""
+    axes = torch.linalg.eigh(moments)[1]
+    if before is not None:
+        axes *= before.float().norm(dim=1, keepdim=True)
+    return axes.half()
 
 
 def _check_same(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> None:

@@ -26,7 +26,7 @@ _SHOWN_CHARACTERS = 40
 bulk_app = typer.Typer()
 
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", help="The folder to write to.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
+ForceAll = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 
 
 @add_command(bulk_app, "pack-all", PANEL)
@@ -46,7 +46,7 @@ def pack_all_command(
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = None,
-    force: Force = False,
+    force: ForceAll = False,
     as_json: Json = False,
 ) -> int:
     """Pack every document of a folder.
@@ -86,7 +86,7 @@ def fit_all_command(
         ),
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0,
-    force: Force = False,
+    force: ForceAll = False,
     as_json: Json = False,
 ) -> int:
     """Fit every text of a list.

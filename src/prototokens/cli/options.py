@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import InputError
-from ..lm.names import BUILT_IN as BUILT_IN
+from ..lm.names import BUILT_IN
 from .terminal import note, read_text
 
 if TYPE_CHECKING:

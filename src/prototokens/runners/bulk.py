@@ -48,13 +48,13 @@ class Outcome:
     note: str | None = None
 
 
-Report = Callable[[Outcome], None]
+OutcomeReport = Callable[[Outcome], None]
 
 
 class _Outcomes(dict[int, Outcome]):
     """Outcomes by number, each reported when it is known."""
 
-    def __init__(self, report: Report | None) -> None:
+    def __init__(self, report: OutcomeReport | None) -> None:
         super().__init__()
         self._report = report
 
@@ -71,7 +71,7 @@ def pack_folder(
     config: PackConfig | None = None,
     *,
     overwrite: bool = False,
-    report: Report | None = None,
+    report: OutcomeReport | None = None,
 ) -> list[Outcome]:
     """Pack every file of a folder, and of the folders in it, into an archive of the same name in another.
 
@@ -195,7 +195,7 @@ def fit_texts(
     max_tokens: int | None = None,
     batch_tokens: int = 256,
     overwrite: bool = False,
-    report: Report | None = None,
+    report: OutcomeReport | None = None,
 ) -> list[Outcome]:
     """Fit every text of a list; texts of the same length in tokens are fitted side by side.
 

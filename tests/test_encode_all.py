@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -141,6 +143,32 @@ def test_a_stopped_call_resumes_to_the_same_bytes(
     assert seen == list(range(groups + 1, 5))
     assert resumed.rows == 6
     assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_call_resumes_to_the_same_bytes(
+    runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path
+) -> None:
+    encode_corpus(runner, source, tmp_path / "whole", config)
+    for groups in (1, 2, 4):
+        child = os.fork()
+        if child == 0:
+            encode_corpus(runner, source, tmp_path / "out", config, progress=killing_after(groups))
+            os._exit(0)
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert not (tmp_path / "out").exists()
+        assert len(list((tmp_path / "out.partial").glob("part-*"))) == groups
+    encode_corpus(runner, source, tmp_path / "out", config)
+    assert (tmp_path / "out").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.jsonl", "whole"]
+
+
+def killing_after(groups: int) -> Any:
+    def kill(state: CorpusProgress) -> None:
+        if state.groups_done == groups:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return kill
 
 
 class Backwards:

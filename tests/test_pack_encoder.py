@@ -17,7 +17,7 @@ from prototokens.archive import chunk_fits
 from prototokens.archive import pack as packing
 from prototokens.archive.chunks import chunk_logits
 from prototokens.archive.efforts import EFFORTS, Effort
-from prototokens.archive.pack import PackConfig
+from prototokens.archive.pack import PackConfig, Packer
 from prototokens.arrangements import blocks
 from prototokens.fitting import fit
 from prototokens.metrics import logit_margins
@@ -63,6 +63,11 @@ def test_the_instant_effort_fits_nothing_and_the_text_comes_back(tmp_path: Path)
     with counted(lm) as calls:
         archive = pack(lm, TEXT, config(instant, encoder=encoder), output=tmp_path / "archive")
     assert calls.backward == []
+    packer = Packer(lm, TEXT, config(instant, encoder=encoder))
+    packer.archive()
+    with counted(lm) as assembly:
+        packer.archive()
+    assert calls.positions() == assembly.positions()  # nothing but what scores the vectors as they are stored
     assert (archive.own_m.all(), archive.arrangement) == (True, encoder.config.arrangement)
     assert archive.packing["effort"]["needs_encoder"]
     assert unpack(lm, read_archive(tmp_path / "archive")) == TEXT  # it needs no encoder

@@ -103,6 +103,9 @@ def test_a_store_that_is_refused_leaves_nothing_behind(run: Any, model: Path) ->
     code, _, told = run("study", "cost", "--scale", "smoke", "--model", model, "--store", "letter.txt")
     assert code == 2
     assert "not a store" in told[-1]
+    code, _, told = run("study", "cost", "--scale", "laptop", "--model", model, "--store", "new")
+    assert code == 2
+    assert "has 64 positions" in told[-1]
     assert [path.name for path in Path().iterdir()] == ["letter.txt"]
 
 

@@ -50,10 +50,13 @@ class Store:
     Killed at any moment, a store holds every cell that was finished, whole, and no other.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: FileLock | None) -> None:
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, lock: FileLock | None, *, is_new: bool = False
+    ) -> None:
         self.path = path
         self._connection = connection
         self._lock = lock
+        self._is_new = is_new
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, write: bool = False) -> Store:
@@ -70,6 +73,7 @@ class Store:
             raise InputError(f"{path}: no such store; a study makes it: prototokens study NAME --store {path}")
         if write and not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}")
+        is_new = not path.exists()
         lock = _lock(path) if write else None
         try:
             mode = "rwc" if write else "rw"
@@ -86,13 +90,20 @@ class Store:
             if isinstance(error, sqlite3.Error):
                 raise InputError(f"{path}: not a store of studies, or it cannot be opened ({error})") from None
             raise
-        return cls(path, connection, lock)
+        return cls(path, connection, lock, is_new=is_new)
 
     def __enter__(self) -> Store:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._is_new and isinstance(error, InputError) and not self._holds_anything():
+            self._connection.close()
+            self.path.unlink(missing_ok=True)  # what made it was refused: leave nothing behind
+            _lock_file(self.path).unlink(missing_ok=True)
         self.close()
+
+    def _holds_anything(self) -> bool:
+        return any(self._read(f"SELECT 1 FROM {table} LIMIT 1") for table in ("cells", "texts"))
 
     def close(self) -> None:
         """Close the file and let others write."""

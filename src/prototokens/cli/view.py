@@ -32,7 +32,7 @@ def view_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write, .html.")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Traces, archives, and one or two files of proto-tokens.", metavar="[FILE]..."),
+        typer.Argument(help="Traces, archives, and one or two files of proto-tokens.", metavar="FILE"),
     ] = None,
     points: Annotated[int, typer.Option(help="Places on the way between two texts, evenly spaced.", metavar="N")] = 41,
     encoder: Annotated[
@@ -55,10 +55,11 @@ def view_command(
 ) -> int:
     """Draw what files hold as one HTML page that needs no network.
 
-    A trace (fit --trace) becomes the fit, step by step. A file of proto-tokens becomes its decode beside greedy
-    generation, which is measured here. Two of them become the way between their vectors. An archive becomes its tokens,
-    by where they come from, and the bytes of each window. With --encoder and --text, a text becomes what an encoder
-    makes of it.
+    A trace, which fit --trace writes, becomes the fit, step by step.
+    A file of proto-tokens becomes its decode beside greedy generation, which is measured here.
+    Two of them become the way between their vectors.
+    An archive becomes its tokens, by where they come from, and the bytes of each window.
+    With --encoder and --text, a text becomes what an encoder makes of it.
 
     Example: prototokens view letter.trace letter.safetensors -o letter.html
     """

@@ -15,7 +15,7 @@ from ..proto_tokens import ProtoTokens
 from .scenes import Film, Lane, Mark, Scene, counted, level
 
 REPEATS = 5
-_ENOUGH_SECONDS = 30.0  # of measuring, after the first round
+_ENOUGH_SECONDS = 60.0  # of measuring, after the first round
 _FRAMES = 160
 LEADS = {
     "A": Mark("leads by less than 1 logit", "blue-1"),

@@ -44,10 +44,10 @@ def recipe(method: str, lr: float | None) -> FitConfig:
 
 def run(lm: FrozenLM, method: str, texts: list[int], options: argparse.Namespace) -> list[dict[str, Any]]:
     target_ids = bench_fit.texts(lm, bench_fit.SOURCES, LENGTH, 4)[texts]
-    attempt, _, _ = METHODS[method]
+    fitter, _, _ = METHODS[method]
     config, steps = recipe(method, options.cramming_lr), options.steps or METHODS[method][2]
     search = {"first": options.first, "factor": options.factor, "work": options.work}
-    capacities = grow(attempt(lm, config), target_ids, steps, **search)
+    capacities = grow(fitter(lm, config), target_ids, steps, **search)
     return [
         {
             "method": method,

@@ -23,7 +23,7 @@ STOP = Stop(max_steps=200, margin=0.01)
 
 
 class Known:
-    """Attempts at texts whose capacities are known; a text's first id is its number."""
+    """Fits of texts whose capacities are known; a text's first id is its number."""
 
     def __init__(self, capacities: list[int]) -> None:
         self.capacities = capacities
@@ -94,8 +94,8 @@ def test_a_real_search_keeps_to_its_budget() -> None:
     lm = family("llama")
     ids = torch.stack([lm.encode("abcdefgh"), lm.encode("hgfedcba")])
     recipe = replace(RECIPE, restarts=1, stop=STOP)
-    for attempt in (one_step(lm, recipe), autoregressive(lm, replace(CRAMMING, stop=STOP))):
-        for measured in grow(attempt, ids, 200, first=2, work=900):
+    for fit_prefixes in (one_step(lm, recipe), autoregressive(lm, replace(CRAMMING, stop=STOP))):
+        for measured in grow(fit_prefixes, ids, 200, first=2, work=900):
             assert measured.work <= 900
 
 

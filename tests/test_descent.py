@@ -143,8 +143,8 @@ def test_held_vectors_remember_nothing() -> None:
 # The score board
 
 
-def board_of(*attempts: int, **stop: float) -> ScoreBoard:
-    return ScoreBoard(torch.tensor(attempts), Stop(**stop))
+def board_of(*candidates: int, **stop: float) -> ScoreBoard:
+    return ScoreBoard(torch.tensor(candidates), Stop(**stop))
 
 
 def margins(right: int, length: int, margin: float = 1.0) -> torch.Tensor:
@@ -173,7 +173,7 @@ def test_a_share_of_right_tokens_meets_that_share(length: int) -> None:
        st.sampled_from([1.0, 2 / 3, 1 / 3]), st.sampled_from([0.0, 2.0]))  # fmt: skip
 @example([(3, 1, 1), (3, 9, 2)], 1.0, 2.0)  # exact ones compare by margin
 @example([(2, 1, 1), (2, 9, 3)], 2 / 3, 2.0)  # the one that meets the rule is kept, even if its loss is higher
-def test_the_best_is_kept_until_the_attempt_is_met(history: list, accuracy: float, margin: float) -> None:
+def test_the_best_is_kept_until_the_candidate_is_met(history: list, accuracy: float, margin: float) -> None:
     board, best, met = board_of(0, accuracy=accuracy, margin=margin), (-1.0, -math.inf), False
     for step, (right, loss, lead) in enumerate(history):
         (improved,) = update(board, step, (margins(right, 3, float(lead)), float(loss)))
@@ -195,7 +195,7 @@ def test_a_margin_of_zero_is_not_right() -> None:
     assert board.status() == [RUNNING]
 
 
-def test_an_attempt_is_met_when_all_its_rows_are() -> None:
+def test_a_candidate_is_met_when_all_its_rows_are() -> None:
     board = board_of(0, 0, 1)
     assert update(board, 0, (margins(2, 2), 1.0), (margins(1, 2), 1.0), (margins(2, 2), 1.0)) == [True, True, True]
     assert board.status() == [RUNNING, MET]

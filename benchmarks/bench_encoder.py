@@ -121,9 +121,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", help="folder or Hub id; the shipped one by default")
     parser.add_argument("--lengths", default="16,64,256", help="tokens, comma-separated")
     parser.add_argument("--sources", default="old,recent")
-    parser.add_argument(
-        "--texts", type=int, default=64, help="texts of each source, kind and length, with no fit step"
-    )
+    parser.add_argument("--texts", type=int, default=64, help="texts of each source, kind and length, with no fit step")
     parser.add_argument("--fit-lengths", default="16,64", help="tokens of the texts that are fitted")
     parser.add_argument("--fit-texts", type=int, default=4, help="texts of each source, kind, length and seed")
     parser.add_argument("--seeds", default="0,1", help="of the fits")

@@ -20,14 +20,9 @@ from prototokens.files.record import read_record, write_record
 from prototokens.fitting.objective import cross_entropy
 from prototokens.fitting.trace import NOT_EVALUATED, Trace, TraceRecorder, load_trace, save_trace
 from prototokens.lm.pieces import pieces, token_texts
+from traces import traced
 
 IN_BLOCKS = replace(ONE, arrangement=blocks(2))
-
-
-def traced(lm: FrozenLM, text: str, config: Any = ONE) -> tuple[Any, Trace]:
-    recorder = TraceRecorder()
-    result = fit(lm, lm.encode(text), config, trace=recorder)
-    return result, recorder.trace(lm)
 
 
 def same_trace(a: Trace, b: Trace) -> bool:

@@ -39,7 +39,7 @@ PACKAGES = {
     " debian-policy debian-reference-en debian-faq debian-kernel-handbook developers-reference installation-guide-amd64"
     " aptitude-doc-en debmake-doc maint-guide ubuntu-packaging-guide-html freedombox-doc-en zsh-doc samba-doc cmake-doc"
     " gitmagic mh-book",
-    "applications": "gimp-help-en gnome-user-docs gnome-devel-docs libreoffice-help-en-us gnucash-docs mate-user-guide"
+    "applications": "gimp-help-en gnome-user-docs gnome-devel-docs libreoffice-help-en-us gnucash-docs"
     " png-definitive-guide csound-doc imagemagick-6-doc ffmpeg-doc jmeter-help renpy-doc gnuplot-doc octave-doc"
     " maxima-doc gap-doc giac-doc",
     "libraries": "python-django-doc python-sqlalchemy-doc python-astropy-doc python-scipy-doc twisted-doc neutron-doc"

@@ -54,7 +54,7 @@ gpu: $(STAMP)  ## measure on a CUDA GPU, within ten minutes, into runs/gpu.jsonl
 
 gpu-form: $(STAMP)  ## the same on this CPU with a tiny model, in a minute: does it run?
 	rm -f runs/gpu-form.jsonl
-	$(BIN)/python benchmarks/gpu/run.py --device cpu --quick --model tiny -o runs/gpu-form.jsonl --strict
+	$(BIN)/python benchmarks/gpu/run.py --device cpu --quick --model tiny -o runs/gpu-form.jsonl --strict --budget 1800
 	$(BIN)/python benchmarks/gpu/table.py runs/gpu-form.jsonl > runs/gpu-form.md
 
 docs: $(STAMP)  ## write docs/cli.md from the commands' --help, and build the documentation site into site/

@@ -120,11 +120,12 @@ def test_a_training_learns_what_it_is_asked_to(kept) -> None:
     lm, begin = family("llama"), kept[-1][0]
     assert begin.axes is not None
     lengths = begin.axes.float().norm(dim=1)
-    for learn in (("start",), ("rates",), ("start", "rates")):
-        ended = train_starter(lm, draw, replace(CONFIG, seed=2, steps=3, learn=learn), begin=begin)
+    for learn in (("start",), ("axes",), ("rates",), ("start", "rates")):
+        ended = train_starter(lm, draw, replace(CONFIG, seed=2, learn=learn), begin=begin)
+        assert ended.axes is not None
         assert torch.equal(ended.e, begin.e) == torch.equal(ended.m, begin.m) == ("start" not in learn)
-        assert torch.allclose(directions(ended), directions(begin), atol=2e-3)
-        assert torch.equal(ended.axes.float().norm(dim=1), lengths) == ("rates" not in learn)
+        assert torch.allclose(directions(ended), directions(begin), atol=2e-3) == ("axes" not in learn)
+        assert torch.allclose(ended.axes.float().norm(dim=1), lengths, rtol=2e-3) == ("rates" not in learn)
     with pytest.raises(InputError, match="learn is 'stars'; name one or more of: start axes rates"):
         replace(CONFIG, learn=("stars",))
 

@@ -59,14 +59,14 @@ def test_killed_from_outside_the_same_command_ends_with_the_same_rows(run, folde
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
-        if " 6 of 24 cells" in line:
+        if " 6 of 28 cells" in line:
             break
     time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     before = rows(Path("killed"))
-    assert 6 <= len(before) < 24
+    assert 6 <= len(before) < 28
     for name in ("killed", "whole"):
         assert run(*call[1:], name)[0] == 0
     whole = rows(Path("whole"))

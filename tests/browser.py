@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ _OPTIONS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe", "about:blank",
 )  # fmt: skip
+_MOST_SECONDS = 60  # that an answer takes
 _KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Home": 36, "End": 35, " ": 32, "Tab": 9, "Enter": 13}
 
 
@@ -28,8 +30,8 @@ class Page:
         fetched: addresses that the page asked for, but its own.
     """
 
-    def __init__(self, commands: int, answers: Any) -> None:
-        self._commands, self._answers, self._number = commands, answers, 0
+    def __init__(self, commands: int, answers: int) -> None:
+        self._commands, self._answers, self._number, self._received = commands, answers, 0, b""
         self._session: str | None = None
         self._events: list[dict[str, Any]] = []
         self.problems: list[str] = []
@@ -54,10 +56,12 @@ class Page:
                 return answer["result"]
 
     def _read(self) -> dict[str, Any]:
-        raw = bytearray()
-        while (byte := self._answers.read(1)) != b"\0":
-            assert byte, "the browser has gone"
-            raw += byte
+        while b"\0" not in self._received:
+            assert select.select([self._answers], [], [], _MOST_SECONDS)[0], "the browser does not answer"
+            part = os.read(self._answers, 1 << 16)
+            assert part, "the browser has gone"
+            self._received += part
+        raw, _, self._received = self._received.partition(b"\0")
         message = json.loads(raw)
         name, values = message.get("method"), message.get("params")
         if name == "Runtime.exceptionThrown":
@@ -134,13 +138,12 @@ def browsing(folder: Path) -> Iterator[Page]:
     os.close(from_us)
     os.close(to_us)
     try:
-        with open(from_browser, "rb") as answers:
-            page = Page(to_browser, answers)
-            yield page
-            os.write(to_browser, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
-            process.wait(timeout=20)
+        yield Page(to_browser, from_browser)
+        os.write(to_browser, json.dumps({"id": 0, "method": "Browser.close"}).encode() + b"\0")
+        process.wait(timeout=20)
     finally:
         os.close(to_browser)
+        os.close(from_browser)
         if process.poll() is None:
             process.kill()
             process.wait()

@@ -110,7 +110,7 @@ GRIDS = {
         positions=512,
         longest=8,
         first=2,
-        work=200,
+        work=150,
     ),
     "laptop": CapacityGrid(
         lengths=(8, 16, 32, 64, 128),

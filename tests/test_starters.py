@@ -117,9 +117,8 @@ def test_what_trains_the_rates_is_the_slope_of_the_loss_after_a_step() -> None:
 
 
 def test_a_training_learns_what_it_is_asked_to(kept) -> None:
-    lm, begin = family("llama"), kept[-1][0]
-    assert begin.axes is not None
-    lengths = begin.axes.float().norm(dim=1)
+    lm, lengths = family("llama"), torch.linspace(0.5, 2, family("llama").width).expand(2, -1)
+    begin = replace(kept[-1][0], axes=(directions(kept[-1][0]) * lengths.unsqueeze(1)).half())
     for learn in (("start",), ("axes",), ("rates",), ("start", "rates")):
         ended = train_starter(lm, draw, replace(CONFIG, seed=2, learn=learn), begin=begin)
         assert ended.axes is not None

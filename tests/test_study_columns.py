@@ -68,7 +68,8 @@ def test_a_fit_s_columns_are_what_its_vectors_score_in_a_pass_written_out(study:
         if "arrangement" in row:
             assert vectors.arrangement.name == row["arrangement"]
         assert vectors.arrangement.block_length == row.get("tokens_per_vector", vectors.arrangement.block_length)
-        assert row["e_tokens"] == len(vectors.e)
+        if study != "throughput":  # its rows are timings
+            assert row["e_tokens"] == len(vectors.e)
         expected = scores(read_out(lm, vectors), ids)
         assert {name: row[name] for name in expected if name in row} == pytest.approx(
             {name: value for name, value in expected.items() if name in row}, abs=2e-4

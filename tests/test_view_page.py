@@ -24,7 +24,7 @@ from prototokens.view.encoders import scene_of_encoder
 from prototokens.view.fits import scene_of_fit
 from prototokens.view.page import build_page, write_page
 from prototokens.view.races import Race, scene_of_decode
-from prototokens.view.scenes import Film, Lane, Mark, Scene
+from prototokens.view.scenes import Curve, Film, Lane, Mark, Scene, Table
 from prototokens.view.ways import scene_of_way
 from test_report_page import Page, contrast
 from traces import traced, unfolded
@@ -57,6 +57,33 @@ def test_text_is_escaped_and_every_value_comes_back(scenes: list[Scene]) -> None
     assert ["".join(unfolded(lane)[-1]) for lane in lanes] == [
         "".join(scene.films[0].lanes[0].texts[-1]) for scene in scenes if not scene.is_still
     ]
+
+
+def test_what_looks_like_html_is_text_wherever_it_stands() -> None:
+    lanes = [Lane(NASTY, [[NASTY, "\r\n"], ["a", NASTY]], ["VR", "RV"])]
+    film = Film(
+        NASTY,
+        lanes,
+        ["x", NASTY],
+        NASTY,
+        ["0", NASTY],
+        1.0,
+        [Curve(NASTY, [1.0, 2.0], 2.0)],
+        [1, 2],
+        NASTY,
+        [NASTY, "b"],
+    )
+    table = Table(NASTY, (NASTY, "b"), [(NASTY, NASTY)], (NASTY, NASTY))
+    marks = {"V": Mark(NASTY, "blue-1"), "R": Mark("x", "orange-1", "wave")}
+    scene = Scene("fit", NASTY, [NASTY], [film, film], marks, NASTY, [table], NASTY)
+    html = build_page([scene, scene])
+    page = Page(html)
+    assert page.open == []
+    assert len(page.all("script")) == 2 + 1
+    assert not page.all("b")
+    assert page.text.count("alert('&\"')") >= 2 * 9
+    (first, _) = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert unfolded(json.loads(first)["films"][0]["lanes"][0]) == [[NASTY, "\r\n"], ["a", NASTY]]
 
 
 def test_the_page_is_one_file_that_may_fetch_nothing_and_run_one_script(scenes: list[Scene]) -> None:

@@ -223,6 +223,19 @@ def test_a_corpus_that_changed_or_other_settings_are_refused(
         encode_corpus(runner, source, tmp_path / "out", config)
 
 
+def test_a_corpus_that_lost_rows_is_refused(
+    runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path
+) -> None:
+    with pytest.raises(Stopped):
+        encode_corpus(runner, source, tmp_path / "out", config, progress=stop_after(3))
+    lines = Path(source).read_text().splitlines(keepends=True)
+    Path(source).write_text("".join(lines[:4]))  # two whole groups, just as they were
+    with pytest.raises(InputError, match=r"out\.partial was begun with more rows than the corpus has: restore"):
+        encode_corpus(runner, source, tmp_path / "out", config)
+    Path(source).write_text("".join(lines))
+    assert encode_corpus(runner, source, tmp_path / "out", config).rows == 6
+
+
 def test_a_unit_that_fails_keeps_the_others(
     runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +287,10 @@ def test_a_folder_and_the_hub_are_corpora_too(
     encode_corpus(runner, "some/set", tmp_path / "hub", replace(config, column="body", split="test"))
     assert [row["text"] for row in rows_of(tmp_path / "hub")] == ["ab", "cd"]
     assert asked == {"name": "some/set", "split": "test", "streaming": True}
+    encode_corpus(runner, "some/set-1.0", tmp_path / "dotted", replace(config, column="body"))
+    assert asked["name"] == "some/set-1.0"
+    with pytest.raises(InputError, match=r"no such file: some/texts\.csv"):
+        encode_corpus(runner, "some/texts.csv", tmp_path / "none", config)
 
     def broken(name: str, **options: Any) -> Iterator[dict[str, str]]:
         yield {"body": "ab"}

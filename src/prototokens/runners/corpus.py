@@ -19,7 +19,7 @@ from ..files.atomic import check_new_file
 from ..files.resume import Journal
 from ..lm.identity import library_versions
 from ..texts.corpora import SOURCES, check_file, stream
-from ..texts.tables import Row, package, row_of, table_rows, text_lines
+from ..texts.tables import FORMATS, Row, package, row_of, table_rows, text_lines
 from .corpus_work import describe, encode_group
 from .vectors_table import passed_over_in, write_table
 from .work import Done, Runner, one
@@ -150,7 +150,7 @@ def corpus_rows(source: str, column: str, split: str) -> Iterator[Row]:
     if source in SOURCES or path.is_dir():
         documents = stream(source, "all", column)
         return (Row(number, document.text) for number, document in enumerate(documents, 1))
-    if source.count("/") == 1 and not path.exists() and not path.suffix:
+    if source.count("/") == 1 and not path.exists() and path.suffix.lower() not in FORMATS:
         return _hub_rows(source, column, split)
     path = check_file(path)
     return text_lines(path) if path.suffix.lower() == ".txt" else table_rows(path, column)
@@ -231,6 +231,10 @@ def _encode_groups(
         if failed is not None:
             line = f"{_span(jobs[failed.number]['rows'])} failed: {failed.error}; finished rows are kept"
             raise (InputError if failed.mendable else RuntimeError)(line)
+    if known and max(known) >= n_groups:
+        raise InputError(
+            f"{journal.folder} was begun with more rows than the corpus has: restore the corpus, or remove that folder"
+        )
     return n_groups
 
 

@@ -64,6 +64,18 @@ def test_documents_that_are_shorter_than_the_longest_text_are_drawn_too(llama: F
         assert drawn == expected
 
 
+@pytest.mark.parametrize("own_share", [0.0, 0.9, 1.0])
+def test_few_texts_may_all_be_of_one_kind(llama: FrozenLM, source: str, own_share: float) -> None:
+    few, _ = training_texts(llama, TextChoice(source, texts=4, own_share=own_share), 6)
+    n_sentences = 4 if own_share else 0
+    assert (few.n_windows(6), len(few.sentences)) == (4 - n_sentences, n_sentences)
+    begins = {tuple(ids[:3].tolist()) for ids in (few.sentences if own_share else few.ids.view(4, 6))}
+    drawn = {tuple(ids.tolist()) for ids in few.draw(3, 100, 1.0, seed=0)}
+    assert drawn == begins if own_share else begins <= drawn
+    scored = few.evenly_spaced(6, 8)
+    assert {kind: len(ids) for kind, ids in scored.items()} == {"windows": 4 - n_sentences, "own": n_sentences}
+
+
 def test_a_long_document_is_tokenized_in_pieces(llama: FrozenLM, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = training_texts(llama, TextChoice(source), 6)
     monkeypatch.setattr(training, "_CHARACTERS_AT_ONCE", 100)

@@ -46,10 +46,14 @@ class TrainingTexts:
         """Random texts of one length, int64, (count, length): sentences with this probability, else windows."""
         generator = torch.Generator().manual_seed(seed)
         is_sentence = torch.rand(count, generator=generator) < sentence_share  # (count,)
-        windows = self.windows(torch.randint(self.n_windows(length), (count,), generator=generator), length)
-        if not len(self.sentences):
-            return windows.long()
-        sentences = self.sentences[torch.randint(len(self.sentences), (count,), generator=generator), :length]
+        n_windows, n_sentences = self.n_windows(length), len(self.sentences)
+        numbers = torch.randint(max(1, n_windows), (count,), generator=generator)
+        if not n_sentences:
+            return self.windows(numbers, length).long()
+        sentences = self.sentences[torch.randint(n_sentences, (count,), generator=generator), :length]
+        if not n_windows:  # few texts, and all of them sentences
+            return sentences.long()
+        windows = self.windows(numbers, length)
         return torch.where(is_sentence[:, None], sentences, windows).long()
 
     def windows(self, numbers: Tensor, length: int) -> Tensor:

@@ -135,6 +135,30 @@ def test_save_and_load_is_the_identity(llama: FrozenLM, config: EncoderConfig, t
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
 
 
+def test_a_name_follows_the_weights_and_is_hashed_once(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes: list[str] = []
+
+    def counted(weights: list[torch.Tensor]) -> str:
+        hashes.append(hashed(weights))
+        return hashes[-1]
+
+    hashed = encoding._hashed
+    monkeypatch.setattr(encoding, "_hashed", counted)
+    encoder = random_encoder(llama)
+    first = encoder.name
+    assert (encoder.name, replace(encoder, training={}).name, len(hashes)) == (first, first, 1)
+    optimiser = torch.optim.AdamW(encoder.network.parameters(), lr=0.1)
+    encoder.network(llama.embed(torch.ones(1, 4, dtype=torch.long)))[0].sum().backward()
+    optimiser.step()
+    assert encoder.name != first
+    encoder.network.load_state_dict(random_encoder(llama).network.state_dict())
+    assert encoder.name == first
+    with torch.inference_mode():
+        other = random_encoder(llama, seed=1)
+        assert (other.name, other.name) == (hashes[-1], hashes[-2])
+    assert len(hashes) == 5
+
+
 def test_half_the_bytes_on_disk_and_float32_in_use(llama: FrozenLM, tmp_path: Path) -> None:
     encoder = random_encoder(llama)
     folder = encoder.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)

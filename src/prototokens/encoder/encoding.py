@@ -10,6 +10,7 @@ from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -85,11 +86,18 @@ class Encoder:
 
     @property
     def name(self) -> str:
-        """A short name that tells encoders apart: `encoder-` and the first digits of a hash of the weights."""
-        digest = hashlib.sha256()
-        for tensor in self.network.state_dict().values():
-            digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
-        return f"encoder-{digest.hexdigest()[:12]}"
+        """A short name that tells encoders apart: `encoder-` and the first digits of a hash of the weights.
+
+        It is worked out anew only when the weights have changed: a hash takes longer than the pass of a short text.
+        """
+        weights = list(self.network.state_dict().values())
+        if any(tensor.is_inference() for tensor in weights):  # these do not count their changes
+            return _hashed(weights)
+        state = [(tensor.data_ptr(), tensor._version) for tensor in weights]
+        known = _NAMES.get(self.network)
+        if known is None or known.state != state:
+            known = _NAMES[self.network] = _Name(_hashed(weights), state, weights)
+        return known.name
 
     @cached_property
     def n_weights(self) -> int:
@@ -227,6 +235,25 @@ class Encoder:
             "model": asdict(self.model),
             "training": self.training,
         }
+
+
+@dataclass(frozen=True, eq=False)
+class _Name:
+    """An encoder's name, and of each weight its address and number of changes; the weights keep their addresses."""
+
+    name: str
+    state: list[tuple[int, int]]
+    weights: list[Tensor]
+
+
+_NAMES: WeakKeyDictionary[EncoderNetwork, _Name] = WeakKeyDictionary()
+
+
+def _hashed(weights: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in weights:
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+    return f"encoder-{digest.hexdigest()[:12]}"
 
 
 @torch.no_grad()

@@ -51,18 +51,22 @@ class Kept:
     Args:
         path: the file, which only grows.
         identity: columns that all rows have, and in which rows must agree to count.
-        retry: whether what failed is measured again.
+        n_retried: of how many rows, the first ones, what failed is measured again.
         about: further columns, in which rows may differ.
     """
 
-    def __init__(self, path: Path, identity: Result, *, retry: bool = False, about: Result | None = None) -> None:
-        self.path, self.identity, self.retry, self.about = path, identity, retry, about or {}
+    def __init__(self, path: Path, identity: Result, *, n_retried: int = 0, about: Result | None = None) -> None:
+        self.path, self.identity, self.n_retried, self.about = path, identity, n_retried, about or {}
         self._begun = begun_file(path)
 
     def has(self, cell: Cell) -> bool:
-        """Whether the cell has a row."""
-        rows = load_rows(self.path, **self.identity, **cell.settings)
-        return any(row["state"] != FAILED or not self.retry for row in rows)
+        """Whether the cell has a row that counts."""
+        wanted = self.identity | cell.settings
+        return any(
+            all(row.get(name) == value for name, value in wanted.items())
+            for number, row in enumerate(load_rows(self.path))
+            if number >= self.n_retried or row.get("state") != FAILED
+        )
 
     def measure(self, cells: Iterable[Cell], until: float) -> bool:
         """Measure the cells that have no row, in order, as long as there is time; says whether none is left.

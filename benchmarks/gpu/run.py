@@ -47,6 +47,8 @@ def main() -> None:
             "torch finds no CUDA GPU here. Whether all runs can be seen without: --device cpu --quick --model tiny"
         )
 
+    if options.retry:  # what fails from here on is not tried a third time
+        options.n_retried = len(load_rows(options.output))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options.output.parent.mkdir(parents=True, exist_ok=True)
     began, unfinished = time.time(), []
@@ -79,6 +81,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--encoder-folder", type=Path, help="folder of an encoder whose training goes on")
     parser.add_argument("--encoder-options", default="", help="the options that its training was begun with")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--n-retried", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--until", type=float, default=float("inf"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.parts.split(",")) - set(PARTS)
@@ -95,6 +98,7 @@ def _part_in_a_process(options: argparse.Namespace, part: str, until: float) -> 
     from gpu.cells import BROKEN_DEVICE, begun_file, keep_death
 
     command = [sys.executable, __file__, *sys.argv[1:], "--part", part, "--until", str(until)]
+    command += ["--n-retried", str(options.n_retried)]
     while time.time() < until:
         begun_file(options.output).unlink(missing_ok=True)
         process = subprocess.Popen(command)
@@ -128,7 +132,7 @@ def _run_part(options: argparse.Namespace) -> None:
     load, device, quick = loader(options.model), options.device, options.quick
     about = {"code": code_hash(), "precision": precision()}
     try:
-        kept = Kept(options.output, identity(load(device, "float32"), device), retry=options.retry, about=about)
+        kept = Kept(options.output, identity(load(device, "float32"), device), n_retried=options.n_retried, about=about)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(MISTAKE)

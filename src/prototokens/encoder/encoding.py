@@ -252,7 +252,7 @@ _NAMES: WeakKeyDictionary[EncoderNetwork, _Name] = WeakKeyDictionary()
 def _hashed(weights: list[Tensor]) -> str:
     digest = hashlib.sha256()
     for tensor in weights:
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return f"encoder-{digest.hexdigest()[:12]}"
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from archives import odd
+from encoders import random_encoder
 from families import ONE, build, family, tokenizer
 from prototokens import FrozenLM, InputError, Stop, decode, load, preset, read_archive, save, unpack
 from prototokens.archive.efforts import Effort, effort_named
@@ -107,6 +108,19 @@ def test_folders_are_refused(runner: InProcess, folder: Path, tmp_path: Path) ->
         with pytest.raises(InputError, match=message):
             pack_folder(runner, source, output, QUICK)
     assert not (tmp_path / "packed").exists()
+
+
+def test_an_encoder_that_serves_no_document_is_refused_once(runner: InProcess, folder: Path, tmp_path: Path) -> None:
+    other = random_encoder(family("gpt2"))
+    for config, message in (
+        (PackConfig("instant"), "no encoder for LlamaForCausalLM comes with the package"),
+        (PackConfig("fast", encoder=other), "this encoder belongs to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            pack_folder(runner, folder, tmp_path / "packed", config)
+    assert not (tmp_path / "packed").exists()
+    outcomes = pack_folder(runner, folder, tmp_path / "packed", PackConfig("instant", encoder=random_encoder()))
+    assert [outcome.error for outcome in outcomes] == [None, None, None]
 
 
 def test_every_text_of_a_list_is_fitted(llama: FrozenLM, runner: InProcess, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from ..archive.archive import read_archive
 from ..archive.chunks import in_batches
+from ..archive.efforts import effort_named
 from ..archive.pack import PackConfig, pack
 from ..archive.settings import packed_otherwise
 from ..errors import InputError
@@ -90,11 +91,14 @@ def pack_folder(
         One outcome for each document, in the order of their names.
 
     Raises:
-        InputError: there is no such folder, it holds no file, or the output lies in it.
+        InputError: there is no such folder, it holds no file, or the output lies in it; or the encoder belongs to
+            another model, or the effort needs one and the package has none for the model.
     """
     names = _documents_in(folder, output)
     targets = [output / f"{name}{ARCHIVE_SUFFIX}" for name in names]
     config = config or PackConfig()
+    if config.encoder is not None or effort_named(config.effort).needs_encoder:
+        one(runner, _check_encoder, config)  # said once, where it holds for every document
     outcomes = _Outcomes(report)
     for target in targets:
         make_folder(target.parent)
@@ -130,6 +134,13 @@ def _pack_document(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     text = utf8(file_bytes(Path(job["file"])), job["file"])
     archive = pack(lm, text, job["config"], output=output, overwrite=job["overwrite"])
     return _pack_record(archive.text_bytes, output, archive.n_tokens, archive.share_from_vectors)
+
+
+def _check_encoder(lm: FrozenLM, config: PackConfig) -> None:
+    """Work: refuse an encoder of another model, or an effort that needs one where the package has none."""
+    encoder = config.settled(lm).encoder
+    if encoder is not None:
+        encoder.check(lm.identity)
 
 
 def _existing_archives(runner: Runner, pairs: Sequence[tuple[Path, Path]], config: PackConfig) -> list[Outcome]:

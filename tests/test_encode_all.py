@@ -243,14 +243,25 @@ def test_a_unit_that_fails_keeps_the_others(
 
     def fails(lm: FrozenLM, encoder: Any, ids: torch.Tensor) -> Any:
         if ids.shape[1] == 13:
-            raise RuntimeError("out of memory")
+            raise RuntimeError("no kernel")
         return vectors(lm, encoder, ids)
 
     monkeypatch.setattr(corpus_work, "_vectors", fails)
-    with pytest.raises(RuntimeError, match="rows 5 to 6 failed: RuntimeError: out of memory; finished rows are kept"):
+    with pytest.raises(RuntimeError, match="rows 5 to 6 failed: RuntimeError: no kernel; finished rows are kept"):
         encode_corpus(runner, source, tmp_path / "out", config)
     monkeypatch.undo()
     assert len(list((tmp_path / "out.partial").glob("part-*"))) == 2
+
+
+def test_where_memory_runs_out_the_user_is_told_what_to_do(
+    runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 8 GiB")
+
+    monkeypatch.setattr(corpus_work, "_vectors", fails)
+    with pytest.raises(InputError, match=r"failed: memory ran out; ask for less .* 8 GiB\); finished rows are kept"):
+        encode_corpus(runner, source, tmp_path / "out", config)
 
 
 def test_texts_are_cut_as_asked(llama: FrozenLM, runner: InProcess, config: CorpusConfig, tmp_path: Path) -> None:

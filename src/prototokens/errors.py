@@ -8,5 +8,15 @@ class InputError(ValueError):
     """
 
 
+MEMORY_RAN_OUT = "memory ran out; ask for less at a time, such as fewer restarts, a shorter text or batch"
+"""What to tell the user of an error of which `memory_ran_out` is true."""
+
+
+def memory_ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a device (`torch.OutOfMemoryError`) or on the host."""
+    host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    return host or type(error).__name__ == "OutOfMemoryError"
+
+
 class UnknownModelError(InputError):
     """No model of that name is on this machine, and none can be fetched."""

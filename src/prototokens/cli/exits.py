@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from ..errors import InputError
+from ..errors import MEMORY_RAN_OUT, InputError, memory_ran_out
 from .terminal import flush_output, note
 
 DONE, NOT_EXACT, MISTAKE, SOME_FAILED, BUG, INTERRUPTED = 0, 1, 2, 3, 70, 130
@@ -71,18 +71,12 @@ def _message(error: Exception) -> str | None:
         context = getattr(error, "ctx", None)
         where = f" (see: {context.command_path} --help)" if context else ""
         return f"{error.format_message()}{where}"
-    if _memory_ran_out(error):
-        return "memory ran out; ask for less at a time, such as fewer restarts, a shorter text or batch"
+    if memory_ran_out(error):
+        return MEMORY_RAN_OUT
     if isinstance(error, OSError):
         reason = error.strerror or type(error).__name__
         return f"{os.fsdecode(error.filename)}: {reason}" if isinstance(error.filename, (str, bytes)) else reason
     return None
-
-
-def _memory_ran_out(error: Exception) -> bool:
-    """Whether an error says that memory ran out, on a device (`torch.OutOfMemoryError`) or on the host."""
-    host = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
-    return host or type(error).__name__ == "OutOfMemoryError"
 
 
 def printable(message: str) -> str:

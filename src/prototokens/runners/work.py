@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InputError
+from ..errors import MEMORY_RAN_OUT, InputError, memory_ran_out
 
 if TYPE_CHECKING:
     from ..lm.frozen import FrozenLM
@@ -23,7 +23,8 @@ class Done:
         number: its place among the jobs, from 0.
         value: what the work returned, or None.
         error: why it failed, on one line, or None.
-        mendable: whether the user can mend the failure, as with an `InputError`; else the line names the exception.
+        mendable: whether the user can mend the failure, as with an `InputError` or where memory ran out; else the line
+            names the exception.
     """
 
     number: int
@@ -34,9 +35,10 @@ class Done:
     @classmethod
     def failed(cls, number: int, error: BaseException) -> Done:
         """A unit that an exception has ended."""
-        mendable = isinstance(error, InputError)
         said = " ".join(str(error).split())
-        name = type(error).__name__
+        if memory_ran_out(error):
+            return cls(number, error=f"{MEMORY_RAN_OUT} ({said})"[:1000], mendable=True)
+        mendable, name = isinstance(error, InputError), type(error).__name__
         line = said if mendable and said else f"{name}: {said}" if said else name
         return cls(number, error=line[:1000], mendable=mendable)
 

@@ -28,9 +28,9 @@ def generate(lm: FrozenLM, inputs_embeds: Tensor, n_tokens: int, seed: int | Non
     with torch.random.fork_rng(cuda, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        by = _by_transformers if _transformers_can(lm) else _step_by_step
+        generate_batch = _by_transformers if _transformers_can(lm) else _step_by_step
         batches = inputs_embeds.split(1) if mixes_rows(lm) else [inputs_embeds]
-        return torch.cat([by(lm, batch, n_tokens, sample=seed is not None) for batch in batches])
+        return torch.cat([generate_batch(lm, batch, n_tokens, sample=seed is not None) for batch in batches])
 
 
 def without_own_settings(model: Any) -> Any:

@@ -212,13 +212,13 @@ def _encode_groups(
             dict(job, group=number, rows=group, digest=_digest(group)) for number, group in batch
         ]
         n_groups += len(jobs)
-        for each in jobs:
-            if each["group"] in known and not torch.equal(known[each["group"]], each["digest"]):
+        for unit in jobs:
+            if unit["group"] in known and not torch.equal(known[unit["group"]], unit["digest"]):
                 raise InputError(
-                    f"{_span(each['rows'])} are others than when {journal.folder} was begun: "
+                    f"{_span(unit['rows'])} are others than when {journal.folder} was begun: "
                     "restore the corpus, or remove that folder"
                 )
-        jobs = [each for each in jobs if each["group"] not in known]
+        jobs = [unit for unit in jobs if unit["group"] not in known]
         failed: Done | None = None
         for done in runner.run(encode_group, jobs):
             if done.error is not None:

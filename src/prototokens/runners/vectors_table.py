@@ -72,8 +72,8 @@ def write_table(path: Path, parts: Iterable[Mapping[str, Tensor]], metadata: Map
 def read_metadata(path: Path) -> dict[str, Any]:
     """What the file says about its vectors: model, encoder, arrangement and how it was made."""
     schema = package("pyarrow.parquet").read_schema(path)
-    found: dict[str, Any] = json.loads(schema.metadata[METADATA.encode()])
-    return found
+    metadata: dict[str, Any] = json.loads(schema.metadata[METADATA.encode()])
+    return metadata
 
 
 def _schema(metadata: Mapping[str, Any]) -> Any:
@@ -98,8 +98,8 @@ def _table(part: Mapping[str, Tensor], schema: Any) -> Any:
     raw = part["text"].numpy().tobytes()
     ends = np.cumsum(text_bytes)
     texts = [raw[end - count : end].decode() for end, count in zip(ends, text_bytes, strict=True)]
-    every = np.full(len(vectors), vectors.shape[-1])
-    listed = arrow.ListArray.from_arrays(_offsets(every), arrow.array(vectors.reshape(-1)))
+    widths = np.full(len(vectors), vectors.shape[-1])
+    listed = arrow.ListArray.from_arrays(_offsets(widths), arrow.array(vectors.reshape(-1)))
     columns = [
         arrow.array(row),
         arrow.array(piece.astype(np.int32)),

@@ -130,7 +130,7 @@ def time_step(models: Models, dtype: str, n_texts: int, length: int) -> Result:
 
 
 def time_decode(models: Models, dtype: str, n_texts: int, length: int) -> Result:
-    """Decoding, strings included, over the bare forward pass that gives its logits."""
+    """Decoding, strings included and scores left out, over the bare forward pass that gives its logits."""
     lm = models.get(dtype)
     layout = arrangement_named(preset().at(length).arrangement).layout(length)
     _check_room(lm, len(layout.slots), n_texts * length * lm.vocabulary * (4 + lm.dtype.itemsize))
@@ -142,7 +142,7 @@ def time_decode(models: Models, dtype: str, n_texts: int, length: int) -> Result
         lm.logits(inputs_embeds, layout.read_positions())
 
     first = _first_seconds(bare)
-    seconds = medians({"decode": lambda: decode(lm, vectors), "bare": bare}, _REPEATS)
+    seconds = medians({"decode": lambda: decode(lm, vectors, scores=False), "bare": bare}, _REPEATS)
     return {
         "decode_seconds": seconds["decode"],
         "bare_seconds": seconds["bare"],

@@ -148,6 +148,9 @@ def test_the_learning_rate_rises_is_constant_and_falls() -> None:
         (lambda: Schedule(lr=0), "both must be above 0"),
         (lambda: Schedule(lr=float("nan")), "lr is nan and clip 1; both must be above 0"),
         (lambda: Schedule(optimiser="sgd"), "unknown optimiser 'sgd'; choose one of: adamw muon"),
+        (lambda: Schedule(betas=(0.9, 1.0)), r"betas are \[0\.9, 1\.0\]; give two numbers from 0 to below 1"),
+        (lambda: Schedule(betas=(0.9,)), "give two numbers from 0 to below 1"),  # type: ignore[arg-type]
+        (lambda: Schedule(betas=("a", "b")), "give two numbers from 0 to below 1"),  # type: ignore[arg-type]
         (lambda: Schedule(momentum=2), "momentum is 2; it must be at least 0 and at most 1"),
         (lambda: EncoderTraining(lengths=()), r"lengths are \[\]; give numbers of tokens from 1 to"),
         (lambda: EncoderTraining(lengths=(4, 0)), r"lengths are \[4, 0\]; give numbers of tokens"),

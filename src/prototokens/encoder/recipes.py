@@ -71,6 +71,8 @@ class Schedule:
             raise InputError(f"unknown optimiser {self.optimiser!r}; choose one of: {' '.join(OPTIMISERS)}")
         if not (0 < self.lr < float("inf") and self.clip > 0):
             raise InputError(f"lr is {self.lr:g} and clip {self.clip:g}; both must be above 0, and lr finite")
+        if len(self.betas) != 2 or not all(type(beta) in (int, float) and 0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas are {list(self.betas)}; give two numbers from 0 to below 1")
         _check("warmup_steps", self.warmup_steps, 0)
         _check("decay_share", self.decay_share, 0, 1)
         _check("momentum", self.momentum, 0, 1)
@@ -124,7 +126,7 @@ class TextChoice:
     """Which texts are trained on and validated on.
 
     Attributes:
-        source: see `texts.corpora.SOURCES`, or a file; only documents of the `train` split are used.
+        source: see `texts.corpora.SOURCES`, or a file or folder; only documents of the `train` split are used.
         texts: train on this many texts (and their beginnings) and validate on the same ones, to check that training
             works at all. None: all texts of the source.
         own_share: share of texts that begin at a sentence and are tokenized by themselves; the others are windows cut

@@ -64,7 +64,7 @@ def sample(
     Another length draws other texts. For one text at many lengths, draw the longest and take its prefixes.
 
     Args:
-        source: a name from `SOURCES`, or the path of a .txt, .jsonl, .csv or .parquet file.
+        source: a name from `SOURCES`, or the path of a .txt, .jsonl, .csv or .parquet file, or of a folder of files.
         lm: supplies the tokenizer, and for `generated` the model.
         length: T, of each text in tokens, at least 1.
         count: B, the number of texts, at least 1.

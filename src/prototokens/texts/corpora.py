@@ -76,9 +76,9 @@ def documents(source: str | Path, split: str = "all", column: str = "text") -> l
 
     Args:
         source: `speeches`, `old`, `recent`, `pg19`, `fanfics`, or the path of a .txt, .jsonl, .csv or .parquet file,
-            or of a folder. A .txt file is one document, a row of the others is one document; blank rows are left out. Of a
-            folder all such files are read, and .md and .rst files like .txt ones, in the order of their paths; hidden
-            ones are left out.
+            or of a folder. A .txt file is one document, a row of the others is one document; blank rows are left out.
+            Of a folder all such files are read, and .md and .rst files like .txt ones, in the order of their paths;
+            hidden ones are left out.
         split: `train`, `test` or `all`; see the module's docstring for the rule.
         column: the column of .jsonl, .csv or .parquet files that holds the text.
 

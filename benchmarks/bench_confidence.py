@@ -63,7 +63,7 @@ def pooled(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Share right against the least margin of a bin, a line for each source, and the share of all tokens in each bin."""
+    """Share right by the least margin of a bin, a line for each source, and the share of all tokens in each bin."""
     with drawing.style():
         figure, (right_panel, count_panel) = drawing.panels(1, 2, 3.2)
         for number, source in enumerate(sorted({row["source"] for row in rows})):

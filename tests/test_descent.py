@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from families import family
 from prototokens import AdamW, FitConfig, InputError, Stop
 from prototokens.arrangements import ARRANGEMENTS
-from prototokens.fitting.bank import Bank, GradientSums
+from prototokens.fitting.bank import AxisStatistics, Bank
 from prototokens.fitting.objective import cross_entropy
 from prototokens.fitting.scoreboard import MET, NONFINITE, RUNNING, ScoreBoard
 from prototokens.fitting.starter import Starter
@@ -87,8 +87,8 @@ def test_a_rotated_step_is_a_step_of_the_rotated_problem() -> None:
 
 
 def test_second_moments_are_of_gradients_of_length_1() -> None:
-    sums = GradientSums.of_width(3)
-    moments, bank = sums.moments, Bank(torch.zeros(2, 1, 3), torch.arange(2), trained=True, sums=sums)
+    statistics = AxisStatistics.of_width(3)
+    moments, bank = statistics.moments, Bank(torch.zeros(2, 1, 3), torch.arange(2), trained=True, statistics=statistics)
     bank.step(torch.tensor([[[3.0, 0, 0]], [[0, 0.1, 0]]]), AdamW(), torch.full((2,), 0.1))
     assert torch.allclose(moments, torch.diag(torch.tensor([1.0, 1.0, 0.0])))
     bank.step(torch.tensor([[[0.0, 0, 5]], [[torch.nan, 0.1, torch.inf]]]), AdamW(), torch.full((2,), 0.1))

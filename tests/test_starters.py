@@ -12,13 +12,14 @@ from torch import Tensor
 from families import FAMILIES, family
 from prototokens import AdamW, FrozenLM, Given, InputError, Stop, decode, fit, fit_batch, load, preset, save
 from prototokens.arrangements import ARRANGEMENTS, blocks
-from prototokens.fitting.bank import Bank, GradientSums
+from prototokens.fitting.bank import AxisStatistics, Bank
 from prototokens.fitting.starter import Starter, _shipped, load_starter, save_starter, shipped_starter
 from prototokens.fitting.starts import start_vectors
 from prototokens.fitting.train_starter import (
     StarterConfig,
     StarterProgress,
     StarterTraining,
+    _grown,
     load_training,
     save_training,
     train_starter,
@@ -100,8 +101,10 @@ def test_steps_along_an_axis_are_as_long_as_the_axis() -> None:
 
 def test_what_trains_the_rates_is_the_slope_of_the_loss_after_a_step() -> None:
     """On a quadratic, along the coordinates: products are -dL(after) / d log(length) / lr / |gradient|, by hand."""
-    curvature, sums = torch.tensor([0.1, 1.0, 30.0]), GradientSums.of_width(3)
-    bank = Bank(torch.tensor([[[1.0, 1.0, 1.0]]]), torch.zeros(1).long(), trained=True, axes=torch.eye(3), sums=sums)
+    curvature, statistics = torch.tensor([0.1, 1.0, 30.0]), AxisStatistics.of_width(3)
+    bank = Bank(
+        torch.tensor([[[1.0, 1.0, 1.0]]]), torch.zeros(1).long(), trained=True, axes=torch.eye(3), statistics=statistics
+    )
     lr, first = 0.5, bank.values.detach().clone()
     slopes = torch.zeros(3)
     for step in range(2):
@@ -112,8 +115,8 @@ def test_what_trains_the_rates_is_the_slope_of_the_loss_after_a_step() -> None:
             slopes = torch.autograd.grad((curvature * after**2 / 2).sum(), log_length)[0]
             slopes = -slopes / lr / gradient.norm()
         bank.step(gradient, AdamW(betas=(0.8, 0.95), eps=1e-12), torch.full((1,), lr))
-    assert torch.allclose(sums.products, slopes, rtol=1e-4)
-    assert torch.allclose(sums.agreement, slopes.sign(), rtol=1e-4)
+    assert torch.allclose(statistics.products, slopes, rtol=1e-4)
+    assert torch.allclose(statistics.agreement, slopes.sign(), rtol=1e-4)
 
 
 def test_a_training_learns_what_it_is_asked_to(kept) -> None:
@@ -125,8 +128,17 @@ def test_a_training_learns_what_it_is_asked_to(kept) -> None:
         assert torch.equal(ended.e, begin.e) == torch.equal(ended.m, begin.m) == ("start" not in learn)
         assert torch.allclose(directions(ended), directions(begin), atol=2e-3) == ("axes" not in learn)
         assert torch.allclose(ended.axes.float().norm(dim=1), lengths, rtol=2e-3) == ("rates" not in learn)
+    with pytest.raises(InputError, match="rates are learned along axes, and there are none"):
+        train_starter(lm, draw, replace(CONFIG, learn=("rates",)), begin=replace(begin, axes=None))
     with pytest.raises(InputError, match="learn is 'stars'; name one or more of: start axes rates"):
         replace(CONFIG, learn=("stars",))
+
+
+def test_no_axis_is_lost_however_long_it_grows() -> None:
+    axes, up = torch.eye(3).expand(2, -1, -1).half(), torch.tensor([5.0, -5.0, 0.0]).expand(2, -1)
+    for _ in range(9):
+        axes = _grown(axes, up)
+    assert torch.allclose(axes.float().norm(dim=1), torch.tensor([16, 1 / 16, 1]).expand(2, -1), rtol=1e-3)
 
 
 def test_a_fit_descends_along_the_axes_of_its_start(kept, llama: FrozenLM) -> None:

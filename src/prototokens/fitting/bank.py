@@ -11,7 +11,7 @@ from .recipes import AdamW
 
 
 @dataclass(frozen=True, eq=False)
-class GradientSums:
+class AxisStatistics:
     """What a training of axes adds up over the steps of a descent, for one bank.
 
     Attributes:
@@ -26,8 +26,8 @@ class GradientSums:
     sizes: Tensor
 
     @classmethod
-    def of_width(cls, width: int, device: torch.device | None = None) -> GradientSums:
-        """Sums of nothing yet."""
+    def of_width(cls, width: int, device: torch.device | None = None) -> AxisStatistics:
+        """Statistics of nothing yet."""
         return cls(*(torch.zeros(*shape, device=device) for shape in ((width, width), (width,), (width,))))
 
     def add(self, gradient: Tensor, along: Tensor, change: Tensor | None) -> None:
@@ -57,17 +57,23 @@ class Bank:
         trained: whether the vectors move.
         axes: orthogonal axes along which Adam's means are taken, columns, (D, D); None: the coordinates. A step along
             an axis is as long as the axis, since Adam's change does not depend on the gradient's scale.
-        sums: where what trains axes is added up, or None.
+        statistics: where what trains axes is added up, or None.
     """
 
     def __init__(
-        self, values: Tensor, of: Tensor, *, trained: bool, axes: Tensor | None = None, sums: GradientSums | None = None
+        self,
+        values: Tensor,
+        of: Tensor,
+        *,
+        trained: bool,
+        axes: Tensor | None = None,
+        statistics: AxisStatistics | None = None,
     ) -> None:
         self.values = values.detach().clone().requires_grad_(trained)
         self.of = of
         self.trained = trained
-        self._axes, self._sums = axes, sums
-        self._change: Tensor | None = None  # of the last step, kept for the sums alone
+        self._axes, self._statistics = axes, statistics
+        self._change: Tensor | None = None  # of the last step, kept for the statistics alone
         self._best = values.detach().clone()
         self._of_at_first = of
         self._ids = torch.arange(values.shape[0], device=values.device)
@@ -104,13 +110,13 @@ class Bank:
         lr = self._mean_rates(rates)
         self._steps += 1
         along = gradient if self._axes is None else gradient @ self._axes
-        if self._sums is not None:
-            self._sums.add(gradient, along, self._change)
+        if self._statistics is not None:
+            self._statistics.add(gradient, along, self._change)
         self._mean.lerp_(along, 1 - beta1)
         self._square.mul_(beta2).addcmul_(along, along, value=1 - beta2)
         scale = (self._square / (1 - beta2**self._steps)).sqrt_().add_(adamw.eps)
         change = (self._mean / scale).div_(1 - beta1**self._steps)
-        if self._sums is not None:
+        if self._statistics is not None:
             self._change = change
         self.values.mul_(1 - lr * adamw.weight_decay)
         self.values.sub_(lr * (change if self._axes is None else change @ self._axes.T))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arrangements import Arrangement, arrangement_named
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
-from .bank import Bank, GradientSums
+from .bank import AxisStatistics, Bank
 from .given import Given
 from .recipes import FitConfig
 from .starts import Axes, perturbations, start_vectors
@@ -54,7 +54,7 @@ def banks(
     config: FitConfig,
     given: Given,
     axes: Axes,
-    sums: tuple[GradientSums, GradientSums] | None,
+    statistics: tuple[AxisStatistics, AxisStatistics] | None,
 ) -> tuple[Bank, Bank]:
     """The banks of e and of m for the rows of texts (B, T): text by text, and for each its restarts.
 
@@ -87,7 +87,7 @@ def banks(
             start = _checked(f"{name}_start", start, (count, *shape) if start.ndim > len(shape) else shape)
             values += start.to(lm.device).expand(count, *shape).repeat_interleave(restarts, 0)
         values, of = values.reshape(len(values), -1, lm.width), shared_of if is_shared else number
-        return Bank(values, of, trained=True, axes=axes[which], sums=sums and sums[which])
+        return Bank(values, of, trained=True, axes=axes[which], statistics=statistics and statistics[which])
 
     n_e_tokens = arrangement_named(config.arrangement).n_e_tokens(target_ids.shape[-1], config.e_tokens)
     e_shape, m_shape = (n_e_tokens, lm.width), (lm.width,)

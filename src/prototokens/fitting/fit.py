@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import hash_ids, library_versions
 from ..proto_tokens import ProtoTokens, Provenance
-from .bank import GradientSums
+from .bank import AxisStatistics
 from .beginning import banks, fixed_vectors, group_numbers
 from .checks import check_arguments, check_shape, check_texts
 from .descent import Descent, DescentResult, FitProgress
@@ -171,13 +171,13 @@ def descend(
     *,
     progress: Callable[[FitProgress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-    sums: tuple[GradientSums, GradientSums] | None = None,
+    statistics: tuple[AxisStatistics, AxisStatistics] | None = None,
     passes: Passes | None = None,
     trace: TraceRecorder | None = None,
 ) -> Descended:
     """The descent alone, without the last scoring at batch 1; all else as in `fit_batch`.
 
-    To `sums`, those of e and of m, if they are given, the descent adds what trains axes.
+    To `statistics`, those of e and of m, if they are given, the descent adds what trains axes.
     """
     check_arguments(lm, target_ids, config, given)
     given = given or Given()
@@ -196,7 +196,7 @@ def descend(
     fixed = fixed_vectors(lm, arrangement, given)
     group_of = group_numbers(given, n_texts)
     config, axes = resolve_optimiser(lm, config)
-    e, m = banks(lm, target_ids, group_of, config, given, axes, sums)
+    e, m = banks(lm, target_ids, group_of, config, given, axes, statistics)
     rows = target_ids.repeat_interleave(config.restarts, dim=0)  # (R, T)
     if trace is not None:
         trace.begin(target_ids, config.restarts, arrangement)

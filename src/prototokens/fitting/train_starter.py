@@ -18,7 +18,7 @@ from ..arrangements import Arrangement, arrangement_named, blocks
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions
-from .bank import GradientSums
+from .bank import AxisStatistics
 from .checks import check_room
 from .descent import DescentResult
 from .fit import descend
@@ -208,18 +208,21 @@ def _step(
         axes_optimiser=config.axes_optimiser,
         stop=Stop(max_steps=config.inner_steps, margin=float("inf")),
     )
-    sums = [GradientSums.of_width(len(starter.m), lm.device) for _ in range(2)]
-    results = descend(lm, target_ids, inner, sums=(sums[0], sums[1])).results
+    statistics = (
+        AxisStatistics.of_width(len(starter.m), lm.device),
+        AxisStatistics.of_width(len(starter.m), lm.device),
+    )
+    results = descend(lm, target_ids, inner, statistics=statistics).results
     rate = config.rates[0] + (config.rates[1] - config.rates[0]) * step / max(1, config.steps - 1)
-    moments = torch.stack([s.moments for s in sums]).cpu()
+    moments = torch.stack([s.moments for s in statistics]).cpu()
     if training.moments is not None:
         moments += training.moments
     ended = step + 1 == config.steps
     if "start" in config.learn:
         starter = _moved(lm, target_ids, starter, inner, results, rate)
     if "rates" in config.learn and starter.axes is not None:
-        growth = (rate * torch.stack([s.agreement for s in sums]).cpu()).exp()  # (2, D)
-        starter = replace(starter, axes=(starter.axes.float() * growth.unsqueeze(1)).half())
+        agreement = torch.stack([s.agreement for s in statistics]).cpu()  # (2, D)
+        starter = replace(starter, axes=_grown(starter.axes, rate * agreement))
     # Each gradient adds 1; fewer would leave axes to chance. With blocks, m meets fewer of them than e.
     enough = min(moment.trace() for moment in moments) >= len(starter.m)
     if "axes" in config.learn and enough and (ended or (step + 1) & step == 0):
@@ -242,6 +245,8 @@ def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> St
     mean = lm.embedding_statistics.mean.cpu()
     arrangement = arrangement_named(config.arrangement)
     training: dict[str, Any] = {"step": 0, "config": _record(config), "versions": library_versions()}
+    if (begin is None or begin.axes is None) and not {"start", "axes"} & set(config.learn):
+        raise InputError("rates are learned along axes, and there are none: --begin at a learned start that has axes")
     if begin is not None:
         begin.check(lm.identity, arrangement)
         training |= {"begun_at": begin.name, "before": begin.training}
@@ -275,8 +280,22 @@ def _after_step(training: dict[str, Any], results: list[DescentResult]) -> dict[
     return training | {name: training.get(name, 0) + count for name, count in new.items()}
 
 
+_LONGEST = 16.0
+"""Lengths of axes stay between this and one over it, so that no axis is lost in float16."""
+
+
+def _grown(axes: Tensor, log_growth: Tensor) -> Tensor:
+    """Axes (2, D, D), columns, whose lengths have grown by the exponential of log_growth (2, D), float16."""
+    lengths = axes.float().norm(dim=1)
+    grown = (lengths * log_growth.exp()).clamp(1 / _LONGEST, _LONGEST)
+    return (axes.float() * (grown / lengths).unsqueeze(1)).half()
+
+
 def _axes(moments: Tensor, before: Tensor | None) -> Tensor:
-    """The eigenvectors of second moments (2, D, D), the most varied last, as long as the axes before, float16."""
+    """The eigenvectors of second moments (2, D, D), the most varied last, float16.
+
+    Each is as long as the axis of the same rank was before.
+    """
     axes = torch.linalg.eigh(moments)[1]
     if before is not None:
         axes *= before.float().norm(dim=1, keepdim=True)

@@ -248,6 +248,27 @@ def test_texts_of_the_user_s_own(tmp_path):
         assert {row["corpus"] for row in store.rows()} == {"mine.txt"}
 
 
+def test_texts_of_a_folder_are_drawn_anew_when_the_folder_has_changed(tmp_path):
+    folder = tmp_path / "mine"
+    (folder / "more").mkdir(parents=True)
+    (folder / "more" / "a.txt").write_text("My own words, and more of them than anyone has asked for. " * 20)
+
+    def hashes():
+        with Store.open(tmp_path / "store", write=True) as store:
+            assert run_study(store, runner(), "arrangements", SMOKE.with_corpora(old=str(folder))).failed == 0
+            return {row["text_hash"] for row in store.rows()}
+
+    before = hashes()
+    (folder / ".hidden.txt").write_text("It is not read.")
+    assert hashes() == before
+    (folder / "more" / "a.txt").write_text("Other words stand in the same file now, enough of them. " * 20)
+    changed = hashes()
+    assert changed > before
+    (folder / "more" / "a.txt").rename(folder / "b.txt")
+    (folder / "a.txt").write_text("A second file comes first, and all of its words are again others. " * 20)
+    assert hashes() > changed
+
+
 def test_a_model_with_too_few_positions_for_a_text_fails_those_cells_only(tmp_path, monkeypatch):
     monkeypatch.setitem(arrangements.GRIDS, "smoke", arrangements.ArrangementsGrid((2, 60), 1, 1, "tuned", 1, 1))
     end = run(tmp_path / "store")

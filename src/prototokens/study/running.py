@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 
 from ..errors import InputError
+from ..files.atomic import file_bytes
 from ..files.record import write_record
 from ..lm.identity import Identity, hash_ids
 from ..proto_tokens import save
 from ..runners.work import Done, Runner, one
+from ..texts.corpora import SOURCES, folder_files
 from . import study_module
 from .cells import Batch, BoundCell, Settings, cell_keys
 from .fits import cell_arrangement, recipe_hash, start_hash
@@ -138,8 +141,8 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
     per_context = scale.per_context if source == CONTINUED else 1
     if per_context > 1:
         key += f", {per_context} for each context"
-    if Path(corpus).is_file():
-        key += f" {_file_hash(corpus)}"
+    if corpus not in SOURCES and Path(corpus).exists():
+        key += f" {_contents_hash(Path(corpus))}"
     kept = store.texts(key)
     if kept is None:
         job = {"source": corpus, "length": length, "count": count}
@@ -149,8 +152,12 @@ def _texts(store: Store, runner: Runner, card: dict[str, Any], scale: Scale, sou
     return kept
 
 
-def _file_hash(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _contents_hash(path: Path) -> str:
+    """A hash of a file's bytes, or of the names and bytes of all files that are read in a folder."""
+    if not path.is_dir():
+        return hashlib.sha256(file_bytes(path)).hexdigest()[:16]
+    files = {name.as_posix(): hashlib.sha256(file_bytes(file)).hexdigest() for file, name in folder_files(path).items()}
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def _bind(batch: Batch, number: int, card: dict[str, Any], scale: Scale, texts: dict[str, list[list[int]]]) -> _Bound:

@@ -188,19 +188,23 @@ def check_file(source: str | Path, *, or_folder: bool = False) -> Path:
     return path
 
 
-def _folder(folder: Path, column: str) -> Iterator[Document]:
-    """The documents of all files beneath a folder; files without text are left out."""
+def folder_files(folder: Path) -> dict[Path, Path]:
+    """The files that are read in a folder, in the order of their paths, each with its path in the folder."""
     paths = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in FOLDER_FORMATS and path.is_file()]
     names = {path: path.relative_to(folder) for path in paths}
+    return {path: name for path, name in names.items() if not any(part.startswith(".") for part in name.parts)}
+
+
+def _folder(folder: Path, column: str) -> Iterator[Document]:
+    """The documents of all files beneath a folder; files without text are left out."""
     n_documents = 0
-    for path, name in names.items():
-        if not any(part.startswith(".") for part in name.parts):
-            try:
-                for document in _read(path, str(name), column):
-                    n_documents += 1
-                    yield document
-            except InputError as error:
-                raise InputError(str(error) if str(path) in str(error) else f"{name}: {error}") from None
+    for path, name in folder_files(folder).items():
+        try:
+            for document in _read(path, str(name), column):
+                n_documents += 1
+                yield document
+        except InputError as error:
+            raise InputError(str(error) if str(path) in str(error) else f"{name}: {error}") from None
     if not n_documents:
         raise InputError(f"{folder} holds no text: give a folder with files that end in {', '.join(FOLDER_FORMATS)}")
 

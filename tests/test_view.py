@@ -14,7 +14,7 @@ import torch
 
 from archives import BLOCKS, NOTHING, TEXT, packed
 from encoders import random_encoder
-from families import ONE, RECIPE, budget, family
+from families import ONE, RECIPE, budget, counted, family
 from prototokens import FrozenLM, decode, fit
 from prototokens.archive.archive import write_archive
 from prototokens.arrangements import blocks
@@ -87,18 +87,20 @@ def test_what_the_script_unfolds_is_every_frame(llama: FrozenLM) -> None:
     assert unfolded(film.to_json()["lanes"][0]) == [list(texts) for texts in film.lanes[0].texts]
 
 
-def test_a_loss_that_is_not_a_number_is_left_out() -> None:
-    film = scene_of_fit(spoiled()).films[0]
+@pytest.mark.parametrize("loss", [torch.nan, torch.inf])
+def test_a_loss_that_is_not_finite_is_left_out(loss: float) -> None:
+    film = scene_of_fit(spoiled(loss)).films[0]
+    assert film.to_json()["curves"][0]["most"] == 1
     assert film.to_json()["curves"][0]["values"] == [1.0, None]
     json.dumps(film.to_json(), allow_nan=False)
 
 
-def spoiled() -> Trace:
-    """A trace whose last loss is NaN."""
+def spoiled(loss: float) -> Trace:
+    """A trace whose last loss is not finite."""
     ids = torch.tensor([[[0, 1]], [[0, 0]]])
     return Trace(
         torch.tensor([0, 1]), torch.arange(2), ids, torch.tensor([[[2.0, 1]], [[torch.nan] * 2]]),
-        torch.tensor([[1.0], [torch.nan]]), 0, None, "e,m*n", "nonfinite", family("llama").identity, ("a", "b"),
+        torch.tensor([[1.0], [loss]]), 0, None, "e,m*n", "nonfinite", family("llama").identity, ("a", "b"),
         {0: "a", 1: "b"},
     )  # fmt: skip
 
@@ -190,6 +192,23 @@ def test_a_long_archive_is_shown_in_part(llama: FrozenLM, tmp_path: Path, monkey
     assert 0 < len(texts) <= 6
     assert len(scene.tables[0].rows) == len(archive) > 1
     assert any(f"of {len(archive)} are shown" in words for words in scene.words)
+
+
+@pytest.mark.parametrize(("most", "shown", "text"), [(4, 1, "ab"), (6, 3, "ab😀"), (1, 1, "ab"), (8, 4, "ab😀cd")])
+def test_windows_are_shown_up_to_the_end_of_a_piece(
+    llama: FrozenLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, shown: int, text: str
+) -> None:
+    monkeypatch.setattr("prototokens.view.archives.MOST_TOKENS", most)
+    archive = packed(replace(NOTHING, chunk_tokens=2), text="ab😀cd")
+    assert archive.pieces[:, 1].tolist() == [1, 2, 1]  # the character that takes four tokens takes two windows
+    with counted(llama) as calls:
+        scene = scene_of_archive(llama, write_archive(tmp_path / "a", archive))
+    (film,) = scene.films
+    assert "".join(film.lanes[0].frame(-1)[0]) == text
+    assert film.ends == [2 * end for end in range(1, shown + 1)]
+    assert calls.positions() == shown * len(archive.arrangement.layout(2).slots)
+    words = f"The first {shown} window{'s' if shown > 1 else ''} of 4 are shown"
+    assert any(words in sentence for sentence in scene.words) == (shown < 4)
 
 
 def test_an_encoder_s_tokens_are_marked_by_what_decoding_gives(llama: FrozenLM) -> None:

@@ -56,11 +56,13 @@ def scene_of_archive(lm: FrozenLM, path: str | os.PathLike[str], archive: Archiv
 
 
 def _shown(archive: Archive) -> int:
-    """How many windows are shown: as many as hold `MOST_TOKENS`, and at least the first piece."""
+    """How many windows are shown: those of whole pieces, up to `MOST_TOKENS`, and at least the first piece."""
     if not len(archive):
         return 0
-    first_piece = next(int(end) for end in archive.piece_starts[:, 1] if end)
-    return max(first_piece, int(torch.searchsorted(archive.token_starts, torch.tensor(MOST_TOKENS), right=True)) - 1)
+    ends = archive.piece_starts[:, 1]  # windows up to the end of each piece
+    ends = ends[ends > 0]
+    n_pieces = int((archive.token_starts[ends] <= MOST_TOKENS).sum())
+    return int(ends[max(n_pieces, 1) - 1])
 
 
 def _tokens(lm: FrozenLM, archive: Archive, shown: int) -> tuple[list[str], str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 
 from torch import Tensor
 
@@ -73,7 +74,7 @@ def _film(trace: Trace, restart: int, n_restarts: int, most: int) -> Film:
         ]
         for row in zip(trace.ids[rows, restart].tolist(), right.tolist(), strict=True)
     ]
-    finite = [loss for loss in losses if loss == loss]
+    finite = [loss for loss in losses if isfinite(loss)]
     return Film(
         name=f"restart {restart + 1}" + (" (kept)" if restart == trace.kept else "") if n_restarts > 1 else "",
         lanes=[Lane("", texts, _marks(right, trace.margins[rows, restart]))],

@@ -73,6 +73,17 @@ def test_the_instant_effort_fits_nothing_and_the_text_comes_back(tmp_path: Path)
     assert unpack(lm, read_archive(tmp_path / "archive")) == TEXT  # it needs no encoder
 
 
+def test_one_m_for_all_texts_is_stored_once_unless_it_is_fitted(tmp_path: Path) -> None:
+    lm, encoder = family("llama"), random_encoder(config=replace(CONFIG, m="global"))
+    instant = replace(EFFORTS["instant"], chunk_tokens=4)
+    archive = pack(lm, TEXT, config(instant, encoder=encoder), output=tmp_path / "archive")
+    assert len(archive) > 1
+    assert not archive.own_m.any()
+    assert torch.allclose(archive.m, encoder.network.start_m.float(), atol=1e-3)
+    assert unpack(lm, read_archive(tmp_path / "archive")) == TEXT
+    assert pack(lm, TEXT, config(replace(QUICK, steps=1), encoder=encoder)).own_m.all()
+
+
 def test_what_the_encoder_gets_right_is_not_in_the_residual() -> None:
     lm, encoder = family("llama"), random_encoder()
     ids = lm.encode("Go home, then rest.")

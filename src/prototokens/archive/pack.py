@@ -46,8 +46,9 @@ class PackConfig:
         recipe: optimiser, start and seed of the fits; the effort replaces its stopping rule. Its arrangement is spread
             over blocks if it is `m,e,m*(n-1)`. Any other is taken as it is, and chunks are then as long as a block.
         encoder: writes the start of every chunk's vectors, instead of the recipe's start. Its blocks apply, and nothing
-            is perturbed. If it writes an m-token for each text, every chunk keeps its own. None: no encoder, but for an
-            effort that needs one that of the package.
+            is perturbed. If it writes an m-token for each text, every chunk keeps its own. If it has one for all texts
+            and nothing is fitted, chunks share it. None: no encoder, but for an effort that needs one that of the
+            package.
     """
 
     effort: str | Effort = "balanced"
@@ -97,9 +98,16 @@ class PackConfig:
             tokens_per_vector=b_of_blocks or b,
             margin=effort.margin if self.margin is None else self.margin,
             chunk_tokens=_chunk_tokens(lm, self, recipe, effort.chunk_tokens if b_of_blocks else b),
-            own_m=effort.own_m or (self.encoder is not None and self.encoder.config.m == "text"),
+            own_m=_own_m(effort, self.encoder),
         )
         return replace(self, effort=effort, recipe=replace(recipe, tokens_per_vector=None))
+
+
+def _own_m(effort: Effort, encoder: Encoder | None) -> bool:
+    """Whether every chunk keeps an m-token of its own; without a fit, an encoder's one m for all texts is shared."""
+    if encoder is None:
+        return effort.own_m
+    return encoder.config.m == "text" or (effort.own_m and effort.steps > 0)
 
 
 @lru_cache(maxsize=1)

@@ -51,14 +51,16 @@ _PIECE_CHARACTERS = 1_000_000
 
 
 def fetch(package: str, folder: Path) -> Path | None:
-    """The .deb of a package, fetched into a folder unless it is there; None if the index does not have it.
+    """The .deb of a package, fetched into a folder unless it is there whole; None if the index does not have it.
 
     Raises:
         InputError: it cannot be fetched for another reason.
     """
-    known = sorted(folder.glob(f"{package}_*.deb"))
-    if known:
-        return known[0]
+    for known in sorted(folder.glob(f"{package}_*.deb")):
+        if is_whole(known):
+            return known
+        print(f"{known} is damaged: it is fetched anew", flush=True)
+        known.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / "partial"  # a file that is half fetched must not look like one that is whole
     shutil.rmtree(partial, ignore_errors=True)
@@ -75,16 +77,34 @@ def fetch(package: str, folder: Path) -> Path | None:
     return files[0].rename(folder / files[0].name)
 
 
+def is_whole(deb: Path) -> bool:
+    """Whether all of a package can be read; a download of another program's may have been cut off."""
+    command = ["dpkg-deb", "--fsys-tarfile", str(deb)]
+    return not subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False).returncode
+
+
 def members(deb: Path) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a package, with their names, in the order of the archive."""
-    with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE) as process:
+    """The regular files of a package, with their names, in the order of the archive.
+
+    Raises:
+        InputError: the package is damaged.
+    """
+    command, pipe = ["dpkg-deb", "--fsys-tarfile", str(deb)], subprocess.PIPE
+    damaged = InputError(f"{deb} is damaged: the same command fetches it anew")
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-            for member in archive:
-                wanted = member.isfile() and any(re.search(pattern, member.name) for pattern, _ in READERS)
-                file = archive.extractfile(member) if wanted else None
-                if file is not None:
-                    yield member.name, file.read()
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    wanted = member.isfile() and any(re.search(pattern, member.name) for pattern, _ in READERS)
+                    file = archive.extractfile(member) if wanted else None
+                    if file is not None:
+                        yield member.name, file.read()
+        except tarfile.TarError:
+            raise damaged from None
+        process.stdout.read()  # what pads the end, without which dpkg-deb would not succeed
+        if process.wait():
+            raise damaged
 
 
 class Corpus:

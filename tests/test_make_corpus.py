@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import os
+import random
+import shutil
+import subprocess
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +72,51 @@ def test_only_running_english_is_kept(readers: Any) -> None:
         "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon",
     ):
         assert readers.running_text(text) is None
+
+
+@pytest.fixture
+def deb(tmp_path: Path) -> bytes:
+    """A package with one page of documentation and much that is not read."""
+    if shutil.which("dpkg-deb") is None:
+        pytest.skip("dpkg-deb is missing")
+    for name, raw in {
+        "DEBIAN/control": b"Package: a\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b.c>\nDescription: a\n",
+        "usr/share/doc/a/a.html": f"<p>{LONG}</p>".encode(),
+        "usr/share/doc/a/b.html": random.Random(0).randbytes(60_000),
+    }.items():
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).write_bytes(raw)
+    command = ["dpkg-deb", "--root-owner-group", "--build", tmp_path / "tree", tmp_path / "whole.deb"]
+    subprocess.run(command, check=True, capture_output=True)
+    return (tmp_path / "whole.deb").read_bytes()
+
+
+def test_a_package_that_is_cut_off_is_fetched_anew(
+    script: Any, deb: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    cache, tools = tmp_path / "cache", tmp_path / "bin"
+    cache.mkdir()
+    tools.mkdir()
+    (cache / "a_1_all.deb").write_bytes(deb[: len(deb) // 2])
+    (tools / "apt-get").write_text(f"#!/bin/sh\necho $* >> '{tmp_path}/log'\ncp '{tmp_path}/whole.deb' a_1_all.deb")
+    (tools / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    for _ in range(2):  # what is whole is not fetched again
+        fetched = script.fetch("a", cache)
+        assert fetched.read_bytes() == deb
+    assert (tmp_path / "log").read_text() == "-q download a\n"
+    assert capfd.readouterr() == (f"{cache / 'a_1_all.deb'} is damaged: it is fetched anew\n", "")
+    assert dict(script.members(fetched))["./usr/share/doc/a/a.html"] == f"<p>{LONG}</p>".encode()
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_a_package_that_cannot_be_read_is_one_line(
+    script: Any, deb: bytes, tmp_path: Path, capfd: pytest.CaptureFixture[str], share: float
+) -> None:
+    (tmp_path / "cut.deb").write_bytes(deb[: int(share * len(deb))])
+    with pytest.raises(InputError, match=r"cut\.deb is damaged: the same command fetches it anew$"):
+        list(script.members(tmp_path / "cut.deb"))
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from encoders import prose_file, random_encoder
+from encoders import CONFIG, prose_file, random_encoder
 from families import build, tokenizer
-from prototokens import load, load_lm
+from prototokens import load, load_lm, read_archive
 from prototokens.cli import app as cli
 from prototokens.encoder.encoding import Encoder
 
@@ -77,6 +77,34 @@ def test_encode_takes_texts_of_any_length_a_vector_for_each_block(run, encoder: 
     assert record["bytes"] == 25 * load("b").e.shape[1] * 4
     assert record["text_bytes"] == 48
     assert json.loads(run("decode", "b", "--json")[1])["exact"] == record["exact"]
+
+
+@pytest.fixture
+def shipped(monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path) -> str:
+    """The name of an encoder for the model that comes with the package."""
+    encoder = random_encoder(load_lm(str(folder)), seed=7)
+    encoder.save_pretrained(tmp_path / "package" / "shipped" / "encoders" / "tiny")
+    monkeypatch.setattr("prototokens.encoder.encoding.files", lambda _: tmp_path / "package")
+    return encoder.name
+
+
+def test_every_command_takes_the_encoder_of_the_package_by_name(run, shipped: str, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("ab")
+    named = ("--encoder", "shipped", "--json")
+    assert run("encode", "ab", *named, "-o", "e")[0] in (0, 1)
+    assert load("e").provenance.start == shipped
+    _, out, _ = run("encoder", "eval", "--sources", prose_file(tmp_path), "--lengths", 2, "--texts", 2, *named)
+    assert json.loads(out)["encoder"] == shipped
+    _, out, _ = run("encode-all", "docs/a.txt", "-o", "t.parquet", *named)
+    assert json.loads(out)["encoder"] == shipped
+    assert run("pack", "docs/a.txt", "-o", "a", "--effort", "instant", *named)[0] == 0
+    assert run("pack-all", "docs", "-o", "p", "--effort", "fast", *named)[0] == 0
+    assert [read_archive(path).packing["start"] for path in ("a", "p/a.txt.proto")] == [shipped] * 2
+    assert run("view", "--text", "ab", "-o", "page.html", *named[:2])[0] == 0
+    train = ("encoder", "train", "-o", "o", "--source", prose_file(tmp_path), "--lengths", 2, "--steps", 1, *QUICK[:4])
+    assert run(*train, "--begin", "shipped")[0] == 0
+    assert Encoder.from_pretrained("o").config == CONFIG  # of the encoder that it begins at
 
 
 def test_a_folder_trains_an_encoder_and_a_learned_start(run, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from .file_model import load_file_model
 from .options import (
     RECIPE_PANEL,
     BatchTokens,
+    ChunkEncoderName,
     FileModelOptions,
     Force,
     Json,
@@ -85,15 +86,7 @@ class PackOptions:
             rich_help_panel=RECIPE_PANEL,
         ),
     ] = "auto"
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped. Default: none, "
-            "but shipped for instant.",
-            metavar="PATH",
-            rich_help_panel=RECIPE_PANEL,
-        ),
-    ] = None
+    encoder: ChunkEncoderName = None
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=RECIPE_PANEL)] = 0
 
     def config(self, batch_tokens: int | None) -> PackConfig:
@@ -145,7 +138,7 @@ def pack_command(
     text = read_document(file)
     check_new_file(output, overwrite=force)
     config = how.config(batch_tokens)
-    encoder = load_encoder(None if how.encoder == "shipped" else how.encoder)
+    encoder = load_encoder(how.encoder)
     lm = model.load()
     if how.encoder is not None:
         config = replace(config, encoder=encoder_for(lm, encoder))

@@ -13,7 +13,17 @@ import typer
 
 from ..errors import InputError
 from .exits import DONE, SOME_FAILED
-from .options import RECIPE_PANEL, Json, ModelOptions, Preset, RunnerOptions, check_tokens, load_encoder
+from .options import (
+    RECIPE_PANEL,
+    SHIPPED,
+    ChunkEncoderName,
+    Json,
+    ModelOptions,
+    Preset,
+    RunnerOptions,
+    check_tokens,
+    load_encoder,
+)
 from .spread import add_command
 from .terminal import note, print_json, say
 
@@ -38,14 +48,7 @@ def pack_all_command(
     effort: Annotated[
         str, typer.Option(help="instant, fast, balanced or thorough.", rich_help_panel=RECIPE_PANEL)
     ] = "balanced",
-    encoder: Annotated[
-        str | None,
-        typer.Option(
-            help="Begin every chunk at this encoder's vectors: a folder, or a Hub id.",
-            metavar="PATH",
-            rich_help_panel=RECIPE_PANEL,
-        ),
-    ] = None,
+    encoder: ChunkEncoderName = None,
     force: ForceAll = False,
     as_json: Json = False,
 ) -> int:
@@ -59,10 +62,13 @@ def pack_all_command(
     """
     from ..archive.pack import PackConfig
     from ..runners.bulk import pack_folder
+    from ..runners.package_encoder import encoder_of_the_package
 
     runs.check()
     config, began = PackConfig(effort=effort, encoder=load_encoder(encoder)), time.perf_counter()
     with closing(runs.runner(model)) as runner:
+        if encoder == SHIPPED:
+            config = replace(config, encoder=encoder_of_the_package(runner))
         outcomes = pack_folder(runner, folder, output, config, overwrite=force, report=_show)
     return _end(outcomes, time.perf_counter() - began, as_json)
 

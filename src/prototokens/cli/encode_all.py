@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .exits import DONE, SOME_FAILED
-from .options import BatchTokens, Json, ModelOptions, RunnerOptions, check_tokens
+from .options import SHIPPED, BatchTokens, EncoderName, Json, ModelOptions, RunnerOptions, check_tokens
 from .spread import add_command
 from .terminal import note, print_json, progress_line, say
 
@@ -35,9 +35,7 @@ def encode_all_command(
     output: Annotated[Path, typer.Option("--output", "-o", help="The Parquet file to write.")],
     model: ModelOptions,
     runs: RunnerOptions,
-    encoder: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
-    ] = None,
+    encoder: EncoderName = None,
     column: Annotated[str, typer.Option(help="The column that holds the texts.")] = "text",
     split: Annotated[str, typer.Option(help="The split of a Hub data set.")] = "train",
     n_tokens: Annotated[
@@ -67,7 +65,9 @@ def encode_all_command(
     check_tokens(n_tokens)
     began = time.perf_counter()
     try:
-        config = CorpusConfig(encoder, n_tokens, piece_tokens, batch_tokens, column, split)
+        config = CorpusConfig(
+            None if encoder == SHIPPED else encoder, n_tokens, piece_tokens, batch_tokens, column, split
+        )
         with closing(runs.runner(model)) as runner, _progress() as show:
             done = encode_corpus(runner, source, output, config, overwrite=force, progress=show)
     except KeyboardInterrupt:

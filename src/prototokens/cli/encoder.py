@@ -13,7 +13,7 @@ import typer
 
 from ..errors import InputError
 from .exits import DONE, INTERRUPTED
-from .options import Json, ModelOptions, Seed, encoder_for, load_encoder, numbers
+from .options import SHIPPED, EncoderName, Json, ModelOptions, Seed, encoder_for, load_encoder, numbers
 from .spread import add_command
 from .terminal import interrupts, print_json, progress_line, say
 
@@ -55,7 +55,8 @@ class TrainingOptions:
     begin: Annotated[
         str | None,
         typer.Option(
-            help="Start from this encoder instead. Its size is kept; other settings may differ.",
+            help="Start from this encoder instead: a folder, a Hub id, or shipped. Its size is kept; other settings "
+            "may differ.",
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = None
@@ -158,6 +159,8 @@ def train_command(
     processes = running_processes()
     device = model.loading.device or processes.device
     lm = replace(model, loading=replace(model.loading, device=device)).load()
+    if options.begin == SHIPPED:
+        encoder_before = encoder_for(lm, None)
     with interrupts() as signals, _training_progress() as show:
         encoder = train_encoder(
             lm,
@@ -180,9 +183,7 @@ def train_command(
 @add_command(encoder_app, "eval")
 def eval_command(
     model: ModelOptions,
-    encoder: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
-    ] = None,
+    encoder: EncoderName = None,
     lengths: Annotated[
         str,
         typer.Option(help="Text lengths in tokens, comma-separated."),

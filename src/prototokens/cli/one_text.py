@@ -15,6 +15,7 @@ from .exits import DONE, INTERRUPTED, NOT_EXACT
 from .file_model import load_file_model
 from .options import (
     RECIPE_PANEL,
+    EncoderName,
     FileModelOptions,
     Force,
     Json,
@@ -93,9 +94,7 @@ def fit_command(
 def encode_command(
     source: TextOptions,
     model: ModelOptions,
-    encoder: Annotated[
-        str | None, typer.Option(help="Folder or Hub id of an encoder; default: the one in the package.")
-    ] = None,
+    encoder: EncoderName = None,
     refine: Annotated[
         int, typer.Option(help="Maximum number of fit steps after the encoder's pass.", rich_help_panel=RECIPE_PANEL)
     ] = 0,

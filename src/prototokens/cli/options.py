@@ -26,6 +26,20 @@ Force = Annotated[bool, typer.Option("--force", help="Overwrite the output file.
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random draws.")]
 Preset = Annotated[str, typer.Option(help="The recipe: fast, tuned or paper.", rich_help_panel=RECIPE_PANEL)]
+SHIPPED = "shipped"
+"""How `--encoder` names the one in the package."""
+EncoderName = Annotated[
+    str | None, typer.Option(help="An encoder: a folder, a Hub id, or shipped (the default).", metavar="PATH")
+]
+ChunkEncoderName = Annotated[
+    str | None,
+    typer.Option(
+        help="Begin every chunk at this encoder's vectors: a folder, a Hub id, or shipped. Default: none, "
+        "but shipped for instant.",
+        metavar="PATH",
+        rich_help_panel=RECIPE_PANEL,
+    ),
+]
 BatchTokens = Annotated[
     int | None, typer.Option(help="Tokens per batch; default: as many as memory allows.", metavar="N")
 ]
@@ -296,10 +310,10 @@ def start_named(start: str) -> str | Starter:
 
 
 def load_encoder(name: str | None) -> Encoder | None:
-    """The encoder in a folder or on the Hub, or None where none is named."""
+    """The encoder in a folder or on the Hub; None where none is named, or the one in the package."""
     from ..encoder.encoding import Encoder
 
-    return None if name is None else Encoder.from_pretrained(name)
+    return None if name is None or name == SHIPPED else Encoder.from_pretrained(name)
 
 
 def encoder_for(lm: FrozenLM, encoder: Encoder | None) -> Encoder:

@@ -167,6 +167,6 @@ def _vectors_scene(named: list[tuple[Path, ProtoTokens]], points: int, models: M
 def _encoder_scene(name: str, content: str, n_tokens: int | None, models: Models) -> Scene:
     from ..view.encoders import scene_of_encoder
 
-    named = load_encoder(None if name == "shipped" else name)
+    named = load_encoder(name)
     lm = models.default()
     return scene_of_encoder(lm, encoder_for(lm, named), encoded(lm, content)[:n_tokens])

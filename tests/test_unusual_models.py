@@ -196,7 +196,7 @@ def test_a_model_that_adds_positions_is_refused() -> None:
             prompt = self.embedding.weight[:3].expand(inputs_embeds.shape[0], -1, -1)
             return super().forward(torch.cat([prompt, inputs_embeds], dim=1), use_cache)
 
-    with pytest.raises(InputError, match="PromptTuned gives 7 outputs for 4 input positions: it adds positions"):
+    with pytest.raises(InputError, match="PromptTuned gives 8 outputs for 5 input positions: it adds positions"):
         FrozenLM(PromptTuned(), tokenizer())
 
 
@@ -214,7 +214,7 @@ def test_the_probe_is_one_small_pass_for_each_model() -> None:
     with counted(SimpleNamespace(model=model)) as calls:  # type: ignore[arg-type]
         FrozenLM(model, tokenizer())
         FrozenLM(model, tokenizer())
-    assert calls.forward == [(2, 4)]
+    assert calls.forward == [(2, 5)]
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,19 @@ def test_rows_become_tables() -> None:
     assert "mended later" not in text
 
 
+def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = tmp_path / "letter.txt"
+    foreign.write_text("Dear friend,\n")
+    for main, arguments, message in (
+        (run.main, ["--device", "cpu", "-o", str(tmp_path)], "error: rows cannot be written to .*Is a directory"),
+        (table.main, [str(tmp_path / "none")], "error: .*none holds no rows of run.py"),
+        (table.main, [str(foreign)], "error: .*letter.txt holds no rows of run.py"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["command", *arguments])
+        with pytest.raises(SystemExit, match=message):
+            main()
+
+
 def test_damaged_weights_are_not_joined(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts" / "part-00").write_bytes(b"half of a file")

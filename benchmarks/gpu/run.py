@@ -50,7 +50,11 @@ def main() -> None:
     if options.retry:  # what fails from here on is not tried a third time
         options.n_retried = len(load_rows(options.output))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    options.output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.open("a").close()
+    except OSError as error:
+        sys.exit(f"error: rows cannot be written to {options.output} ({error.strerror})")
     began, unfinished = time.time(), []
     budget = options.budget * (1 - _ENCODER_SHARE if options.encoder_folder else 1)
     parts = [part for part in PARTS if part in options.parts.split(",")]
@@ -62,7 +66,7 @@ def main() -> None:
             unfinished.append(part)
     print(f"{time.time() - began:.0f} s; rows in {options.output}")
     if unfinished:
-        print(f"not finished: {', '.join(unfinished)}. The same command goes on.")
+        print(f"not finished: {', '.join(unfinished)}. The same command resumes.")
     print(f"As tables: {sys.executable} {Path(__file__).with_name('table.py')} {options.output}")
     if options.strict and (unfinished or load_rows(options.output, state=FAILED)):
         sys.exit(1)
@@ -78,7 +82,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--retry", action="store_true", help="measure again what failed")
     parser.add_argument("--strict", action="store_true", help="end with status 1 if anything failed or is unfinished")
     parser.add_argument("-o", "--output", type=Path, default=Path("runs/gpu.jsonl"), help="file of the rows")
-    parser.add_argument("--encoder-folder", type=Path, help="folder of an encoder whose training goes on")
+    parser.add_argument("--encoder-folder", type=Path, help="folder of an encoder whose training is resumed")
     parser.add_argument("--encoder-options", default="", help="the options that its training was begun with")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--n-retried", type=int, default=0, help=argparse.SUPPRESS)
@@ -150,4 +154,7 @@ def _run_part(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command resumes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -150,8 +151,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=Path, help="the file that run.py wrote")
     path = parser.parse_args().rows
-    rows = [json.loads(line) for line in path.read_text().split("\n")[:-1] if line]
-    print("\n".join(sections(rows)))
+    try:
+        rows = [json.loads(line) for line in path.read_text().split("\n")[:-1] if line]
+        print("\n".join(sections(rows)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        sys.exit(f"error: {path} holds no rows of run.py ({type(error).__name__})")
 
 
 if __name__ == "__main__":

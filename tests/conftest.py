@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's workers would wait for whatever else a busy machine runs
 
 import pytest
 import torch

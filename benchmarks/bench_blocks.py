@@ -105,8 +105,8 @@ class Job:
 
     def kept(self, path: Path) -> list[dict[str, Any]]:
         """The rows of these texts, in order, or nothing if one is missing; a repeated one counts once."""
-        found = {row["text"]: row for row in load_rows(path, **self.common) if row["text"] in self.texts}
-        return [found[text] for text in self.texts] if len(found) == len(self.texts) else []
+        by_text = {row["text"]: row for row in load_rows(path, **self.common) if row["text"] in self.texts}
+        return [by_text[text] for text in self.texts] if len(by_text) == len(self.texts) else []
 
     @property
     def seconds(self) -> float:

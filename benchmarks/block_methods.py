@@ -121,8 +121,8 @@ def _stored(n_vectors: int, width: int, target_ids: Tensor, read: Callable[[str]
 
 def rises(history: list[float]) -> list[tuple[int, float]]:
     """The steps at which the best accuracy so far rises, each with that accuracy."""
-    found: list[tuple[int, float]] = []
+    steps_up: list[tuple[int, float]] = []
     for step, accuracy in enumerate(history):
-        if not found or accuracy > found[-1][1]:
-            found.append((step, round(accuracy, 4)))
-    return found
+        if not steps_up or accuracy > steps_up[-1][1]:
+            steps_up.append((step, round(accuracy, 4)))
+    return steps_up

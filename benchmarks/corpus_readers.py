@@ -62,13 +62,13 @@ def plain_paragraphs(raw: bytes) -> list[str]:
 
 def pod_paragraphs(raw: bytes) -> list[str]:
     """The paragraphs of Perl's documentation, without commands, code and marks: `L<text|address>` is `text`."""
-    found = []
+    paragraphs = []
     for paragraph in plain_paragraphs(raw):
         if not paragraph.startswith(("=", " ", "\t")):
             for _ in range(3):  # marks may lie within each other
                 paragraph = re.sub(r"[A-Z]<(?:<+ )?(?:([^<>|]*)\|)?([^<>]*?)(?: >+)?>", _pod_mark, paragraph)
-            found.append(paragraph)
-    return found
+            paragraphs.append(paragraph)
+    return paragraphs
 
 
 def _pod_mark(match: re.Match[str]) -> str:
@@ -86,19 +86,19 @@ def dict_paragraphs(raw: bytes) -> list[str]:
 
 def wordnet_paragraphs(raw: bytes) -> list[str]:
     """The glosses of WordNet, each behind the words that it defines."""
-    found = []
+    paragraphs = []
     for line in _text_of(raw).splitlines():
         fields, _, gloss = line.partition(" | ")
         parts = fields.split(" ")
         if gloss and len(parts) > 4:
             names = [parts[4 + 2 * i].replace("_", " ") for i in range(int(parts[3], 16))]
-            found.append(f"{', '.join(names)}: {gloss}")
-    return found
+            paragraphs.append(f"{', '.join(names)}: {gloss}")
+    return paragraphs
 
 
 def r_paragraphs(raw: bytes) -> list[str]:
     """The paragraphs of the character vectors in a lazy-load database of R: lengths and zlib streams in turn."""
-    found: list[str] = []
+    paragraphs: list[str] = []
     while len(raw) > 4:
         stream = zlib.decompressobj()
         values = stream.decompress(raw[4:])
@@ -110,21 +110,21 @@ def r_paragraphs(raw: bytes) -> list[str]:
             length = int.from_bytes(values[position + 4 : start], "big")
             lines.append(values[start : start + length].decode("latin-1"))
             position = values.find(b"\x00\x04\x00\x09", start + length)
-        found += "\n".join(lines).split("\n\n")
-    return found
+        paragraphs += "\n".join(lines).split("\n\n")
+    return paragraphs
 
 
 def sword_paragraphs(raw: bytes) -> list[str]:
     """The paragraphs of a SWORD module: zlib streams of OSIS, one behind the other."""
-    found: list[str] = []
+    paragraphs: list[str] = []
     while raw:
         stream = zlib.decompressobj()
         osis = re.sub(rb"<[^<>]*/>", b"<br>", stream.decompress(raw))  # milestones, which HTML does not close
         verses = [" ".join(text.split()) for text in html_paragraphs(b"<div>" + osis + b"</div>")]
         verses = [text for text in verses if text]
-        found += [" ".join(verses[i : i + 5]) for i in range(0, len(verses), 5)]
+        paragraphs += [" ".join(verses[i : i + 5]) for i in range(0, len(verses), 5)]
         raw = stream.unused_data.lstrip(b"\0")
-    return found
+    return paragraphs
 
 
 READERS: tuple[tuple[str, Callable[[bytes], list[str]]], ...] = (

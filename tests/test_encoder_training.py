@@ -304,9 +304,9 @@ def test_a_batch_that_is_not_finite_changes_nothing_but_time(llama: FrozenLM, so
     add = trainer._add_gradient
 
     def spoil(length: int, part: int):
-        found = add(length, part)
+        gradient = add(length, part)
         trainer.network.start_e.grad[0] = float("nan")
-        return found
+        return gradient
 
     trainer._add_gradient = spoil  # type: ignore[method-assign]
     before = {k: v.clone() for k, v in trainer.network.state_dict().items() if k.startswith("start")}

@@ -59,8 +59,8 @@ def readers(script: Any) -> Any:
     ],
 )  # fmt: skip
 def test_files_become_paragraphs(readers: Any, name: str, raw: bytes, paragraphs: list[str]) -> None:
-    found = [" ".join(text.split()) for text in readers.paragraphs_of(name, raw)]
-    assert [text for text in found if text] == [" ".join(text.split()) for text in paragraphs]
+    read = [" ".join(text.split()) for text in readers.paragraphs_of(name, raw)]
+    assert [text for text in read if text] == [" ".join(text.split()) for text in paragraphs]
 
 
 def test_only_running_english_is_kept(readers: Any) -> None:

@@ -133,8 +133,8 @@ def themes() -> list[dict[str, str]]:
         (Path(rendering.__file__).parents[1] / "view" / "page.css").read_text(),
     ]
     texts = [re.findall(r":root \{(.*?)\}", sheet, re.DOTALL) for sheet in sheets]
-    both = [[dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", text)) for text in found] for found in texts]
-    return [frame | view for frame, view in zip(both[0][:2], both[1], strict=True)]
+    colours = [[dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6})", text)) for text in sheet] for sheet in texts]
+    return [frame | view for frame, view in zip(colours[0][:2], colours[1], strict=True)]
 
 
 COLOURS = ("blue-1", "blue-2", "blue-3", "orange-1", "orange-2", "orange-3", "grey", "plain")

@@ -62,12 +62,12 @@ def _cell(law: str, dtype: str, run: Any, **settings: Any) -> Cell:
 
 def first_losses(load: Load, device: str, dtype: str, length: int, n_texts: int = 3) -> Result:
     """The loss of the first steps of several texts is the CPU's in float32, within `TOLERANCES`."""
-    here, there = load("cpu", "float32"), load(device, dtype)
-    target_ids = texts(here, length, n_texts)
+    on_cpu, on_device = load("cpu", "float32"), load(device, dtype)
+    target_ids = texts(on_cpu, length, n_texts)
     # In parts on one side, so that on the CPU too the two are rounded unlike each other.
     expected, seen = (
         torch.stack([one.loss_history for one in descend(lm, target_ids, SMOOTH, passes=passes).results])
-        for lm, passes in ((here, Passes(1, False)), (there, Passes(n_texts, False)))
+        for lm, passes in ((on_cpu, Passes(1, False)), (on_device, Passes(n_texts, False)))
     )  # (B, steps + 1)
     difference = ((seen - expected).abs() / expected).amax().item()
     assert bool((expected[:, -1] < expected[:, 0]).all()), "the CPU's steps lower no loss: they show nothing"
@@ -83,9 +83,9 @@ def files_travel(load: Load, device: str, dtype: str, length: int, n_texts: int 
     """
     margin = 0.1 if dtype == "float32" else 0.5
     config = preset(restarts=4, stop=Stop(max_steps=600, margin=margin))
-    here, there = load("cpu", dtype), load(device, dtype)
-    target_ids, result = texts(here, length, n_texts), Result()
-    ways = (("from device", there, here), ("to device", here, there))
+    on_cpu, on_device = load("cpu", dtype), load(device, dtype)
+    target_ids, result = texts(on_cpu, length, n_texts), Result()
+    ways = (("from device", on_device, on_cpu), ("to device", on_cpu, on_device))
     for way, one, another in ways[: 2 if dtype == "float32" else 1]:
         files = _saved(one, target_ids, config)
         for place, lm in (("own", one), ("other", another)):

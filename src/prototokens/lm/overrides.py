@@ -57,11 +57,11 @@ def _nothing_packed(position_ids: Tensor) -> None:
     """Every row is one text."""
 
 
-def _shares_keys(attention_mask: Tensor | None, key: Tensor, *others: Any) -> Any:
+def _shares_keys(attention_mask: Tensor | None, key: Tensor, *arguments: Any) -> Any:
     """Whether attention may share keys among heads."""
     if key.is_cuda and key.dtype not in (torch.float16, torch.bfloat16):
         return False
-    return _originals["integrations.sdpa_attention", "use_gqa_in_sdpa"](attention_mask, key, *others)
+    return _originals["integrations.sdpa_attention", "use_gqa_in_sdpa"](attention_mask, key, *arguments)
 
 
 _REPLACEMENTS: dict[tuple[str, str], Callable[..., Any]] = {

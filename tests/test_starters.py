@@ -128,8 +128,11 @@ def test_a_training_learns_what_it_is_asked_to(kept) -> None:
         assert torch.equal(ended.e, begin.e) == torch.equal(ended.m, begin.m) == ("start" not in learn)
         assert torch.allclose(directions(ended), directions(begin), atol=2e-3) == ("axes" not in learn)
         assert torch.allclose(ended.axes.float().norm(dim=1), lengths, rtol=2e-3) == ("rates" not in learn)
-    with pytest.raises(InputError, match="rates are learned along axes, and there are none"):
-        train_starter(lm, draw, replace(CONFIG, learn=("rates",)), begin=replace(begin, axes=None))
+    for learn in (("rates",), ("start", "rates")):
+        with pytest.raises(InputError, match="rates are learned along axes, and there are none"):
+            train_starter(lm, draw, replace(CONFIG, learn=learn), begin=replace(begin, axes=None))
+    along_the_coordinates = replace(CONFIG, steps=1, learn=("rates",), axes_optimiser=None)
+    assert torch.equal(train_starter(lm, draw, along_the_coordinates, begin=begin).axes, begin.axes)
     with pytest.raises(InputError, match="learn is 'stars'; name one or more of: start axes rates"):
         replace(CONFIG, learn=("stars",))
 

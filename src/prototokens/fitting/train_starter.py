@@ -220,7 +220,7 @@ def _step(
     ended = step + 1 == config.steps
     if "start" in config.learn:
         starter = _moved(lm, target_ids, starter, inner, results, rate)
-    if "rates" in config.learn and starter.axes is not None:
+    if "rates" in config.learn and starter.axes is not None and config.axes_optimiser is not None:
         agreement = torch.stack([s.agreement for s in statistics]).cpu()  # (2, D)
         starter = replace(starter, axes=_grown(starter.axes, rate * agreement))
     # Each gradient adds 1; fewer would leave axes to chance. With blocks, m meets fewer of them than e.
@@ -245,7 +245,7 @@ def _beginning(lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> St
     mean = lm.embedding_statistics.mean.cpu()
     arrangement = arrangement_named(config.arrangement)
     training: dict[str, Any] = {"step": 0, "config": _record(config), "versions": library_versions()}
-    if (begin is None or begin.axes is None) and not {"start", "axes"} & set(config.learn):
+    if (begin is None or begin.axes is None) and "rates" in config.learn and "axes" not in config.learn:
         raise InputError("rates are learned along axes, and there are none: --begin at a learned start that has axes")
     if begin is not None:
         begin.check(lm.identity, arrangement)

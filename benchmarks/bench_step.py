@@ -12,8 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import torch
-
+from bare import bare_passes
 from interleaved import medians, print_json
 from prototokens import FrozenLM, load_lm, preset
 from prototokens.arrangements import arrangement_named
@@ -28,16 +27,7 @@ def measure(
     target_ids = sample("old", lm, length, texts)
     config = replace(preset(), stop=Stop(max_steps=steps, margin=float("inf")))
     layout = arrangement_named(config.arrangement).layout(length)
-    inputs_embeds = torch.randn(texts, len(layout.slots), lm.width) * lm.embedding_statistics.std
-    upstream = torch.randn(texts, length, lm.next_token_logits(target_ids[:, :1]).shape[-1])
-
-    def bare() -> None:
-        for turn in range(steps + 1):  # the steps, and the evaluation after the last one
-            x = inputs_embeds.clone().requires_grad_()
-            logits = lm.logits(x, layout.read_positions())
-            if turn < steps:
-                torch.autograd.grad(logits, x, upstream)
-
+    bare = bare_passes(lm, layout, texts, steps)
     runs: dict[str, Callable[[], object]] = {"fit": lambda: descend(lm, target_ids, config), "bare": bare}
     row: dict[str, Any] = {"texts": texts, "tokens": length, "steps": steps}
     if compiled is not None:

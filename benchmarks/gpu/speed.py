@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bare import bare_passes, head_width
 from gpu.cells import Cell, NoRoomError, Result
 from gpu.subjects import Load, random_ids
 from interleaved import medians, synchronise
@@ -103,16 +104,7 @@ def time_step(models: Models, dtype: str, n_texts: int, length: int) -> Result:
     upstream_bytes = n_texts * length * lm.vocabulary * 4
     _check_room(lm, len(layout.slots), estimate_bytes(lm, layout, n_texts) + upstream_bytes)
     target_ids = random_ids(lm, length, n_texts)
-    vectors = torch.randn(n_texts, len(layout.slots), lm.width, device=lm.device) * lm.embedding_statistics.std
-    upstream = torch.randn(n_texts, length, _vocabulary(lm), device=lm.device)
-
-    def bare() -> None:
-        for turn in range(steps + 1):  # the steps, and the evaluation after the last one
-            x = vectors.clone().requires_grad_()
-            logits = lm.logits(x, layout.read_positions())
-            if turn < steps:
-                torch.autograd.grad(logits, x, upstream)
-            del logits
+    bare = bare_passes(lm, layout, n_texts, steps)
 
     def fit() -> None:
         descend(lm, target_ids, config, passes=Passes(n_texts, False))
@@ -156,7 +148,7 @@ def time_decode(models: Models, dtype: str, n_texts: int, length: int) -> Result
 def time_greedy(models: Models, dtype: str, n_texts: int, length: int) -> Result:
     """Greedy generation with a KV cache after the vector of BOS; with a static one where the way compiles."""
     lm = models.get(dtype)
-    _check_room(lm, 1 + length, 2 * n_texts * _vocabulary(lm) * 4)
+    _check_room(lm, 1 + length, 2 * n_texts * head_width(lm) * 4)
     prompt = lm.fixed_vector("bos").expand(n_texts, 1, -1)
     generate = _generator(models, lm, prompt)
     first = _first_seconds(lambda: generate(length if models.way != PLAIN else min(length, 8)))
@@ -217,10 +209,6 @@ def _check_room(lm: FrozenLM, n_positions: int, n_bytes: int) -> None:
     free = free_bytes(lm)
     if free is not None and n_bytes > 0.9 * free:
         raise NoRoomError(f"about {n_bytes / 1e9:.1f} GB are needed, and {free / 1e9:.1f} GB are free")
-
-
-def _vocabulary(lm: FrozenLM) -> int:
-    return lm.next_token_logits(torch.zeros(1, 1, dtype=torch.long)).shape[-1]
 
 
 def _proto_tokens(lm: FrozenLM, n_texts: int, length: int) -> list[ProtoTokens]:

@@ -18,6 +18,7 @@ from ..fitting.fit import FitResult, fit_batch
 from ..fitting.recipes import preset
 from ..fitting.trace import TraceRecorder
 from ..lm.frozen import FrozenLM
+from ..lm.pieces import pieces
 from ..proto_tokens import save
 from ..view.fits import scene_of_fit
 from ..view.page import write_page
@@ -100,8 +101,8 @@ def print_demo(record: dict[str, Any]) -> None:
 def _sentence(lm: FrozenLM, target_ids: Tensor, result: FitResult) -> dict[str, Any]:
     decoded = decode(lm, result.tokens)
     right = decoded.ids == target_ids
-    pieces = [lm.decode(token.unsqueeze(0)) for token in decoded.ids]
-    marked = "".join(p if ok else f"[wrong: {p}]" for p, ok in zip(pieces, right.tolist(), strict=True))
+    told = zip(pieces(lm, decoded.ids), right.tolist(), strict=True)
+    marked = "".join(piece if ok else f"[wrong: {piece}]" for piece, ok in told)
     return {
         "text": decoded.text,
         "marked": decoded.text if decoded.exact else marked,

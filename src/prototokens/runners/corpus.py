@@ -129,14 +129,11 @@ def encode_corpus(
         job = {"encoder": config.encoder, **{name: settings[name] for name in ("n_tokens", "piece_tokens")}}
         job["batch_tokens"] = settings["batch_tokens"]
         groups = enumerate(grouped(itertools.chain([first], rows)))
-        n_groups = _encode_groups(runner, groups, job, journal, progress)
-        state = CorpusProgress()
-        for part in _in_order(journal, n_groups):
-            state = _with(state, part)
+        state = _encode_groups(runner, groups, job, journal, progress)
         if not state.rows:
             number, reason = state.passed_over[0]
             raise InputError(f"{source} has no text that can be encoded: row {number} {reason}")
-        journal.finish(lambda path: write_table(path, _in_order(journal, n_groups), metadata))
+        journal.finish(lambda path: write_table(path, _in_order(journal, state.groups_done), metadata))
     return state
 
 
@@ -199,8 +196,8 @@ def _encode_groups(
     job: Mapping[str, object],
     journal: Journal,
     progress: Callable[[CorpusProgress], None] | None,
-) -> int:
-    """Encode the groups that the journal does not have, and keep them there; the number of all groups."""
+) -> CorpusProgress:
+    """Encode the groups that the journal does not have, and keep them there; the state when all are done."""
     known: dict[int, Tensor] = {}
     state, n_groups = CorpusProgress(), 0
     for part in journal.parts():
@@ -235,7 +232,8 @@ def _encode_groups(
         raise InputError(
             f"{journal.folder} was begun with more rows than the corpus has: restore the corpus, or remove that folder"
         )
-    return n_groups
+    in_order = sorted(state.passed_over, key=lambda passed: passed[0])  # whichever group was finished first
+    return replace(state, passed_over=tuple(in_order))
 
 
 def _in_order(journal: Journal, n_groups: int) -> Iterator[dict[str, Tensor]]:

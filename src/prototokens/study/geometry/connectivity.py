@@ -50,10 +50,11 @@ Solution = tuple[int, int]
 
 @dataclass(frozen=True)
 class Solutions:
-    """A further kind of solutions whose pairs are joined.
+    """A kind of solutions whose pairs are joined.
 
     Attributes:
-        margin: in logits, as in `ConnectivityGrid`.
+        margin: in logits; a fit ends when every token leads by more, so that curves begin inside a basin and not on
+            its rim.
         max_steps: step budget of a fit.
         tokens_per_vector: length of the text's blocks, each with an e-token of its own; None: two vectors.
     """
@@ -68,87 +69,65 @@ class ConnectivityGrid:
     """What is measured at a scale.
 
     Attributes:
-        start: where fits begin; text-independent, so that seeds begin far apart.
         length: in tokens, of every text.
         texts: how many.
-        seeds: solutions of each.
+        seeds: solutions of each, of every kind.
+        kinds: the kinds of solutions.
         curves: which of `CURVES` are fitted.
         taus: places at which a way is scored, its ends included.
-        recipe: name of a preset.
-        margin: in logits; a fit ends when every token leads by more, so that curves begin inside a basin and not on
-            its rim.
-        max_steps: step budget of a fit.
         curve_steps: step budget of a curve.
         texts_at_once: texts of a batch.
         pairs_at_once: curves fitted side by side, which a GPU's memory bounds.
-        more: further kinds of solutions of the same texts.
+        start: where fits begin; text-independent, so that seeds begin far apart.
+        recipe: name of a preset.
     """
 
-    start: str
     length: int
     texts: int
     seeds: int
+    kinds: tuple[Solutions, ...]
     curves: tuple[str, ...]
     taus: int
-    recipe: str
-    margin: float
-    max_steps: int
     curve_steps: int
     texts_at_once: int
     pairs_at_once: int
-    more: tuple[Solutions, ...] = ()
-
-    @property
-    def kinds(self) -> tuple[Solutions, ...]:
-        """All kinds of solutions."""
-        return (Solutions(self.margin, self.max_steps), *self.more)
+    start: str = "vocabulary"
+    recipe: str = "fast"
 
 
 GRIDS = {
     "smoke": ConnectivityGrid(
-        start="vocabulary",
         length=2,
         texts=1,
         seeds=2,
+        kinds=(Solutions(0.01, 60), Solutions(0.01, 60, 1)),
         curves=("bezier",),
         taus=5,
-        recipe="fast",
-        margin=0.01,
-        max_steps=60,
         curve_steps=10,
         texts_at_once=1,
         pairs_at_once=1,
-        more=(Solutions(0.01, 60, 1),),
     ),
     "laptop": ConnectivityGrid(
-        start="vocabulary",
         length=16,
         texts=3,
         seeds=2,
+        kinds=(Solutions(3.0, 1000), Solutions(6, 1500), Solutions(3, 500, 8)),
         curves=("bezier",),
         taus=21,
-        recipe="fast",
-        margin=3.0,
-        max_steps=1000,
         curve_steps=660,
         texts_at_once=3,
         pairs_at_once=1,
-        more=(Solutions(6, 1500), Solutions(3, 500, 8)),
     ),
     "paper": ConnectivityGrid(
-        start="vocabulary",
         length=256,
         texts=5,
         seeds=10,
+        kinds=(Solutions(3.0, 5000), Solutions(6, 10_000), Solutions(3, 2000, 8)),
         curves=tuple(CURVES),
         taus=21,
-        recipe="fast",
-        margin=3.0,
-        max_steps=5000,
         curve_steps=2000,
         texts_at_once=1,
         pairs_at_once=5,
-        more=(Solutions(6, 10_000), Solutions(3, 2000, 8)),
     ),
 }
 

@@ -34,77 +34,38 @@ class InterpolationGrid:
     """What is measured at a scale.
 
     Attributes:
-        start: where fits begin; text-independent, so that only the fit brings the vectors of two texts anywhere.
         length: in tokens, of every text.
         texts: how many.
-        partners: how many others each text is joined with: those after it, the first ones after the last.
-        vectors: which are moved.
         taus: places, evenly spaced.
-        tau_from: the first of them; below 0 is before FIRST.
-        tau_to: the last of them; above 1 is beyond LAST.
-        recipe: name of a preset.
         margin: in logits; a fit ends when every token leads by more.
         max_steps: step budget of a fit.
         texts_at_once: texts fitted side by side, which a GPU's memory bounds.
+        start: where fits begin; text-independent, so that only the fit brings the vectors of two texts anywhere.
+        recipe: name of a preset.
+        partners: how many others each text is joined with: those after it, the first ones after the last.
+        vectors: which are moved.
+        tau_from: the first place; below 0 is before FIRST.
+        tau_to: the last place; above 1 is beyond LAST.
     """
 
-    start: str
     length: int
     texts: int
-    partners: int
-    vectors: tuple[Vectors, ...]
     taus: int
-    tau_from: float
-    tau_to: float
-    recipe: str
     margin: float
     max_steps: int
     texts_at_once: int
+    start: str = "vocabulary"
+    recipe: str = "fast"
+    partners: int = 2
+    vectors: tuple[Vectors, ...] = VECTORS
+    tau_from: float = -0.5
+    tau_to: float = 1.5
 
 
 GRIDS = {
-    "smoke": InterpolationGrid(
-        start="vocabulary",
-        length=2,
-        texts=3,
-        partners=2,
-        vectors=VECTORS,
-        taus=5,
-        tau_from=-0.5,
-        tau_to=1.5,
-        recipe="fast",
-        margin=0.01,
-        max_steps=60,
-        texts_at_once=3,
-    ),
-    "laptop": InterpolationGrid(
-        start="vocabulary",
-        length=8,
-        texts=8,
-        partners=2,
-        vectors=VECTORS,
-        taus=33,
-        tau_from=-0.5,
-        tau_to=1.5,
-        recipe="fast",
-        margin=2.0,
-        max_steps=300,
-        texts_at_once=8,
-    ),
-    "paper": InterpolationGrid(
-        start="vocabulary",
-        length=256,
-        texts=50,
-        partners=2,
-        vectors=VECTORS,
-        taus=33,
-        tau_from=-0.5,
-        tau_to=1.5,
-        recipe="fast",
-        margin=2.0,
-        max_steps=5000,
-        texts_at_once=25,
-    ),
+    "smoke": InterpolationGrid(length=2, texts=3, taus=5, margin=0.01, max_steps=60, texts_at_once=3),
+    "laptop": InterpolationGrid(length=8, texts=8, taus=33, margin=2.0, max_steps=300, texts_at_once=8),
+    "paper": InterpolationGrid(length=256, texts=50, taus=33, margin=2.0, max_steps=5000, texts_at_once=25),
 }
 """0, 1/2 and 1 are among the places."""
 

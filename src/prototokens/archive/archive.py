@@ -99,7 +99,7 @@ class Archive:
         positions = self.residual_positions
         holds = {
             "a chunk without tokens": bool((self.lengths < 1).any()),
-            "another number of vectors than its chunks have": len(self.vectors) != int(self._vector_starts[-1]),
+            "another number of vectors than its chunks have": len(self.vectors) != int(self.vector_starts[-1]),
             "vectors of another width": self.vectors.float32.shape[-1] != width,
             "vectors that are not finite": not bool(self.m.isfinite().all() and self.fixed.isfinite().all()),
             "a residual outside its tokens": bool(((positions < 0) | (positions >= self.n_tokens)).any()),
@@ -145,7 +145,7 @@ class Archive:
         return (self.n_tokens - len(self.residual_ids)) / total if total else 1.0
 
     @cached_property
-    def _vector_starts(self) -> Tensor:
+    def vector_starts(self) -> Tensor:
         """Where each chunk's vectors begin among all, and where the last end, int64, (C+1,)."""
         b = self.arrangement.block_length
         n_e_tokens = torch.ones_like(self.lengths) if b is None else (self.lengths + b - 1) // b
@@ -163,8 +163,8 @@ class Archive:
 
     def chunk_vectors(self, chunks: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of these chunks, int64, (n,), of one length: e (n, K, D) and m (n, D), float32."""
-        first, with_m = self._vector_starts[chunks], self.own_m[chunks]
-        after = self._vector_starts[chunks + 1] - with_m.long()  # the first vector that is no e-token of the chunk
+        first, with_m = self.vector_starts[chunks], self.own_m[chunks]
+        after = self.vector_starts[chunks + 1] - with_m.long()  # the first vector that is no e-token of the chunk
         m = self.m.repeat(len(chunks), 1)
         m[with_m] = self.vectors.take(after[with_m])
         n_e_tokens = int(after[0] - first[0])

@@ -91,7 +91,7 @@ def _windows(archive: Archive, path: str | os.PathLike[str]) -> tuple[Table, int
     width, starts = archive.m.shape[-1], archive.token_starts
     sizes = torch.tensor([width + _SCALE_BYTES, 2 * width, 4 * width])[archive.vectors.store]
     sizes += stored["vectors.store"].element_size()
-    vectors = _sums(sizes, _vector_ends(archive))
+    vectors = _sums(sizes, archive.vector_starts[1:])
     positions = archive.residual_positions
     n_residual = _sums(torch.ones_like(positions), torch.searchsorted(positions, starts[1:]))
     entry = stored["residual_positions"].element_size() + stored["residual_ids"].element_size()
@@ -112,13 +112,6 @@ def _windows(archive: Archive, path: str | os.PathLike[str]) -> tuple[Table, int
 def _cells(counts: Tensor) -> list[str]:
     length, _, every, *_ = values = counts.tolist()
     return [*(f"{value:,}" for value in values), f"{every / length:.1f}"]
-
-
-def _vector_ends(archive: Archive) -> Tensor:
-    """How many vectors there are up to the end of each window, int64, (C,)."""
-    b = archive.arrangement.block_length
-    n_e_tokens = torch.ones_like(archive.lengths) if b is None else (archive.lengths + b - 1) // b
-    return (n_e_tokens + archive.own_m).cumsum(0)
 
 
 def _sums(values: Tensor, ends: Tensor) -> Tensor:

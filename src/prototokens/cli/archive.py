@@ -154,12 +154,13 @@ def pack_command(
 def _pack(lm: FrozenLM, text: str, config: PackConfig, output: Path, force: bool) -> Archive:
     """Pack with a progress line, and say what an interrupted packing keeps."""
     from ..archive.pack import pack
+    from ..files.resume import unfinished_work
 
     try:
         with _pack_progress() as show:
             return pack(lm, text, config, output=output, overwrite=force, progress=show)
     except KeyboardInterrupt:
-        if output.with_name(f"{output.name}.partial").exists():
+        if unfinished_work(output).exists():
             note("finished parts are kept: the same command resumes")
         raise
 

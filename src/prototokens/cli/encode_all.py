@@ -59,6 +59,7 @@ def encode_all_command(
 
     Example: prototokens encode-all sentences.jsonl -o sentences.parquet
     """
+    from ..files.resume import unfinished_work
     from ..runners.corpus import CorpusConfig, encode_corpus
 
     runs.check()
@@ -71,7 +72,7 @@ def encode_all_command(
         with closing(runs.runner(model)) as runner, _progress() as show:
             done = encode_corpus(runner, source, output, config, overwrite=force, progress=show)
     except KeyboardInterrupt:
-        if output.with_name(f"{output.name}.partial").exists():
+        if unfinished_work(output).exists():
             note("finished rows are kept: the same command resumes")
         raise
     failed = _tell_passed_over(source, done)

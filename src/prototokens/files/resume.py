@@ -52,8 +52,7 @@ class Journal:
         self.settings = dict(settings)
         self.overwrite = overwrite
         self._same = same or (lambda name, recorded, current: recorded == current)
-        target = self.output.resolve()  # what a link leads to is written, the link stays
-        self.folder = target.with_name(target.name + _SUFFIX)
+        self.folder = unfinished_work(self.output)
 
     def __enter__(self) -> Journal:
         from filelock import FileLock, Timeout
@@ -192,6 +191,12 @@ class Journal:
             (self.folder / name).unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def unfinished_work(output: Path) -> Path:
+    """The folder where the journal of an output lies while there is unfinished work."""
+    target = output.resolve()  # what a link leads to is written, the link stays
+    return target.with_name(target.name + _SUFFIX)
 
 
 def _same_file(one: Path, other: Path) -> bool:

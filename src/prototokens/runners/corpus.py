@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..files.atomic import check_new_file
-from ..files.resume import Journal
+from ..files.resume import Journal, unfinished_work
 from ..lm.identity import library_versions
 from ..texts.corpora import SOURCES, check_file, stream
 from ..texts.tables import FORMATS, Row, package, row_of, table_rows, text_lines
@@ -115,7 +115,7 @@ def encode_corpus(
     """
     config = config or CorpusConfig()
     package("pyarrow.parquet")
-    if not output.with_name(f"{output.name}.partial").exists():
+    if not unfinished_work(output).exists():
         check_new_file(output, overwrite=overwrite)
     rows = corpus_rows(source, config.column, config.split)
     first = next(rows, None)  # a source that cannot be read is refused before a model is loaded

@@ -99,7 +99,7 @@ def print_demo(record: dict[str, Any]) -> None:
 
 
 def _sentence(lm: FrozenLM, target_ids: Tensor, result: FitResult) -> dict[str, Any]:
-    decoded = decode(lm, result.tokens)
+    decoded = decode(lm, result.tokens, scores=False)
     right = decoded.ids == target_ids
     told = zip(pieces(lm, decoded.ids), right.tolist(), strict=True)
     marked = "".join(piece if ok else f"[wrong: {piece}]" for piece, ok in told)

@@ -142,7 +142,7 @@ def decode_command(file: VectorFile, model: FileModelOptions, as_json: Json = Fa
 
     tokens = load(file)
     lm, _ = load_file_model(model, tokens.provenance.model, file)
-    decoded = decode(lm, tokens)
+    decoded = decode(lm, tokens, scores=as_json)
     if as_json:
         print_json(
             {

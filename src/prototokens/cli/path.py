@@ -131,7 +131,7 @@ def _record(
     from ..decoding import decode
     from ..geometry.profiles import profile
 
-    texts = decode(lm, list(ends))
+    texts = decode(lm, list(ends), scores=False)
     scores = [profile(lm, curve, taus, text.ids) for text in texts]
     points = [
         {"tau": tau, "text": lm.decode(ids)}

@@ -124,7 +124,7 @@ def _texts(lm: FrozenLM, pairs: Sequence[tuple[ProtoTokens, ProtoTokens]]) -> li
     for ends in zip(*pairs, strict=True):
         unknown = {end.provenance.target_hash: end for end in ends if end.provenance.target_hash not in texts}
         for target_hash, end in unknown.items():
-            decoded = decode(lm, end)
+            decoded = decode(lm, end, scores=False)
             if decoded.exact:
                 texts[target_hash] = decoded.ids
     for first, _ in pairs:

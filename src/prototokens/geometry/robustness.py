@@ -58,7 +58,7 @@ def decode_changed(
         part = slice(first, first + texts_at_once)
         moved = list(map(changed, tokens[part], changes[part], all_directions[part]))
         for before, after, change, decoded, ids in zip(
-            tokens[part], moved, changes[part], decode(lm, moved), target_ids[part].cpu(), strict=True
+            tokens[part], moved, changes[part], decode(lm, moved, scores=False), target_ids[part].cpu(), strict=True
         ):
             results.append(AfterChange(decoded.ids == ids, distance_moved(before, after, change.vectors)))
     return results

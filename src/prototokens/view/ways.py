@@ -32,7 +32,7 @@ def scene_of_way(
         InputError: the two are not of one model and arrangement.
     """
     way, taus = segment(first, last), even_taus(n_points)
-    ends = [decoded.ids for decoded in decode(lm, [first, last])]
+    ends = [decoded.ids for decoded in decode(lm, [first, last], scores=False)]
     profiles = [profile(lm, way, taus, ids) for ids in ends]
     shares = [p.token_accuracy.tolist() for p in profiles]
     ids = profiles[0].ids  # (N, T)

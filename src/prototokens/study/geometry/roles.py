@@ -164,7 +164,7 @@ def _swaps(lm: FrozenLM, first: dict[tuple[str, int], _Chunk], cells: list[Setti
     pairs = [(first[c["source"], c["text"]], first[c["m_source"], c["m_text"]]) for c in cells]
     tokens = [swapped(of_e.fit.tokens, of_m.fit.tokens) for of_e, of_m in pairs]
     portions = [tokens[n : n + AT_ONCE] for n in range(0, len(tokens), AT_ONCE)]
-    decoded = [one.ids for portion in portions for one in decode(lm, portion)]
+    decoded = [one.ids for portion in portions for one in decode(lm, portion, scores=False)]
     return [_compared(ids, *pair, list(first.values())) for ids, pair in zip(decoded, pairs, strict=True)]
 
 

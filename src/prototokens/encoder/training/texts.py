@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -130,15 +131,15 @@ def training_texts(lm: FrozenLM, choice: TextChoice, longest: int) -> tuple[Trai
     Raises:
         InputError: the source cannot be read (see `documents`), or has too few texts of `longest` tokens.
     """
-    n_documents = sum(1 for _ in stream(choice.source, "train"))
+    has_few = sum(1 for _ in islice(stream(choice.source, "train"), _HELD_OUT)) < _HELD_OUT
     training, held_out = _Tokenized(lm, longest), _Tokenized(lm, longest)
     for number, document in enumerate(stream(choice.source, "train"), 1):
-        if n_documents >= _HELD_OUT:
-            (training if number % _HELD_OUT else held_out).add(document.text)
-        else:
+        if has_few:
             head, tail = _head_and_tail(document.text)
             training.add(head)
             held_out.add(tail)
+        else:
+            (training if number % _HELD_OUT else held_out).add(document.text)
     train = training.texts()
     _check_not_empty(train, choice, longest)
     if choice.texts is not None:
@@ -211,7 +212,8 @@ def _pieces(text: str) -> Iterator[str]:
     while start < len(text):
         end = start + _CHARACTERS_AT_ONCE
         if end < len(text):
-            end = text.rfind(" ", start + 1, end) if text.rfind(" ", start + 1, end) > 0 else end
+            blank = text.rfind(" ", start + 1, end)
+            end = blank if blank > 0 else end
         yield text[start:end]
         start = end
 

@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -41,28 +42,26 @@ class TrainingTexts:
 
     def n_windows(self, length: int) -> int:
         """How many windows of this length stay in their document."""
-        return int(self._windows_before(length)[-1])
+        return _total(self._windows_through(length))
 
     def draw(self, length: int, count: int, sentence_share: float, seed: int) -> Tensor:
         """Random texts of one length, int64, (count, length): sentences with this probability, else windows."""
         generator = torch.Generator().manual_seed(seed)
         is_sentence = torch.rand(count, generator=generator) < sentence_share  # (count,)
-        n_windows, n_sentences = self.n_windows(length), len(self.sentences)
+        through = self._windows_through(length)
+        n_windows, n_sentences = _total(through), len(self.sentences)
         numbers = torch.randint(max(1, n_windows), (count,), generator=generator)
         if not n_sentences:
-            return self.windows(numbers, length).long()
+            return self._windows(numbers, length, through).long()
         sentences = self.sentences[torch.randint(n_sentences, (count,), generator=generator), :length]
         if not n_windows:  # few texts, and all of them sentences
             return sentences.long()
-        windows = self.windows(numbers, length)
+        windows = self._windows(numbers, length, through)
         return torch.where(is_sentence[:, None], sentences, windows).long()
 
     def windows(self, numbers: Tensor, length: int) -> Tensor:
         """Windows by number, int32, (..., length)."""
-        before = self._windows_before(length)
-        document = torch.searchsorted(before, numbers, right=True) - 1
-        starts = torch.cat([self.ends.new_zeros(1), self.ends])[document] + numbers - before[document]
-        return self.ids[starts[..., None] + torch.arange(length)]
+        return self._windows(numbers, length, self._windows_through(length))
 
     def evenly_spaced(self, length: int, count: int) -> dict[str, Tensor]:
         """At most `count` texts of each kind, by their names in the curve, int64, (B, length)."""
@@ -80,11 +79,19 @@ class TrainingTexts:
         ends = torch.arange(1, len(windows) + 1) * length
         return TrainingTexts(windows.flatten(), ends, self.sentences[sentence_order[:n_sentences]])
 
-    def _windows_before(self, length: int) -> Tensor:
-        """How many windows of this length lie before each document, and in all, int64, (D + 1,)."""
-        n_tokens = self.ends.diff(prepend=self.ends.new_zeros(1))
-        n_windows = (n_tokens - length + 1).clamp(min=0)
-        return torch.cat([n_windows.new_zeros(1), n_windows.cumsum(0)])
+    @cached_property
+    def _n_tokens(self) -> Tensor:
+        """Tokens of each document, int64, (D,)."""
+        return self.ends.diff(prepend=self.ends.new_zeros(1))
+
+    def _windows_through(self, length: int) -> Tensor:
+        """How many windows of this length lie in the documents up to and with each, int64, (D,)."""
+        return (self._n_tokens - (length - 1)).clamp_(min=0).cumsum(0)
+
+    def _windows(self, numbers: Tensor, length: int, through: Tensor) -> Tensor:
+        document = torch.searchsorted(through, numbers, right=True)
+        starts = self.ends[document] - length - (through[document] - 1 - numbers)  # counted from a document's last
+        return self.ids[starts[..., None] + torch.arange(length)]
 
 
 def cached_training_texts(
@@ -216,6 +223,11 @@ def _pieces(text: str) -> Iterator[str]:
             end = blank if blank > 0 else end
         yield text[start:end]
         start = end
+
+
+def _total(through: Tensor) -> int:
+    """The last of running totals; 0 where there are none."""
+    return int(through[-1]) if len(through) else 0
 
 
 def _tensor(values: array[int], dtype: torch.dtype) -> Tensor:

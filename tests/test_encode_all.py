@@ -187,7 +187,8 @@ class Backwards:
 def test_the_order_of_finishing_and_a_damaged_part_change_nothing(
     llama: FrozenLM, runner: InProcess, config: CorpusConfig, source: str, tmp_path: Path
 ) -> None:
-    encode_corpus(runner, source, tmp_path / "whole", config)
+    done = encode_corpus(runner, source, tmp_path / "whole", config)
+    assert encode_corpus(Backwards(llama), source, tmp_path / "backwards", config) == done
     with pytest.raises(Stopped):
         encode_corpus(Backwards(llama), source, tmp_path / "out", config, progress=stop_after(2))
     parts = sorted((tmp_path / "out.partial").glob("part-*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -95,6 +96,12 @@ def build(name: str, seed: int = 0) -> Any:
         model = FAMILIES[name]()
     assert model.num_parameters() < 120_000
     return model
+
+
+def save_model(name: str, folder: str | os.PathLike[str]) -> None:
+    """Write a family's model and tokenizer into a folder, as users keep theirs."""
+    build(name).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
 @cache

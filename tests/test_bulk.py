@@ -14,7 +14,7 @@ import torch
 
 from archives import odd
 from encoders import random_encoder
-from families import ONE, build, family, tokenizer
+from families import ONE, family, save_model, tokenizer
 from prototokens import FrozenLM, InputError, Stop, decode, load, preset, read_archive, save, unpack
 from prototokens.archive.efforts import Effort, effort_named
 from prototokens.archive.pack import PackConfig
@@ -338,8 +338,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: Any, *arguments: str) -> tu
 
 def test_the_commands(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     model = tmp_path / "model"
-    build("llama").save_pretrained(model)
-    tokenizer().save_pretrained(model)
+    save_model("llama", model)
     packed, fitted = str(tmp_path / "packed"), str(tmp_path / "fitted")
     pack = ("pack-all", str(folder), "-o", packed, "--effort", "fast", "--model", str(model))
     code, out, _ = command(monkeypatch, capsys, *pack)

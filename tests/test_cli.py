@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from families import build, tokenizer
+from families import build, save_model, tokenizer
 from prototokens import FrozenLM, load
 from prototokens.cli import app as cli
 from prototokens.cli import demo
@@ -35,8 +35,7 @@ FIT_FIELDS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    save_model("llama", path)
     return path
 
 

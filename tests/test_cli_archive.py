@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from encoders import random_encoder
-from families import build, tokenizer
+from families import save_model
 from prototokens import load_lm, read_archive
 from prototokens.archive import pack as packing
 from prototokens.archive.efforts import EFFORTS
@@ -26,8 +26,7 @@ RAW = b"\xef\xbb\xbfTwo lines,\r\nna\xc3\xafve \xf0\x9f\x98\x80.\x00 \xef\xbf\xb
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     for name in ("llama", "gpt2"):
-        build(name).save_pretrained(path / name)
-        tokenizer().save_pretrained(path / name)
+        save_model(name, path / name)
     return path
 
 
@@ -187,8 +186,7 @@ def test_mistakes_are_one_line(run: Any, models: Path) -> None:
 
 def test_a_model_that_moved_is_named(run: Any, models: Path, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
-    build("llama").save_pretrained(moved)
-    tokenizer().save_pretrained(moved)
+    save_model("llama", moved)
     assert run("pack", "text", "-o", "archive", "--model", moved, "--effort", "fast")[0] == 0
     moved.rename(tmp_path / "away")
     code, _, err = run("verify", "archive")

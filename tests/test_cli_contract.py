@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import pytest
 import typer
 
-from families import build, tokenizer
+from families import save_model
 from prototokens.archive.efforts import EFFORTS
 from prototokens.arrangements import ARRANGEMENTS
 from prototokens.cli import app as cli
@@ -42,8 +42,7 @@ PROGRAM = [sys.executable, "-m", "prototokens"]
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and the file of a fit."""
     place = tmp_path_factory.mktemp("place")
-    build("llama").save_pretrained(place / "tiny")
-    tokenizer().save_pretrained(place / "tiny")
+    save_model("llama", place / "tiny")
     fit = ["fit", "abcd", "--model", "tiny", "--max-steps", "0", "-o", "saved"]
     assert subprocess.run([*PROGRAM, *fit], cwd=place, capture_output=True).returncode == 1
     return place

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from encoders import CONFIG, prose_file, random_encoder
-from families import build, tokenizer
+from families import save_model
 from prototokens import load, load_lm, read_archive
 from prototokens.cli import app as cli
 from prototokens.encoder.encoding import Encoder
@@ -22,8 +22,7 @@ QUICK = ("--batch-positions", 12, "--set", "texts.validation_texts=2", "--set", 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    save_model("llama", path)
     return path
 
 

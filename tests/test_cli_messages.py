@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from families import build, tokenizer
+from families import save_model
 from prototokens.cli import app as cli
 from prototokens.study.store import Store
 
@@ -20,8 +20,7 @@ from prototokens.study.store import Store
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_model("llama", folder)
     return folder
 
 

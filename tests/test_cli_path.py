@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from families import RECIPE, build, tokenizer
+from families import RECIPE, save_model
 from prototokens import Stop, decode, fit, load, load_lm, save
 from prototokens.cli import app as cli
 from prototokens.geometry.paths import segment
@@ -22,8 +22,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model in a folder; two solutions of one text, one of a longer text, and vectors that hold nothing."""
     folder = tmp_path_factory.mktemp("files")
     for name in ("llama", "gpt2"):
-        build(name).save_pretrained(folder / name)
-        tokenizer().save_pretrained(folder / name)
+        save_model(name, folder / name)
     lm, other = load_lm(str(folder / "llama")), load_lm(str(folder / "gpt2"))
     random = replace(RECIPE, start="vocabulary", perturbation=0.0)
     for name, text, seed in (("a", "abc", 0), ("again", "abc", 1), ("other", "Yes.", 0)):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from encoders import prose_file
-from families import build, tokenizer
+from families import save_model
 from prototokens.encoder.encoding import Encoder
 from prototokens.study import STUDIES
 from prototokens.study.store import Store
@@ -72,8 +72,7 @@ COMMANDS = {
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    save_model("llama", folder)
     return folder
 
 

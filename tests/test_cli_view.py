@@ -12,7 +12,7 @@ import pytest
 
 from archives import BLOCKS, packed
 from encoders import random_encoder
-from families import ONE, budget, build, tokenizer
+from families import ONE, budget, save_model
 from prototokens import FrozenLM, fit, save
 from prototokens.archive.archive import write_archive
 from prototokens.cli import app as cli
@@ -26,8 +26,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, and a file of every kind."""
     folder = tmp_path_factory.mktemp("files")
     for name in ("llama", "gpt2"):
-        build(name).save_pretrained(folder / name)
-        tokenizer().save_pretrained(folder / name)
+        save_model(name, folder / name)
     lm = named(folder / "llama")
     for name, text in (("a", "abc"), ("b", "Yes.")):
         result, trace = traced(lm, text, stop=replace(ONE.stop, max_steps=2))

@@ -23,7 +23,7 @@ from safetensors import safe_open
 
 import prototokens
 from encoders import PROSE
-from families import build, family, tokenizer
+from families import family, save_model
 from prototokens import AdamW, FitConfig, FrozenLM, fit, load_lm, preset, save
 from prototokens.archive.efforts import EFFORTS, Effort
 from prototokens.arrangements import ARRANGEMENTS, arrangement_named
@@ -347,8 +347,7 @@ def test_the_example_runs(
     few_steps: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(prototokens, "load_lm", load_lm)
-    build("llama").save_pretrained(tmp_path / "tiny")
-    tokenizer().save_pretrained(tmp_path / "tiny")
+    save_model("llama", tmp_path / "tiny")
     monkeypatch.setattr(sys, "argv", ["own_model.py", str(tmp_path / "tiny")])
     capsys.readouterr()
     runpy.run_path(str(ROOT / "examples" / "own_model.py"), run_name="__main__")

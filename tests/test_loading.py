@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from families import FAMILIES, VOCABULARY, WIDTH, build, family, tokenizer
+from families import FAMILIES, VOCABULARY, WIDTH, build, family, save_model, tokenizer
 from prototokens import FrozenLM, InputError, load_lm
 from prototokens.errors import UnknownModelError
 from prototokens.lm import sources as models
@@ -32,8 +32,7 @@ def random_inputs(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "llama"
-    build("llama").save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    save_model("llama", path)
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from families import build, tokenizer
+from families import build, save_model
 from prototokens.cli import app as cli
 from prototokens.cli import study as cli_study
 from prototokens.runners.in_process import InProcess
@@ -29,8 +29,7 @@ TIMED = {"seconds", "finished"}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    save_model("llama", path)
     return path
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 
 from encoders import random_encoder
-from families import ONE, build, tokenizer
+from families import ONE, save_model
 from prototokens import InputError, Stop, load_lm, read_archive, unpack
 from prototokens.archive.pack import PackConfig
 from prototokens.runners.bulk import fit_texts, pack_folder
@@ -46,8 +46,7 @@ def cluster() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "tiny"
-    build("llama").save_pretrained(path)
-    tokenizer().save_pretrained(path)
+    save_model("llama", path)
     return path
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from archives import ODD, odd
-from families import ONE, RECIPE, batch, budget, build, counted, same_vectors, tokenizer
+from families import ONE, RECIPE, batch, budget, counted, same_vectors, save_model
 from prototokens import FrozenLM, InputError, decode, fit, fit_batch
 from prototokens.arrangements import ARRANGEMENTS, blocks
 from prototokens.cli import app as cli
@@ -223,8 +223,7 @@ def test_a_piece_is_what_its_token_adds(llama: FrozenLM) -> None:
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path):
     """Run `fit` in a folder that holds a tiny model: exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
-    build("llama").save_pretrained("tiny")
-    tokenizer().save_pretrained("tiny")
+    save_model("llama", "tiny")
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["prototokens", "fit", "ab", "--model", "tiny", *map(str, arguments)])

@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +20,11 @@ from families import ONE, RECIPE, budget, counted, family
 from prototokens import FrozenLM, decode, fit
 from prototokens.archive.archive import write_archive
 from prototokens.arrangements import blocks
+from prototokens.files.record import read_record
 from prototokens.fitting.trace import Trace, TraceRecorder
 from prototokens.geometry.paths import segment
 from prototokens.geometry.profiles import even_taus, profile
+from prototokens.view import races
 from prototokens.view.archives import scene_of_archive
 from prototokens.view.encoders import scene_of_encoder
 from prototokens.view.fits import scene_of_fit
@@ -82,6 +86,53 @@ def test_a_long_fit_is_thinned_and_says_so() -> None:
     assert "400 of 900 evaluations are drawn." in scene.words
 
 
+RIGHT_WHEN = (
+    (True, False, True, True),
+    (True, True, True, True),
+    (False, False, False, True),
+    (False, True, True, True),
+    (False, True, True, False),
+    (True, True, True, True),
+)
+"""Of each token, whether it is right at each of four evaluations."""
+
+
+def scripted(right: torch.Tensor, margins: torch.Tensor, steps: torch.Tensor, block_length: int | None) -> Trace:
+    """A trace of one restart in which tokens are right and lead as given, both (N, T); a wrong one is z."""
+    n, length = right.shape
+    ids = torch.where(right, torch.arange(length), length).unsqueeze(1)
+    return Trace(
+        torch.arange(length), steps, ids, margins.unsqueeze(1), torch.ones(n, 1), 0, block_length, "e,m*n", "steps",
+        family("llama").identity, tuple("abcdef"[:length]), dict(enumerate("abcdef"[:length] + "z")),
+    )  # fmt: skip
+
+
+def test_what_came_right_last_is_named_with_its_step() -> None:
+    right = torch.tensor(RIGHT_WHEN).T
+    scene = scene_of_fit(scripted(right, torch.where(right, 1.0, -1.0), torch.arange(0, 40, 10), 2))
+    came = "“c” (position 3) at step 30, “a” (position 1) at step 20, “d” (position 4) at step 10"
+    assert f"The last to come right: {came}." in scene.words
+    assert [row[2:] for row in scene.tables[0].rows] == [
+        ("2 of 2", "20", "ab"),
+        ("2 of 2", "30", "cd"),
+        ("1 of 2", "not at the end", "ef"),
+    ]
+
+
+def test_a_colour_says_how_far_a_token_leads_or_is_behind(llama: FrozenLM) -> None:
+    margins = torch.tensor([[0.5, 2.0, 9.0, -0.5, -2.0, -9.0]])
+    scene = scene_of_fit(scripted(margins > 0, margins, torch.tensor([0]), None))
+    leads = ["leads by less than 1 logit", "leads by 1 to 4 logits", "leads by more than 4 logits"]
+    assert [scene.marks[letter].words for letter in scene.films[0].lanes[0].marks[0]] == [
+        *(f"right, {lead}" for lead in leads),
+        *(f"wrong, {lead.replace('leads', 'behind')}" for lead in leads),
+    ]
+    tokens = fit(llama, llama.encode("abc"), budget(ONE, max_steps=0)).tokens
+    decoded = replace(decode(llama, tokens, scores=True), margins=margins[0, :3])
+    scene = scene_of_decode(llama, tokens, Race(decoded, llama.encode("abc"), 0.1, 0.8, 5))
+    assert [scene.marks[letter].words for letter in scene.films[0].lanes[0].marks[0]] == leads
+
+
 def test_what_the_script_unfolds_is_every_frame(llama: FrozenLM) -> None:
     (film,) = scene_of_fit(traced(llama, "né!", stop=replace(ONE.stop, max_steps=9))[1]).films
     assert unfolded(film.to_json()["lanes"][0]) == [list(texts) for texts in film.lanes[0].texts]
@@ -134,6 +185,32 @@ def test_a_race_is_run_in_turn_and_gives_as_many_tokens(llama: FrozenLM) -> None
     assert race.decoded.margins is not None
 
 
+@pytest.mark.parametrize(("enough", "repeats"), [(1000, 3), (20, 2), (0, 1)])
+def test_a_race_s_first_round_is_left_out_and_none_begins_too_late(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch, enough: float, repeats: int
+) -> None:
+    tokens = fit(llama, llama.encode("no"), budget(ONE, max_steps=0)).tokens
+    now, ran = [0.0], []
+
+    def lasting(name: str, seconds: list[float], run: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            ran.append(name)
+            now[0] += seconds.pop(0)
+            return run(*arguments, **options)
+
+        return call
+
+    one_pass, generated = [1.0, 2.0, 9.0], [4.0, 30.0, 8.0]
+    monkeypatch.setattr(races, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(races, "decode", lasting("pass", [700, 100, *one_pass], decode))  # the first reads the scores
+    monkeypatch.setattr(FrozenLM, "generate", lasting("greedy", [50, *generated], FrozenLM.generate))
+    race = run_race(llama, tokens, 3, enough)
+    assert ran == ["pass"] + ["pass", "greedy"] * (1 + repeats)
+    assert race.repeats == repeats
+    assert race.decode_seconds == median(one_pass[:repeats])
+    assert race.generate_seconds == median(generated[:repeats])
+
+
 def test_a_way_is_what_path_computes(llama: FrozenLM) -> None:
     first, last = (fit(llama, llama.encode(text), RECIPE).tokens for text in ("abc", "Yes."))
     scene = scene_of_way(llama, first, last, 5)
@@ -146,6 +223,11 @@ def test_a_way_is_what_path_computes(llama: FrozenLM) -> None:
     assert set(film.lanes[0].marks[0][:3]) <= set("FB")
     assert set(film.lanes[0].marks[-1]) <= set("LB")
     assert film.curves[0].values[0] == film.curves[1].values[-1] == 1
+    solved = [decode(llama, each).ids.tolist() for each in (first, last)]
+    agrees = {"B": [True, True], "F": [True, False], "L": [False, True], "N": [False, False]}
+    for row, marks in zip(ids.tolist(), film.lanes[0].marks, strict=True):
+        held = [[end[place : place + 1] == [token] for end in solved] for place, token in enumerate(row)]
+        assert [agrees[letter] for letter in marks] == held
     again = scene_of_way(llama, first, first, 2).films[0]
     assert set("".join(again.lanes[0].marks)) == {"B"}
 
@@ -172,6 +254,9 @@ def test_an_archive_s_tokens_give_its_text_and_its_bytes_are_the_file_s(
     held = archive.vectors
     parts = (held.int8, held.scale, held.float16, held.float32)
     assert total[3] == sum(part.nbytes for part in parts) + len(held)  # and a byte for the dtype of each
+    stored, _ = read_record(path, "archive")
+    assert total[4] == stored["residual_positions"].nbytes + stored["residual_ids"].nbytes
+    assert total[5] == sum(stored[name].nbytes for name in ("checksums", "lengths", "own_m"))
     assert total[2] == total[3] + total[4] + total[5] < path.stat().st_size
 
 
@@ -221,3 +306,23 @@ def test_an_encoder_s_tokens_are_marked_by_what_decoding_gives(llama: FrozenLM) 
     assert [letter in "ABC" for letter in marks] == right
     assert [row[3] for row in scene.tables[0].rows] == [f"{p:.1%}" for p in decoded.log_probs.exp().tolist()]
     assert scene.is_still
+
+
+def test_an_encoder_s_colours_are_probabilities_and_its_table_has_the_text(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, ids = random_encoder(llama), llama.encode("abcdef")
+    shares = torch.tensor([0.3, 0.7, 0.95, 0.3, 0.7, 0.95])
+    decoded = decode(llama, encoder(llama, ids), scores=True)
+    decoded = replace(decoded, ids=llama.encode("abcxyz"), log_probs=shares.log(), margins=torch.arange(6.0))
+    monkeypatch.setattr("prototokens.view.encoders.decode", lambda *_, **__: decoded)
+    scene = scene_of_encoder(llama, encoder, ids)
+    texts, marks = scene.films[0].lanes[0].frame(-1)
+    assert texts == list("abcxyz")
+    bounds = ["below 50 %", "50 to 90 %", "above 90 %"]
+    expected = [f"{kind}, probability {bound}" for kind in ("right", "wrong") for bound in bounds]
+    assert [scene.marks[letter].words for letter in marks] == expected
+    columns = list(zip(*scene.tables[0].rows, strict=True))
+    assert columns[1] == ('"a"', '"b"', '"c"', '"d"', '"e"', '"f"')
+    assert columns[2] == ("yes", "yes", "yes", 'no: "x"', 'no: "y"', 'no: "z"')
+    assert columns[4] == ("0.00", "1.00", "2.00", "3.00", "4.00", "5.00")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from encoders import random_encoder
-from families import build, family, tokenizer
+from families import family, save_model
 from prototokens import FrozenLM, InputError
 from prototokens.arrangements import Arrangement
 from prototokens.cli import app
@@ -348,8 +348,7 @@ def test_an_encoder_that_was_trained_on_is_loaded_anew(
 def test_the_command_names_what_it_passes_over(
     encoder: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    build("llama").save_pretrained(tmp_path / "tiny")
-    tokenizer().save_pretrained(tmp_path / "tiny")
+    save_model("llama", tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> int:

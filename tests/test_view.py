@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -251,6 +252,9 @@ def test_an_archive_s_tokens_give_its_text_and_its_bytes_are_the_file_s(
     total = [int(cell.replace(",", "")) for cell in table.total[1:-1]]
     assert [sum(column) for column in columns] == total
     assert total[:2] == [archive.n_tokens, len(archive.residual_ids)]
+    starts, residual = archive.token_starts.tolist(), archive.residual_positions.tolist()
+    assert columns[0] == archive.lengths.tolist()
+    assert columns[1] == [sum(a <= place < b for place in residual) for a, b in pairwise(starts)]
     held = archive.vectors
     parts = (held.int8, held.scale, held.float16, held.float32)
     assert total[3] == sum(part.nbytes for part in parts) + len(held)  # and a byte for the dtype of each

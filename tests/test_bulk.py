@@ -33,11 +33,6 @@ DOCUMENTS = {"a.txt": b"first", "deep/b.md": "two \u00e9\r\n".encode(), "empty.t
 TEXTS = ["ab", "cde", "fg", "hij"]
 
 
-@pytest.fixture(scope="module")
-def llama() -> FrozenLM:
-    return family("llama")
-
-
 @pytest.fixture
 def runner(llama: FrozenLM) -> InProcess:
     return InProcess(lambda: llama)

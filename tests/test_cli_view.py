@@ -13,7 +13,7 @@ import pytest
 from archives import BLOCKS, packed
 from encoders import random_encoder
 from families import ONE, budget, save_model
-from prototokens import FrozenLM, fit, save
+from prototokens import fit, load_lm, save
 from prototokens.archive.archive import write_archive
 from prototokens.cli import app as cli
 from prototokens.files.record import record_kind, write_record
@@ -27,23 +27,17 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     for name in ("llama", "gpt2"):
         save_model(name, folder / name)
-    lm = named(folder / "llama")
+    lm = load_lm(str(folder / "llama"))
     for name, text in (("a", "abc"), ("b", "Yes.")):
         result, trace = traced(lm, text, stop=replace(ONE.stop, max_steps=2))
         save(folder / name, result.tokens)
         save_trace(folder / f"{name}.trace", trace)
-    foreign = named(folder / "gpt2")
+    foreign = load_lm(str(folder / "gpt2"))
     save(folder / "foreign", fit(foreign, foreign.encode("abc"), budget(ONE, max_steps=0)).tokens)
     write_archive(folder / "archive", replace(packed(BLOCKS), model=lm.identity))
     write_record(folder / "odd", "something else", {}, {}, overwrite=False)
     random_encoder(lm).save_pretrained(folder / "encoder")
     return folder
-
-
-def named(folder: Path) -> FrozenLM:
-    from prototokens import load_lm
-
-    return load_lm(str(folder))
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ SHORT = replace(CRAMMING, stop=Stop(max_steps=300, margin=0.01))
 
 
 @pytest.fixture(scope="module")
-def llama() -> FrozenLM:
-    return family("llama")
-
-
-@pytest.fixture(scope="module")
 def crammed(llama: FrozenLM) -> CrammingResult:
     return cram(llama, llama.encode("abcd"), SHORT)
 

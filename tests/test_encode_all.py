@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from encoders import random_encoder
-from families import family, save_model
+from families import save_model
 from prototokens import FrozenLM, InputError
 from prototokens.arrangements import Arrangement
 from prototokens.cli import app
@@ -31,11 +31,6 @@ from prototokens.texts.tables import Row
 
 TEXTS = ["ab", "cde", "", "fg", "a longer text", "x" * 80, "hij", "ab"]
 """The third is blank and the sixth has more tokens than the model has positions."""
-
-
-@pytest.fixture(scope="module")
-def llama() -> FrozenLM:
-    return family("llama")
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def descend(
     check_shape(target_ids)
     n_texts, length = target_ids.shape
     config = config.at(length)
-    check_room(lm, config, n_texts, length)
+    check_memory(lm, config, n_texts, length)
     arrangement = arrangement_named(config.arrangement)
     layout = arrangement.layout(length, arrangement.n_e_tokens(length, config.e_tokens))
     check_texts(lm, target_ids, layout)
@@ -204,7 +204,7 @@ def descend(
     return Descended(layout, fixed, descent.run(progress, should_stop))
 
 
-def check_room(lm: FrozenLM, config: FitConfig, n_texts: int, length: int) -> None:
+def check_memory(lm: FrozenLM, config: FitConfig, n_texts: int, length: int) -> None:
     """Refuse a fit whose vectors have no room in memory, before anything is allocated.
 
     Raises:

@@ -18,7 +18,7 @@ from ..archive.pack import PackConfig, pack
 from ..archive.settings import packed_otherwise
 from ..errors import InputError
 from ..files.atomic import check_new_file, file_bytes, make_folder, utf8
-from ..fitting.fit import check_room, fit_batch
+from ..fitting.fit import check_memory, fit_batch
 from ..fitting.recipes import FitConfig
 from ..fitting.starts import start_name
 from ..lm.frozen import FrozenLM
@@ -281,7 +281,7 @@ def _encode(lm: FrozenLM, job: dict[str, Any]) -> dict[str, Any]:
     texts = [_encoded(lm, text, job["max_tokens"]) for text in job["texts"]]
     lengths = {len(ids) for ids, error, _ in texts if error is None}
     if lengths:
-        check_room(lm, job["config"], 1, min(lengths))  # said once, where it holds for every text
+        check_memory(lm, job["config"], 1, min(lengths))  # said once, where it holds for every text
     return {
         "texts": texts,
         "settings": {length: _settings(lm, job["config"], length) for length in sorted(lengths)},

@@ -20,17 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bench_fit import SOURCES
+import bench_fit
 from block_methods import STORES, recipe, run
 from interleaved import circumstances, print_json
 from kept_rows import add_rows, load_rows, subject
-from prototokens import FrozenLM, load_lm
+from prototokens import FitConfig, FrozenLM, load_lm
 from prototokens.arrangements import blocks
 from prototokens.fitting.starter import Starter, load_starter, shipped_starter
 from prototokens.lm.identity import hash_ids, library_versions
-from prototokens.texts.sampling import sample
 
 FILE = Path(__file__).parent / "rows" / "blocks.jsonl"
 TOKENS_AT_ONCE = 128
@@ -47,7 +44,7 @@ class Part:
     method: str = "blocks"
     budget: int = 250
     per_source: int = 4
-    sources: str = SOURCES
+    sources: str = bench_fit.SOURCES
     seeds: tuple[int, ...] = (0, 1)
     goal: str = ""
 
@@ -97,9 +94,8 @@ PARTS: dict[str, Part | Command] = {
 class Job:
     """Texts of one part that are fitted side by side, and what their rows have in common."""
 
-    name: str
     part: Part
-    seed: int
+    config: FitConfig
     texts: tuple[int, ...]
     common: dict[str, Any] = field(hash=False)
 
@@ -131,7 +127,7 @@ def jobs(lm: FrozenLM, name: str, part: Part, start: Starter | None, texts: Sequ
         numbers = [n for n in range(part.n_texts) if texts is None or n in texts]
         at_once = max(1, TOKENS_AT_ONCE // part.tokens)
         for first in range(0, len(numbers), at_once):
-            yield Job(name, part, seed, tuple(numbers[first : first + at_once]), common)
+            yield Job(part, config, tuple(numbers[first : first + at_once]), common)
 
 
 def nearer(lm: FrozenLM, part: Part, start: Starter | None) -> Starter | None:
@@ -144,13 +140,11 @@ def nearer(lm: FrozenLM, part: Part, start: Starter | None) -> Starter | None:
     return start if ratios[0] == min(ratios) else None
 
 
-def measure(lm: FrozenLM, job: Job, start: Starter | None) -> list[dict[str, Any]]:
+def measure(lm: FrozenLM, job: Job) -> list[dict[str, Any]]:
     """Fit the texts of a job; one row for each."""
     part, sources = job.part, job.part.sources.split(",")
-    drawn = [sample(s, lm, part.tokens, part.per_source, seed=7, split="test") for s in sources]
-    target_ids = torch.cat(drawn)[list(job.texts)]
-    config = recipe(part.method, part.tokens, part.block, job.seed, part.budget, nearer(lm, part, start))
-    columns = run(lm, part.method, target_ids, config, part.block)
+    target_ids = bench_fit.texts(lm, part.sources, part.tokens, part.per_source)[list(job.texts)]
+    columns = run(lm, part.method, target_ids, job.config, part.block)
     return [
         {
             **job.common,
@@ -278,7 +272,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for job in jobs(lm, name, part, start, options.texts):
             kept = job.kept(options.file)
-            rows += kept or add_rows(options.file, measure(lm, job, start))
+            rows += kept or add_rows(options.file, measure(lm, job))
             for row in rows[-len(job.texts) :]:
                 print("  text {text} ({source}), seed {seed}: exact {exact}, {steps} steps, {work_per_token} positions "
                       "a token, {seconds:.0f} s".format(**row), flush=True)  # fmt: skip

@@ -10,7 +10,6 @@ One row for each source, length and bin; a figure of share against margin.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from interleaved import circumstances, print_json
+from kept_rows import add_rows
 from prototokens import Encoder, FrozenLM, InputError, decode, encode, load_lm
 from prototokens.decoding import MarginBin, calibration
 from prototokens.encoder.encoding import shipped_encoder
@@ -108,6 +108,7 @@ def main() -> None:
             raise SystemExit(f"error: {error}") from None
         encoder = Encoder.untrained(lm)
     place = {"encoder": encoder.name, "trained_steps": encoder.training["step"], "start": options.start}
+    place |= circumstances()
     rows: list[dict[str, Any]] = []
     for source in options.sources.split(","):
         for length in map(int, options.lengths.split(",")):
@@ -121,9 +122,7 @@ def main() -> None:
         share = "   -  " if line["share_right"] is None else f"{line['share_right']:.4f}"
         print(f"margin from {line['low']:5.2f}: {line['n_tokens']:7,} tokens, right {share}")
     if options.rows:
-        options.rows.parent.mkdir(exist_ok=True)
-        with options.rows.open("a") as file:
-            file.writelines(json.dumps(row | place | circumstances()) + "\n" for row in rows)
+        add_rows(options.rows, [row | place for row in rows])
     if options.figure:
         draw(rows, options.figure)
     print_json(lines)

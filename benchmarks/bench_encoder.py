@@ -11,7 +11,6 @@ start, perturbed), on the same texts. A fit that is not exact within the budget 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 
 from interleaved import circumstances, print_json
+from kept_rows import add_rows
 from prototokens import Encoder, FitResult, FrozenLM, Given, InputError, fit_batch, load_lm, preset
 from prototokens.encoder.encoding import refinement, shipped_encoder
 from prototokens.encoder.evaluate import CONTROLS, encoder_vectors, evaluate
@@ -155,9 +155,7 @@ def main() -> None:
             for kind in kinds:
                 for seed in map(int, options.seeds.split(",")):
                     rows += fit_rows(lm, encoder, source, kind, length, seed, options)
-    options.rows.parent.mkdir(exist_ok=True)
-    with options.rows.open("a") as file:
-        file.writelines(json.dumps(row | place) + "\n" for row in rows)
+    add_rows(options.rows, [row | place for row in rows])
     lines = summary(rows)
     for line in lines:
         print("  ".join(f"{k} {v}" for k, v in line.items()))

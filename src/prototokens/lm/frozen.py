@@ -209,7 +209,7 @@ class FrozenLM:
         with torch.inference_mode(False), torch.no_grad():
             return per_layer_row(self.model)
 
-    def _inputs_of_ids(self, ids: Tensor) -> dict[str, Tensor]:
+    def inputs_of_ids(self, ids: Tensor) -> dict[str, Tensor]:
         """What `forward` is given for token ids (B, T): the ids themselves, since some models look them up twice."""
         return {"input_ids": ids.to(self.device)} if self._takes_ids else self.inputs_of_vectors(self.embed(ids))
 
@@ -279,7 +279,7 @@ class FrozenLM:
         """
         batch = ids if ids.ndim == 2 else ids.unsqueeze(0)
         length = batch.shape[1]
-        logits = self._logits(self._inputs_of_ids(batch), length, range(length))
+        logits = self._logits(self.inputs_of_ids(batch), length, range(length))
         return logits if ids.ndim == 2 else logits[0]
 
     @torch.no_grad()
@@ -294,7 +294,7 @@ class FrozenLM:
             InputError: the model has no such layer; or as in `logits`.
         """
         options = {"logits_to_keep": 1} if self._keeps_logits else {}
-        inputs = self._inputs_of_ids(ids)
+        inputs = self.inputs_of_ids(ids)
         states = self.run(inputs, ids.shape[1], use_cache=False, output_hidden_states=True, **options).hidden_states
         if not -len(states) <= layer < len(states):
             raise InputError(f"hidden layer {layer} is not there: {self.identity.name} has 0 to {len(states) - 1}")

@@ -1,0 +1,298 @@
+"""Generation in which each pass verifies the drafts of the pass before and makes new ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..lm.frozen import FrozenLM
+from ..lm.generation import without_own_settings
+from .drafter import Drafter
+from .passes import Reading, attention_window, check_verifies, position_cost
+from .tree import Tree, candidates, grow
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen from the model's logits.
+
+    Attributes:
+        temperature: what logits are divided by; 0: the likeliest token always, which is greedy generation.
+        top_k: draw from so many of the likeliest tokens only; 0: from all.
+        top_p: draw from the likeliest tokens whose chances first add up to this only.
+        seed: of all draws.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
+        if self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InputError(f"top_k is {self.top_k} and top_p {self.top_p}; they must be at least 0, and above 0 to 1")
+
+    def settings(self) -> dict[str, Any]:
+        """The same for transformers."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        return {"do_sample": True, "temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """How many drafts a pass verifies.
+
+    Attributes:
+        width: candidates for each place; 1: a chain.
+        max_nodes: tokens that a pass verifies at most.
+        position_cost: what one more input position costs, as a share of a pass of one position; None: as measured on
+            this device. It decides how many drafts are worth their position, and never which text comes out.
+    """
+
+    width: int = 4
+    max_nodes: int = 64
+    position_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.max_nodes < 1:
+            raise InputError(f"width is {self.width} and max_nodes {self.max_nodes}; both must be at least 1")
+        if self.position_cost is not None and not self.position_cost >= 0:
+            raise InputError(f"position_cost is {self.position_cost}; it must be at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Generation:
+    """What a model wrote behind a prompt.
+
+    Attributes:
+        ids: the new tokens, int64, (N,), on the CPU.
+        text: their text.
+        passes: passes of the model, that of the prompt included. Without drafts there is one for each token.
+        seconds: wall time, that of the prompt's pass included.
+        stopped: whether it ended with a stop token.
+        verified: drafts verified in each pass.
+        accepted: drafts accepted in each pass.
+    """
+
+    ids: Tensor
+    text: str
+    passes: int
+    seconds: float
+    stopped: bool
+    verified: tuple[int, ...] = ()
+    accepted: tuple[int, ...] = ()
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """New tokens for each pass."""
+        return len(self.ids) / self.passes
+
+
+@torch.no_grad()
+def generate(
+    lm: FrozenLM,
+    prompt: str | Tensor,
+    *,
+    drafter: Drafter | None = None,
+    max_new_tokens: int = 128,
+    sampling: Sampling | None = None,
+    tree: DraftTree | None = None,
+    streamer: Any = None,
+) -> Generation:
+    """Write what the model writes behind a prompt, several tokens a pass where a drafter is given.
+
+    A pass reads the next token, which is known, drafts of the tokens behind it, and behind each of these the drafter's
+    learned inputs. Its outputs verify the drafts: the model chooses a token at each, exactly as it would without
+    drafts, and the drafts are followed as long as they agree. The outputs at the learned inputs behind the last of
+    them are the next drafts. So every token is the model's own choice, by the same draws of the same seed; drafts
+    decide only how many passes it takes. The text is that of generation without a drafter wherever rounding allows:
+    logits of passes of several positions differ in their last bits.
+
+    Args:
+        lm: the frozen model.
+        prompt: a text, or its ids, int64, (L,). No special token is added.
+        drafter: of the same model; None: one token a pass.
+        max_new_tokens: tokens at most; a stop token of the model ends it before.
+        sampling: how tokens are chosen; greedy if None.
+        tree: how many drafts are verified.
+        streamer: told of tokens as they come: transformers' `TextStreamer`, or another with `put(ids)` and `end()`.
+
+    Raises:
+        InputError: the prompt is empty, there is no room for the new tokens, the drafter is for another model, or the
+            model cannot verify drafts.
+
+    References: Hardware-Aware Parallel Prompt Decoding (Chen et al., 2024), https://arxiv.org/abs/2405.18628;
+    Fast Inference from Transformers via Speculative Decoding (Leviathan, Kalman & Matias, 2023),
+    https://arxiv.org/abs/2211.17192.
+    """
+    from transformers import GenerationConfig
+
+    prompt_ids = lm.encode(prompt) if isinstance(prompt, str) else prompt
+    _check(lm, prompt_ids, drafter, max_new_tokens)
+    sampling = sampling or Sampling()
+    drafts = None if drafter is None else _Drafts(lm, drafter, tree or DraftTree(), streamer)
+    stop_ids = stop_tokens(lm)
+    settings = GenerationConfig(
+        max_new_tokens=max_new_tokens, eos_token_id=stop_ids or None, pad_token_id=0, **sampling.settings()
+    )
+    cuda = [lm.device] if lm.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        torch.manual_seed(sampling.seed)
+        began = time.perf_counter()
+        ids = prompt_ids.unsqueeze(0).to(lm.device)
+        whole = without_own_settings(lm.model).generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=settings,
+            streamer=streamer,
+            **({} if drafts is None else {"custom_generate": drafts.generate}),
+        )
+        new_ids = whole[0, len(prompt_ids) :].cpu()
+        seconds = time.perf_counter() - began
+    return Generation(
+        ids=new_ids,
+        text=lm.decode(new_ids),
+        passes=len(new_ids) if drafts is None else drafts.passes,
+        seconds=seconds,
+        stopped=bool(len(new_ids)) and int(new_ids[-1]) in stop_ids,
+        verified=() if drafts is None else tuple(drafts.verified),
+        accepted=() if drafts is None else tuple(drafts.accepted),
+    )
+
+
+def stop_tokens(lm: FrozenLM) -> list[int]:
+    """The ids that end a text, as the checkpoint's generation settings name them, or else its tokenizer."""
+    settings = getattr(lm.model, "generation_config", None)
+    named = getattr(settings, "eos_token_id", None)
+    if named is None:
+        named = getattr(lm.tokenizer, "eos_token_id", None)
+    return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
+def _check(lm: FrozenLM, prompt_ids: Tensor, drafter: Drafter | None, max_new_tokens: int) -> None:
+    if prompt_ids.ndim != 1 or not len(prompt_ids):
+        raise InputError(f"the prompt's ids have the shape {tuple(prompt_ids.shape)}; it must be (L,), L at least 1")
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    length = len(prompt_ids) + max_new_tokens - 1  # the last token is no input
+    if lm.max_positions is not None and length > lm.max_positions:
+        raise InputError(
+            f"a prompt of {len(prompt_ids)} tokens and {max_new_tokens} new ones are too long: {lm.identity.name} has "
+            f"{lm.max_positions} positions, so that at most {max(0, lm.max_positions + 1 - len(prompt_ids))} new "
+            "tokens fit"
+        )
+    lm.check_ready(length)
+    if drafter is None:
+        return
+    drafter.check(lm.identity)
+    check_verifies(lm)
+    window = attention_window(lm)
+    if window is not None and length > window:
+        raise InputError(
+            f"layers of {lm.identity.name} look back {window} tokens, and drafts are verified up to there only: "
+            "generate fewer tokens, or without a drafter"
+        )
+
+
+@dataclass
+class _Drafts:
+    """The loop of one generation, and what it counts."""
+
+    lm: FrozenLM
+    drafter: Drafter
+    tree: DraftTree
+    streamer: Any
+    passes: int = 0
+    verified: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+
+    def generate(
+        self,
+        model: Any,
+        input_ids: Tensor,
+        logits_processor: Any,
+        stopping_criteria: Any,
+        generation_config: Any,
+        **model_kwargs: Any,
+    ) -> Tensor:
+        """What transformers calls in place of its own loop: ids (1, L) in, ids (1, L + N) out."""
+        lm = self.lm
+        reading = Reading(lm, input_ids[0])
+        self.passes = 1
+        chooser = _Chooser(logits_processor, stopping_criteria, generation_config.do_sample, self.streamer, input_ids)
+        last = generation_config.max_length
+        acceptance, price = self.drafter.acceptance, self._price()
+        self.drafter.network.to(lm.device)
+        token, state = chooser.choose(reading.logits), reading.state
+        drafts = reading.logits.new_empty(0, 0)  # of the learned inputs behind the last token that was read
+        while not chooser.ended:
+            room = last - chooser.ids.shape[1] + 1
+            offered = candidates(drafts, self.tree.width)
+            tree = grow(token, offered, acceptance, price, max_nodes=self.tree.max_nodes, room=room)
+            logits, states = self._verify(reading, tree, state)
+            self.passes += 1
+            path, token = _follow(tree, logits, chooser)
+            reading.keep(path, tree.n_positions)
+            first, n = tree.first_masks()[path[-1]], tree.n_masks[path[-1]]
+            drafts, state = logits[first : first + n], states[path[-1]]
+            self.verified.append(len(tree.tokens) - 1)
+            self.accepted.append(len(path) - 1)
+        if self.streamer is not None:
+            self.streamer.end()
+        return chooser.ids
+
+    def _price(self) -> float:
+        """What one more input position costs, in tokens: its share of a pass times the tokens of a pass."""
+        cost = self.tree.position_cost
+        cost = position_cost(self.lm) if cost is None else cost
+        return cost * (1 + sum(self.drafter.acceptance))
+
+    def _verify(self, reading: Reading, tree: Tree, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass of a tree and the learned inputs behind its nodes."""
+        device = self.lm.device
+        nodes = self.lm.embed(torch.tensor(tree.tokens))  # (n, D)
+        depths = torch.tensor(tree.depths, device=device)
+        masks = self.drafter.network(state.expand(len(nodes), -1), nodes, depths)  # (n, M, D)
+        behind = [masks[node, :n] for node, n in enumerate(tree.n_masks)]
+        return reading.extend(torch.cat([nodes, *behind]), tree.places(), tree.visible())
+
+
+def _follow(tree: Tree, logits: Tensor, chooser: _Chooser) -> tuple[list[int], int]:
+    """The nodes that the model's own choices lead along, and the token chosen behind the last of them."""
+    path = [0]
+    while True:
+        token = chooser.choose(logits[path[-1]])
+        child = None if chooser.ended else tree.child(path[-1], token)
+        if child is None:
+            return path, token
+        path.append(child)
+
+
+class _Chooser:
+    """Chooses one token after another as transformers' own loop does: the same processors, draws and stops."""
+
+    def __init__(
+        self, processor: Any, stop: Callable[..., Tensor], sample: bool, streamer: Any, input_ids: Tensor
+    ) -> None:
+        self.processor, self.stop, self.sample, self.streamer = processor, stop, sample, streamer
+        self.ids = input_ids
+        self.ended = False
+
+    def choose(self, logits: Tensor) -> int:
+        """The next token after logits (V,)."""
+        scores = self.processor(self.ids, logits.unsqueeze(0))  # (1, V)
+        chosen = torch.multinomial(scores.softmax(-1), 1) if self.sample else scores.argmax(-1, keepdim=True)  # (1, 1)
+        self.ids = torch.cat([self.ids, chosen], -1)
+        if self.streamer is not None:
+            self.streamer.put(chosen[0].cpu())
+        self.ended = bool(self.stop(self.ids, None).all())
+        return int(chosen)

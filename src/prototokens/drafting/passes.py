@@ -1,0 +1,166 @@
+"""Passes of a model behind a text that it has read: several tokens at once, and a cache that can be cut back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..lm.compiled import forward_parameters
+from ..lm.frozen import FrozenLM
+
+_ROUNDING = 1e-3  # of the largest logit: what unequal kernels make of equal inputs in float32
+_PROBE_TOKENS = 6
+_TIMED_POSITIONS = 16
+_TIMED_PASSES = 3
+
+
+class Reading:
+    """A text that the model has read, as its cache holds it.
+
+    Args:
+        lm: the frozen model.
+        ids: the text, int64, (L,), L at least 1.
+
+    Attributes:
+        length: L, tokens in the cache.
+        state: the last hidden state of the last token, float32, (H,).
+        logits: the logits behind it, float32, (V,).
+    """
+
+    def __init__(self, lm: FrozenLM, ids: Tensor) -> None:
+        from transformers import DynamicCache
+
+        self.lm, self.length = lm, len(ids)
+        self.cache: Any = DynamicCache()  # without the model's config, so that no layer drops what is behind a window
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in forward_parameters(lm.model) else {}
+        logits, states = self._pass(lm.inputs_of_ids(ids.unsqueeze(0)), self.length, **keep)
+        self.logits, self.state = logits[-1], states[-1]
+
+    def extend(self, inputs_embeds: Tensor, places: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass of further inputs, all of which see the text.
+
+        Args:
+            inputs_embeds: (Q, D).
+            places: of each input, counted from the end of the text, int64, (Q,).
+            visible: which of the inputs each attends to, bool, (Q, Q).
+
+        Returns:
+            Logits (Q, V) and last hidden states (Q, H), float32.
+        """
+        mask = torch.zeros(len(places), self.length + len(places), dtype=self.lm.dtype, device=self.lm.device)
+        hidden = (~visible).to(self.lm.device)
+        mask[:, self.length :].masked_fill_(hidden, torch.finfo(self.lm.dtype).min)
+        inputs = self.lm.inputs_of_vectors(inputs_embeds.unsqueeze(0))
+        inputs["attention_mask"] = mask[None, None]
+        inputs["position_ids"] = (places.to(self.lm.device) + self.length).unsqueeze(0)
+        return self._pass(inputs, self.length + int(places.max()) + 1)
+
+    def keep(self, rows: list[int], n_inputs: int) -> None:
+        """Keep some of the inputs of the last pass in the cache, in this order, and forget the others.
+
+        Args:
+            rows: which.
+            n_inputs: Q, how many there were.
+        """
+        n = len(rows)
+        if rows != list(range(n)):
+            index = torch.tensor(rows, device=self.lm.device) + self.length
+            for layer in self.cache.layers:
+                for values in (layer.keys, layer.values):
+                    values[..., self.length : self.length + n, :] = values[..., index.to(values.device), :]
+        self.cache.crop(n - n_inputs)
+        self.length += n
+
+    def _pass(self, inputs: dict[str, Tensor], length: int, **options: Any) -> tuple[Tensor, Tensor]:
+        outputs = self.lm.run(
+            inputs, length, past_key_values=self.cache, use_cache=True, output_hidden_states=True, **options
+        )
+        device = self.lm.device
+        return outputs.logits[0].to(device).float(), outputs.hidden_states[-1][0].to(device).float()
+
+
+def attention_window(lm: FrozenLM) -> int | None:
+    """How many tokens back the nearest-sighted of a model's layers look, or None where all look back to the start."""
+    config: Any = getattr(lm.model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "layer_types", None)
+    slides = getattr(config, "use_sliding_window", True) and (layers is None or "sliding_attention" in layers)
+    return window if isinstance(window, int) and slides else None
+
+
+_verifies: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+"""Models that were probed, and what is wrong with them: nothing where they can verify."""
+
+
+def check_verifies(lm: FrozenLM) -> None:
+    """Refuse a model that cannot verify several drafts at once behind a cache.
+
+    A tree of tokens is passed once behind a text, and its logits are compared with those of ordinary passes. It is
+    probed once per model.
+
+    Raises:
+        InputError: the model keeps no cache that can be cut back, or its attention does not follow a mask.
+    """
+    if lm.model not in _verifies:
+        with torch.no_grad():
+            _verifies[lm.model] = _problem(lm)
+    if problem := _verifies[lm.model]:
+        raise InputError(f"{lm.identity.name} cannot verify drafts: {problem}; generate without a drafter")
+
+
+def _problem(lm: FrozenLM) -> str:
+    if lm.per_layer_row is not None:
+        return "its layers look tokens up by their ids, and learned inputs have none"
+    ids = torch.arange(2 * _PROBE_TOKENS) % lm.vocabulary
+    text, chain = ids[:_PROBE_TOKENS], ids[_PROBE_TOKENS : _PROBE_TOKENS + 3]
+    order = [0, 0, 1, 2]  # of the chain; the first stands there twice, and the second copy leads on
+    visible = torch.eye(4, dtype=torch.bool)
+    visible[2, 1] = visible[3, 1] = visible[3, 2] = True
+    try:
+        reading = Reading(lm, text)
+        logits, _ = reading.extend(lm.embed(chain[order]), torch.tensor(order), visible)
+        reading.keep([1, 2], 4)
+        again, _ = reading.extend(lm.embed(chain[2:]), torch.zeros(1, dtype=torch.long), visible[:1, :1])
+    except (InputError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # whatever a model's own code raises
+        return "it keeps no cache that can be cut back, or takes no mask and places beside it"
+    plain = lm.next_token_logits(ids[: _PROBE_TOKENS + 3])[_PROBE_TOKENS:]  # (3, V)
+    tolerance = max(_ROUNDING, 8 * torch.finfo(lm.dtype).eps) * plain.abs().amax()
+    if (logits[1:] - plain).abs().amax() > tolerance or (again[0] - plain[2]).abs().amax() > tolerance:
+        return "behind a cache its outputs are not those of an ordinary pass, or its attention does not follow a mask"
+    return ""
+
+
+_prices: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], float]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def position_cost(lm: FrozenLM) -> float:
+    """What one more input position costs in a pass, as a share of a pass of one position: measured once.
+
+    The best of a few passes of one position and of 17, behind a short text.
+    """
+    known = _prices.setdefault(lm.model, {})
+    circumstances = (lm.dtype, str(lm.device), torch.get_num_threads())
+    if circumstances not in known:
+        reading = Reading(lm, torch.zeros(2 * _TIMED_POSITIONS, dtype=torch.long))
+        seconds = [min(_seconds(reading, n) for _ in range(_TIMED_PASSES)) for n in (1, 1 + _TIMED_POSITIONS)]
+        known[circumstances] = max(0.0, (seconds[1] / seconds[0] - 1) / _TIMED_POSITIONS)
+    return known[circumstances]
+
+
+def _seconds(reading: Reading, n_inputs: int) -> float:
+    inputs_embeds = reading.lm.embed(torch.zeros(n_inputs, dtype=torch.long))
+    began = time.perf_counter()
+    logits, _ = reading.extend(inputs_embeds, torch.arange(n_inputs), torch.ones(n_inputs, n_inputs).tril().bool())
+    logits.argmax(-1).tolist()  # waits for the device
+    seconds = time.perf_counter() - began
+    reading.keep([], n_inputs)
+    return seconds

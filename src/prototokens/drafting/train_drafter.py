@@ -1,0 +1,341 @@
+"""Training a drafter: the model writes texts, and the drafter learns to say ahead what it writes."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from ..lm.compiled import forward_parameters
+from ..lm.frozen import FrozenLM
+from .drafter import Drafter, DrafterConfig, DrafterNetwork
+from .generating import stop_tokens
+from .passes import check_verifies
+
+_JUDGED_TEXTS = 32
+_JUDGED_ROUND = -1  # a round that no training takes
+_LAG_DECAY = 0.5  # of the chance of a lag to that of the next
+_WARM_UP = 20
+
+
+@dataclass(frozen=True)
+class DrafterTraining:
+    """How to train a drafter.
+
+    Attributes:
+        drafter: how it is built.
+        source: where prompts come from, see `texts.SOURCES`; only its `train` split is used.
+        prompt_lengths: tokens of a prompt; each round draws one of them.
+        new_tokens: what the model writes behind a prompt, greedily.
+        round_texts: texts that the model writes in a round.
+        batch_texts: texts of a step; every text of a round is used twice.
+        places: places in a text behind which the drafter drafts in a step.
+        steps: optimiser steps.
+        lr: AdamW's learning rate after the first 20 steps; it falls in proportion to the steps that are left.
+        seed: of all draws.
+    """
+
+    drafter: DrafterConfig = field(default_factory=DrafterConfig)
+    source: str = "speeches"
+    prompt_lengths: tuple[int, ...] = (16, 32, 64)
+    new_tokens: int = 96
+    round_texts: int = 32
+    batch_texts: int = 8
+    places: int = 24
+    steps: int = 400
+    lr: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("new_tokens", "round_texts", "batch_texts", "places", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.round_texts % self.batch_texts:
+            raise InputError(
+                f"round_texts is {self.round_texts}, which batch_texts, {self.batch_texts}, does not divide"
+            )
+        if not self.prompt_lengths or min(self.prompt_lengths) < 1:
+            raise InputError(f"prompt_lengths are {self.prompt_lengths}; each must be at least 1")
+        if self.new_tokens < self.drafter.n_masks + 1:
+            raise InputError(
+                f"new_tokens is {self.new_tokens}; {self.drafter.n_masks} masks need at least "
+                f"{self.drafter.n_masks + 1}"
+            )
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"lr is {self.lr}; it must be a positive number")
+
+    @property
+    def round_steps(self) -> int:
+        """Steps of a round."""
+        return 2 * self.round_texts // self.batch_texts
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        return self.lr * min(1.0, (step + 1) / _WARM_UP) * (1 - step / self.steps)
+
+
+@dataclass(frozen=True)
+class DrafterProgress:
+    """One step of training a drafter.
+
+    Attributes:
+        step: steps taken.
+        steps: steps in all.
+        loss_nats: mean cross-entropy of the drafts.
+        right: of each mask, the share of its drafts that are right.
+        samples: places drafted behind so far, since the training began.
+        seconds: wall time since the training began or last resumed.
+    """
+
+    step: int
+    steps: int
+    loss_nats: float
+    right: tuple[float, ...]
+    samples: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Texts that a model wrote.
+
+    Attributes:
+        ids: prompts and what was written behind them, int64, (B, L).
+        prompt_length: tokens of each prompt.
+        ends: where each text ends: the place of its stop token, or L, int64, (B,).
+    """
+
+    ids: Tensor
+    prompt_length: int
+    ends: Tensor
+
+
+Draw = Callable[[int, int, int], Tensor]
+"""`draw(length, count, seed)` gives prompts as ids, (count, length)."""
+
+
+def write_texts(lm: FrozenLM, draw: Draw, config: DrafterTraining, number: int, count: int) -> Written:
+    """The texts of a round: greedy generation behind prompts that are drawn from the seed and the round's number."""
+    length = random.Random(f"{config.seed} {number}").choice(config.prompt_lengths)
+    prompts = draw(length, count, config.seed * 1_000_003 + number)
+    written = lm.generate(lm.embed(prompts), config.new_tokens)
+    ids = torch.cat([prompts.to(lm.device), written], 1)
+    stops = torch.isin(ids[:, length:], torch.tensor(stop_tokens(lm), dtype=torch.long, device=lm.device))
+    at_stop = torch.where(stops.any(1), stops.int().argmax(1), config.new_tokens)  # the first
+    return Written(ids, length, length + at_stop)
+
+
+def train_drafter(
+    lm: FrozenLM,
+    draw: Draw,
+    config: DrafterTraining | None = None,
+    resume: tuple[Drafter, dict[str, Tensor]] | None = None,
+    keep: Callable[[Drafter, dict[str, Tensor], DrafterProgress], None] | None = None,
+) -> Drafter:
+    """Train a drafter for a model on what the model itself writes.
+
+    A round draws prompts, and the model writes behind them. A step takes some of the texts and random places in them.
+    Behind each place p stand the learned inputs, at the places of the next tokens; they attend to the text up to p and
+    to the inputs before them, and to no other place's. Mask i drafts the token at p + 1 + i, and the loss is the
+    cross-entropy of that token. All places of a text share the text's cache, which is read once and without gradients.
+    What the network reads of the context is as old as it may be in generation: the hidden state before p, or one of
+    those some tokens before.
+
+    Args:
+        lm: the frozen model.
+        draw: gives prompts.
+        config: how to train.
+        resume: what `keep` was given last; the training ends the same as without the interruption.
+        keep: called after every step with the drafter, what a resumption needs beside it, and the progress.
+
+    Returns:
+        The drafter. Its `acceptance` is measured on 32 texts of a round that it was not trained on.
+
+    Raises:
+        InputError: the model cannot verify drafts or has too few positions, or the training to resume is of another
+            model or has other settings.
+    """
+    config = config or DrafterTraining()
+    check_verifies(lm)
+    lm.check_ready(max(config.prompt_lengths) + config.new_tokens + config.drafter.n_masks)
+    if resume is None:
+        start = Drafter.untrained(lm, config.drafter, seed=config.seed)
+        drafter = replace(start, training=start.training | {"config": _record(config), "samples": 0})
+    else:
+        drafter = _checked(resume[0], lm, config)
+    network = drafter.network.to(lm.device)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
+    if resume is not None:
+        _restore(optimiser, resume[1])
+    began = time.perf_counter()
+    written: Written | None = None
+    for step in range(drafter.training["step"], config.steps):
+        number, within = divmod(step, config.round_steps)
+        if written is None or within == 0:
+            written = write_texts(lm, draw, config, number, config.round_texts)
+        rng = random.Random(f"{config.seed} {step} places")
+        batch = _batch(written, config, within)
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate(step)
+        drafts = draft_at(lm, network, batch, *_places(batch, config, rng))
+        optimiser.zero_grad(set_to_none=True)
+        drafts.loss_nats.backward()
+        optimiser.step()
+        samples = drafter.training["samples"] + drafts.is_known[..., 0].numel()
+        drafter = replace(drafter, training=drafter.training | {"step": step + 1, "samples": samples})
+        if step + 1 == config.steps:
+            drafter = replace(drafter, acceptance=acceptance(lm, network, draw, config))
+        if keep:
+            progress = DrafterProgress(
+                step + 1, config.steps, drafts.loss_nats.item(), drafts.shares(), samples, time.perf_counter() - began
+            )
+            keep(drafter, _state(optimiser) if step + 1 < config.steps else {}, progress)
+    return drafter
+
+
+@dataclass(frozen=True, eq=False)
+class Drafts:
+    """What the masks behind places of texts draft.
+
+    Attributes:
+        loss_nats: mean cross-entropy of the known tokens.
+        is_right: whether the likeliest token is the text's, bool, (B, G, M).
+        is_known: whether the text goes on that far, bool, (B, G, M).
+    """
+
+    loss_nats: Tensor
+    is_right: Tensor
+    is_known: Tensor
+
+    def shares(self) -> tuple[float, ...]:
+        """Of each mask, the share of its drafts that are right."""
+        return tuple((self.is_right.sum((0, 1)) / self.is_known.sum((0, 1)).clamp_min(1)).tolist())
+
+    def accepted(self) -> tuple[float, ...]:
+        """Of each mask, the share of places at which it and all masks before it are right."""
+        known = self.is_known[..., -1]  # places behind which the text goes on far enough for all
+        right = self.is_right.cumprod(-1).bool() & known.unsqueeze(-1)
+        return tuple((right.sum((0, 1)) / known.sum().clamp_min(1)).tolist())
+
+
+def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, places: Tensor, lags: Tensor) -> Drafts:
+    """Draft behind places of texts, through the frozen model, with gradients for the network.
+
+    Args:
+        lm: the frozen model.
+        network: the drafter's.
+        written: B texts.
+        places: the tokens behind which is drafted, int64, (B, G).
+        lags: how many tokens before the one before that the hidden state is taken, int64, (B, G).
+    """
+    from transformers import DynamicCache
+
+    ids, device = written.ids, lm.device
+    n_texts, length = ids.shape
+    n_places, n_masks = places.shape[1], network.n_masks
+    cache = DynamicCache()
+    with torch.no_grad():
+        keep = {"logits_to_keep": 1} if "logits_to_keep" in forward_parameters(lm.model) else {}
+        outputs = lm.run(
+            lm.inputs_of_ids(ids), length, past_key_values=cache, use_cache=True, output_hidden_states=True, **keep
+        )
+        states = outputs.hidden_states[-1].to(device).float()  # (B, L, H)
+    rows = torch.arange(n_texts, device=device).unsqueeze(1)
+    state = states[rows, (places - 1 - lags).clamp_min(0)]  # (B, G, H)
+    token = lm.embed(ids[rows, places])  # (B, G, D)
+    masks = network(state.flatten(0, 1), token.flatten(0, 1), lags.flatten())  # (B * G, M, D)
+    inputs = lm.inputs_of_vectors(masks.view(n_texts, n_places * n_masks, -1))
+    inputs["attention_mask"] = _attention_mask(places, n_masks, length, lm.dtype)
+    behind = torch.arange(1, n_masks + 1, device=device)
+    targets_at = places.unsqueeze(-1) + behind + 1  # (B, G, M)
+    inputs["position_ids"] = (targets_at - 1).flatten(1)
+    outputs = lm.run(inputs, length + n_masks, past_key_values=cache, use_cache=True)
+    logits = outputs.logits.to(device).float().view(n_texts, n_places, n_masks, -1)
+    is_known = targets_at < written.ends[:, None, None]
+    targets = ids[rows.unsqueeze(-1), targets_at.clamp_max(length - 1)]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
+    loss = (loss * is_known.flatten()).sum() / is_known.sum().clamp_min(1)
+    return Drafts(loss, (logits.detach().argmax(-1) == targets) & is_known, is_known)
+
+
+@torch.no_grad()
+def acceptance(lm: FrozenLM, network: DrafterNetwork, draw: Draw, config: DrafterTraining) -> tuple[float, ...]:
+    """The drafter's `acceptance`, on texts of a round that no training takes."""
+    written = write_texts(lm, draw, config, _JUDGED_ROUND, _JUDGED_TEXTS)
+    rng = random.Random(f"{config.seed} judged")
+    drafts = [
+        draft_at(lm, network, batch, *_places(batch, config, rng))
+        for batch in (_rows(written, range(i, i + 8)) for i in range(0, _JUDGED_TEXTS, 8))
+    ]
+    return Drafts(
+        drafts[0].loss_nats, torch.cat([d.is_right for d in drafts]), torch.cat([d.is_known for d in drafts])
+    ).accepted()
+
+
+def _places(written: Written, config: DrafterTraining, rng: random.Random) -> tuple[Tensor, Tensor]:
+    """Random places of texts and lags, each (B, G)."""
+    n_texts, length = written.ids.shape
+    first, last = written.prompt_length, length - 2 - config.drafter.n_masks
+    places = [[rng.randint(first - 1, max(first - 1, last)) for _ in range(config.places)] for _ in range(n_texts)]
+    lags = range(config.drafter.n_masks + 1)
+    weights = [_LAG_DECAY**lag for lag in lags]
+    drawn = [rng.choices(lags, weights, k=config.places) for _ in range(n_texts)]
+    device = written.ids.device
+    return torch.tensor(places, device=device), torch.tensor(drawn, device=device)
+
+
+def _attention_mask(places: Tensor, n_masks: int, length: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask for the masks behind places (B, G) of texts of L tokens: (B, 1, G * M, L + G * M)."""
+    n_places, device = places.shape[1], places.device
+    text = torch.arange(length, device=device) <= places.repeat_interleave(n_masks, 1).unsqueeze(-1)  # (B, GM, L)
+    place = torch.arange(n_places * n_masks, device=device) // n_masks
+    same = (place.unsqueeze(1) == place) & torch.ones(len(place), len(place), device=device).tril().bool()
+    seen = torch.cat([text, same.expand(len(places), -1, -1)], -1)
+    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def _batch(written: Written, config: DrafterTraining, within: int) -> Written:
+    """The texts of a round's step."""
+    first = within * config.batch_texts % config.round_texts
+    return _rows(written, range(first, first + config.batch_texts))
+
+
+def _rows(written: Written, rows: range) -> Written:
+    return replace(written, ids=written.ids[rows.start : rows.stop], ends=written.ends[rows.start : rows.stop])
+
+
+def _state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's state as tensors by name."""
+    states = optimiser.state_dict()["state"]
+    return {f"optimiser.{n}.{name}": value for n, state in states.items() for name, value in state.items()}
+
+
+def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        _, n, name = key.split(".", 2)
+        states.setdefault(int(n), {})[name] = value
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _checked(drafter: Drafter, lm: FrozenLM, config: DrafterTraining) -> Drafter:
+    drafter.check(lm.identity)
+    before, now = drafter.training.get("config", {}), _record(config)
+    if before != now:
+        other = ", ".join(name for name in before | now if before.get(name) != now.get(name))
+        raise InputError(
+            f"the drafter to resume was trained with other settings ({other}): give the same, or begin anew (--force)"
+        )
+    return drafter
+
+
+def _record(config: DrafterTraining) -> dict[str, Any]:
+    """The settings as JSON values, as they come back from a file."""
+    return json.loads(json.dumps(asdict(config)))

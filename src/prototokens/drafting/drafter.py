@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,11 @@ def read_drafter(path: str | os.PathLike[str]) -> tuple[Drafter, dict[str, Tenso
 
 def shipped_drafter(model: Identity) -> Drafter | None:
     """The drafter that comes with the package for this model, if there is one."""
+    return next((drafter for drafter in _shipped() if drafter.model.fingerprint == model.fingerprint), None)
+
+
+@cache
+def _shipped() -> tuple[Drafter, ...]:
     folder = files("prototokens") / "shipped" / "drafters"
     with as_file(folder) as path:
-        drafters = (load_drafter(p) for p in sorted(path.glob("*.safetensors")))
-        return next((d for d in drafters if d.model.fingerprint == model.fingerprint), None)
+        return tuple(load_drafter(p) for p in sorted(path.glob("*.safetensors")))

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.generation import without_own_settings
 from .drafter import Drafter
-from .passes import Reading, attention_window, check_verifies, position_cost
+from .passes import Reading, check_verifies, position_cost
 from .tree import Tree, candidates, grow
 
 
@@ -191,16 +191,9 @@ def _check(lm: FrozenLM, prompt_ids: Tensor, drafter: Drafter | None, max_new_to
             "tokens fit"
         )
     lm.check_ready(length)
-    if drafter is None:
-        return
-    drafter.check(lm.identity)
-    check_verifies(lm)
-    window = attention_window(lm)
-    if window is not None and length > window:
-        raise InputError(
-            f"layers of {lm.identity.name} look back {window} tokens, and drafts are verified up to there only: "
-            "generate fewer tokens, or without a drafter"
-        )
+    if drafter is not None:
+        drafter.check(lm.identity)
+        check_verifies(lm)
 
 
 @dataclass

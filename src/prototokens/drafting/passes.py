@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..lm.compiled import forward_parameters
 from ..lm.frozen import FrozenLM
+from .masks import attention_mask, unknown_layers
 
 _ROUNDING = 1e-3  # of the largest logit: what unequal kernels make of equal inputs in float32
 _PROBE_TOKENS = 6
@@ -52,12 +53,13 @@ class Reading:
         Returns:
             Logits (Q, V) and last hidden states (Q, H), float32.
         """
-        mask = torch.zeros(len(places), self.length + len(places), dtype=self.lm.dtype, device=self.lm.device)
-        hidden = (~visible).to(self.lm.device)
-        mask[:, self.length :].masked_fill_(hidden, torch.finfo(self.lm.dtype).min)
-        inputs = self.lm.inputs_of_vectors(inputs_embeds.unsqueeze(0))
-        inputs["attention_mask"] = mask[None, None]
-        inputs["position_ids"] = (places.to(self.lm.device) + self.length).unsqueeze(0)
+        device = self.lm.device
+        text = torch.ones(len(places), self.length, dtype=torch.bool, device=device)
+        positions = (places.to(device) + self.length).unsqueeze(0)
+        seen = torch.cat([text, visible.to(device)], 1).unsqueeze(0)  # (1, Q, L + Q)
+        inputs: dict[str, Any] = self.lm.inputs_of_vectors(inputs_embeds.unsqueeze(0))
+        inputs["attention_mask"] = attention_mask(self.lm, seen, positions, self.length)
+        inputs["position_ids"] = positions
         return self._pass(inputs, self.length + int(places.max()) + 1)
 
     def keep(self, rows: list[int], n_inputs: int) -> None:
@@ -76,22 +78,12 @@ class Reading:
         self.cache.crop(n - n_inputs)
         self.length += n
 
-    def _pass(self, inputs: dict[str, Tensor], length: int, **options: Any) -> tuple[Tensor, Tensor]:
+    def _pass(self, inputs: dict[str, Any], length: int, **options: Any) -> tuple[Tensor, Tensor]:
         outputs = self.lm.run(
             inputs, length, past_key_values=self.cache, use_cache=True, output_hidden_states=True, **options
         )
         device = self.lm.device
         return outputs.logits[0].to(device).float(), outputs.hidden_states[-1][0].to(device).float()
-
-
-def attention_window(lm: FrozenLM) -> int | None:
-    """How many tokens back the nearest-sighted of a model's layers look, or None where all look back to the start."""
-    config: Any = getattr(lm.model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    window = getattr(config, "sliding_window", None)
-    layers = getattr(config, "layer_types", None)
-    slides = getattr(config, "use_sliding_window", True) and (layers is None or "sliding_attention" in layers)
-    return window if isinstance(window, int) and slides else None
 
 
 _verifies: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
@@ -117,6 +109,8 @@ def check_verifies(lm: FrozenLM) -> None:
 def _problem(lm: FrozenLM) -> str:
     if lm.per_layer_row is not None:
         return "its layers look tokens up by their ids, and learned inputs have none"
+    if kinds := unknown_layers(lm):
+        return f"its layers are of the kind {kinds[0]}"
     ids = torch.arange(2 * _PROBE_TOKENS) % lm.vocabulary
     text, chain = ids[:_PROBE_TOKENS], ids[_PROBE_TOKENS : _PROBE_TOKENS + 3]
     order = [0, 0, 1, 2]  # of the chain; the first stands there twice, and the second copy leads on

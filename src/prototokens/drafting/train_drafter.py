@@ -17,6 +17,7 @@ from ..lm.compiled import forward_parameters
 from ..lm.frozen import FrozenLM
 from .drafter import Drafter, DrafterConfig, DrafterNetwork
 from .generating import stop_tokens
+from .masks import attention_mask
 from .passes import check_verifies
 
 _JUDGED_TEXTS = 32
@@ -251,11 +252,12 @@ def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, places: Te
     state = states[rows, (places - 1 - lags).clamp_min(0)]  # (B, G, H)
     token = lm.embed(ids[rows, places])  # (B, G, D)
     masks = network(state.flatten(0, 1), token.flatten(0, 1), lags.flatten())  # (B * G, M, D)
-    inputs = lm.inputs_of_vectors(masks.view(n_texts, n_places * n_masks, -1))
-    inputs["attention_mask"] = _attention_mask(places, n_masks, length, lm.dtype)
+    inputs: dict[str, Any] = lm.inputs_of_vectors(masks.view(n_texts, n_places * n_masks, -1))
     behind = torch.arange(1, n_masks + 1, device=device)
     targets_at = places.unsqueeze(-1) + behind + 1  # (B, G, M)
-    inputs["position_ids"] = (targets_at - 1).flatten(1)
+    positions = (targets_at - 1).flatten(1)
+    inputs["position_ids"] = positions
+    inputs["attention_mask"] = attention_mask(lm, _seen(places, n_masks, length), positions, length)
     outputs = lm.run(inputs, length + n_masks, past_key_values=cache, use_cache=True)
     logits = outputs.logits.to(device).float().view(n_texts, n_places, n_masks, -1)
     is_known = targets_at < written.ends[:, None, None]
@@ -291,14 +293,13 @@ def _places(written: Written, config: DrafterTraining, rng: random.Random) -> tu
     return torch.tensor(places, device=device), torch.tensor(drawn, device=device)
 
 
-def _attention_mask(places: Tensor, n_masks: int, length: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask for the masks behind places (B, G) of texts of L tokens: (B, 1, G * M, L + G * M)."""
+def _seen(places: Tensor, n_masks: int, length: int) -> Tensor:
+    """What the masks behind places (B, G) of texts of L tokens attend to: bool, (B, G * M, L + G * M)."""
     n_places, device = places.shape[1], places.device
     text = torch.arange(length, device=device) <= places.repeat_interleave(n_masks, 1).unsqueeze(-1)  # (B, GM, L)
     place = torch.arange(n_places * n_masks, device=device) // n_masks
     same = (place.unsqueeze(1) == place) & torch.ones(len(place), len(place), device=device).tril().bool()
-    seen = torch.cat([text, same.expand(len(places), -1, -1)], -1)
-    return torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min).unsqueeze(1)
+    return torch.cat([text, same.expand(len(places), -1, -1)], -1)
 
 
 def _batch(written: Written, config: DrafterTraining, within: int) -> Written:

@@ -23,7 +23,7 @@ ORDER = (
     "texts proto_tokens",
     "decoding",
     "fitting",
-    "baselines encoder geometry",
+    "baselines drafting encoder geometry",
     "archive",
     "runners",
     "study",

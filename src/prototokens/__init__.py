@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from .archive.unpack import unpack
     from .arrangements import Arrangement
     from .decoding import decode
+    from .drafting.drafter import Drafter, load_drafter
+    from .drafting.generating import generate
     from .encoder.encoding import Encoder, encode
     from .errors import InputError
     from .fitting.fit import FitResult, fit, fit_batch
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from .proto_tokens import ProtoTokens, load, save
 
 __all__ = [
-    "AdamW", "Arrangement", "Encoder", "FitConfig", "FitResult", "FrozenLM", "Given", "InputError", "ProtoTokens",
-    "Stop", "decode", "encode", "fit", "fit_batch", "load", "load_lm", "pack", "preset", "read_archive", "save",
-    "unpack",
+    "AdamW", "Arrangement", "Drafter", "Encoder", "FitConfig", "FitResult", "FrozenLM", "Given", "InputError",
+    "ProtoTokens", "Stop", "decode", "encode", "fit", "fit_batch", "generate", "load", "load_drafter", "load_lm",
+    "pack", "preset", "read_archive", "save", "unpack",
 ]  # fmt: skip
 
 _HOME = {
@@ -32,6 +34,11 @@ _HOME = {
     "archive.unpack": ("unpack",),
     "arrangements": ("Arrangement",),
     "decoding": ("decode",),
+    "drafting.drafter": (
+        "Drafter",
+        "load_drafter",
+    ),
+    "drafting.generating": ("generate",),
     "encoder.encoding": (
         "Encoder",
         "encode",

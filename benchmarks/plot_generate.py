@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 
-from bench_generate import ROWS, summary
+from bench_generate import ROWS
 from kept_rows import load_rows
 
 matplotlib.use("svg")
@@ -28,7 +28,8 @@ def main() -> None:
         points = []
         for samples in sorted({row["samples"] for row in rows if row["samples"]}):
             of_drafter = {row["prompt"]: row for row in rows if row["samples"] == samples}  # the newest of each prompt
-            points.append((samples, summary(list(of_drafter.values()))[0]["tokens_per_pass"]))
+            n_tokens, passes = (sum(row[name] for row in of_drafter.values()) for name in ("n_tokens", "passes"))
+            points.append((samples, n_tokens / passes))
         if points:
             panel.plot(*zip(*points, strict=True), "o-", color=colour, label=method)
     panel.set(xlabel="places in texts that the drafter was trained on", ylabel="tokens a pass", xscale="log")

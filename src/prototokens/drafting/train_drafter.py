@@ -24,6 +24,7 @@ _JUDGED_TEXTS = 32
 _JUDGED_ROUND = -1  # a round that no training takes
 _LAG_DECAY = 0.5  # of the chance of a lag to that of the next
 _WARM_UP = 20
+_MASK_RATE = 20.0  # over that of the network's weights
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class DrafterTraining:
         batch_texts: texts of a step; every text of a round is used twice.
         places: places in a text behind which the drafter drafts in a step.
         steps: optimiser steps.
-        lr: AdamW's learning rate after the first 20 steps; it falls in proportion to the steps that are left.
+        lr: AdamW's learning rate of the network after the first 20 steps; it falls in proportion to the steps that are
+            left. That of the masks themselves, in standard deviations of the embeddings, is 20 times as high.
         seed: of all draws.
     """
 
@@ -47,10 +49,10 @@ class DrafterTraining:
     source: str = "speeches"
     prompt_lengths: tuple[int, ...] = (16, 32, 64)
     new_tokens: int = 96
-    round_texts: int = 32
-    batch_texts: int = 8
-    places: int = 24
-    steps: int = 400
+    round_texts: int = 128
+    batch_texts: int = 4
+    places: int = 48
+    steps: int = 600
     lr: float = 1e-3
     seed: int = 0
 
@@ -172,7 +174,7 @@ def train_drafter(
     else:
         drafter = _checked(resume[0], lm, config)
     network = drafter.network.to(lm.device)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=0.01)
+    optimiser = _optimiser(network)
     if resume is not None:
         _restore(optimiser, resume[1])
     began = time.perf_counter()
@@ -184,7 +186,7 @@ def train_drafter(
         rng = random.Random(f"{config.seed} {step} places")
         batch = _batch(written, config, within)
         for group in optimiser.param_groups:
-            group["lr"] = config.rate(step)
+            group["lr"] = group["share"] * config.rate(step)
         drafts = draft_at(lm, network, batch, *_places(batch, config, rng))
         optimiser.zero_grad(set_to_none=True)
         drafts.loss_nats.backward()
@@ -310,6 +312,13 @@ def _batch(written: Written, config: DrafterTraining, within: int) -> Written:
 
 def _rows(written: Written, rows: range) -> Written:
     return replace(written, ids=written.ids[rows.start : rows.stop], ends=written.ends[rows.start : rows.stop])
+
+
+def _optimiser(network: DrafterNetwork) -> torch.optim.Optimizer:
+    """AdamW, each of whose groups holds its share of the learning rate."""
+    weights = [weight for name, weight in network.named_parameters() if name != "masks"]
+    groups: list[dict[str, Any]] = [{"params": [network.masks], "share": _MASK_RATE, "weight_decay": 0.0}]
+    return torch.optim.AdamW([*groups, {"params": weights, "share": 1.0}] if weights else groups, weight_decay=0.01)
 
 
 def _state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -86,9 +86,10 @@ def grow(
         acceptance: for each mask behind a token, the share of drafts that are accepted as far as it.
         price: what one more input position costs, in tokens.
         max_nodes: nodes at most, the first included.
-        room: tokens that are still wanted, `token` included; nothing is drafted behind the last.
+        room: tokens that are still wanted, `token` included. The last of them is not drafted: the output behind the one
+            before gives it in any case.
     """
-    depth_bound = len(places) if room is None else min(len(places), room - 1)
+    depth_bound = len(places) if room is None else min(len(places), room - 2)
     tokens, parents, depths, chances = [token], [-1], [0], [1.0]
     waiting: list[tuple[float, int, int, int, int]] = []  # by chance, then in order of coming
     n_seen = 0
@@ -114,7 +115,7 @@ def grow(
         ends[parent] -= chances[node]
     n_masks = []
     for node, end in enumerate(ends):
-        left = len(acceptance) if room is None else min(len(acceptance), max(0, room - 2 - depths[node]))
+        left = len(acceptance) if room is None else min(len(acceptance), max(0, room - 3 - depths[node]))
         n_masks.append(next((i for i in range(left) if end * acceptance[i] < price), left))
     return Tree(tuple(tokens), tuple(parents), tuple(depths), tuple(chances), tuple(n_masks))
 

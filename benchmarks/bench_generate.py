@@ -6,6 +6,7 @@ model writes behind each by every method in turn, and every text is compared wit
     plain            one token a pass, with the KV cache
     lookup           transformers' prompt lookup decoding: n-grams of the text so far are the drafts
     untrained        learned inputs at the mean embedding, before any training
+    reconstruction   the m-token of the shipped start, which was trained to bring texts back, at every place
     masks            the learned inputs alone, no network: of --masks FILE
     chain            the drafter, one candidate for each place: of --drafter FILE, or the shipped one
     tree             the drafter, several candidates for each place
@@ -30,14 +31,16 @@ from torch import Tensor
 from interleaved import circumstances, medians, print_json
 from kept_rows import add_rows
 from prototokens import FrozenLM, load_lm
-from prototokens.drafting.drafter import Drafter, load_drafter, shipped_drafter
+from prototokens.arrangements import arrangement_named
+from prototokens.drafting.drafter import Drafter, DrafterConfig, load_drafter, shipped_drafter
 from prototokens.drafting.generating import DraftTree, Generation, generate, stop_tokens
 from prototokens.drafting.passes import position_cost
+from prototokens.fitting.starter import shipped_starter
 from prototokens.lm.generation import without_own_settings
 from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "generate.jsonl"
-METHODS = "plain,lookup,untrained,masks,chain,tree"
+METHODS = "plain,lookup,untrained,reconstruction,masks,chain,tree"
 
 
 @dataclass
@@ -78,13 +81,26 @@ def lookup(lm: FrozenLM, prompt_ids: Tensor, n_tokens: int, lookup_tokens: int) 
     return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, len(prompt_ids) :]
 
 
+def of_reconstruction(lm: FrozenLM) -> Drafter | None:
+    """A drafter whose learned inputs are the m-token of reconstruction, where the model has a shipped start."""
+    starter = shipped_starter(lm.identity, arrangement_named("m,e,m*(n-1)"))
+    if starter is None:
+        return None
+    drafter = Drafter.untrained(lm, DrafterConfig(hidden_width=0))
+    network = drafter.network
+    with torch.no_grad():
+        network.masks.copy_((starter.m.to(lm.device) - network.embedding_mean) / network.embedding_std)
+    return drafter
+
+
 def methods(
     lm: FrozenLM, drafter: Drafter | None, options: argparse.Namespace
 ) -> dict[str, Callable[[Tensor], Tensor | Generation]]:
     """How each method writes behind a prompt."""
     drafters: dict[str, Drafter | None] = {
         "plain": None,
-        "untrained": Drafter.untrained(lm),
+        "untrained": Drafter.untrained(lm, DrafterConfig(hidden_width=0)),
+        "reconstruction": of_reconstruction(lm),
         "masks": load_drafter(options.masks) if options.masks else None,
         "chain": drafter,
         "tree": drafter,
@@ -102,8 +118,8 @@ def methods(
         method = name.partition("@")[0]
         if method not in ("lookup", *drafters):
             raise SystemExit(f"error: unknown method {method!r}; choose of: {METHODS}")
-        if method in ("masks", "chain", "tree") and drafters[method] is None:
-            raise SystemExit(f"error: {method} needs a trained drafter: give --drafter or --masks")
+        if method not in ("plain", "lookup") and drafters[method] is None:
+            raise SystemExit(f"error: {method} needs a trained drafter or start: give --drafter or --masks")
     return {name: write(name) for name in dict.fromkeys(["plain", *names])}
 
 

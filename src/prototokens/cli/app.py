@@ -11,10 +11,12 @@ import typer
 
 from .archive import archive_app
 from .bulk import bulk_app
+from .drafter import drafter_app
 from .encode_all import encode_all_app
 from .encoder import encoder_app
 from .exits import EXIT_CODES, exit_code
 from .first_steps import first_steps_app
+from .generate import generate_app
 from .one_text import one_text_app
 from .path import path_app
 from .report import report_app
@@ -32,10 +34,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for _part in (first_steps_app, view_app, one_text_app, path_app, archive_app, bulk_app, encode_all_app):
+for _part in (first_steps_app, view_app, one_text_app, generate_app, path_app, archive_app, bulk_app, encode_all_app):
     app.add_typer(_part)
-for _part in (encoder_app, starter_app):
-    app.add_typer(_part, rich_help_panel="Encoders and starts")
+for _part in (encoder_app, starter_app, drafter_app):
+    app.add_typer(_part, rich_help_panel="Encoders, starts and drafters")
 app.add_typer(study_app, rich_help_panel="Measuring")
 app.add_typer(report_app)
 

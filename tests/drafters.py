@@ -1,0 +1,69 @@
+"""Drafters for tests: with random weights, and one that knows what the model will write."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from families import FAMILIES
+from prototokens import Drafter, FrozenLM, generate
+from prototokens.drafting.drafter import DrafterConfig
+
+VERIFIERS = [name for name in FAMILIES if name != "mamba"]
+"""The families that can verify drafts: all with attention."""
+
+CONFIG = DrafterConfig(n_masks=3, hidden_width=16)
+
+
+def random_drafter(lm: FrozenLM, config: DrafterConfig = CONFIG, seed: int = 0) -> Drafter:
+    """A drafter none of whose weights is zero, so that its drafts depend on all it reads."""
+    drafter = Drafter.untrained(lm, config)
+    with torch.no_grad():
+        for i, weight in enumerate(drafter.network.parameters()):
+            weight.copy_(0.5 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(100 * seed + i)))
+    return drafter
+
+
+class Oracle(nn.Module):
+    """A drafter's network that knows a text.
+
+    At each mask it gives the embedding of the token that stands there in the text, so that the model's drafts are what
+    it would write. It finds the place by what it is given: the hidden state, the token, and how far apart they are.
+
+    Args:
+        lm: the model.
+        ids: the text, int64, (L,).
+        n_masks: M.
+        wrong_every: every so manieth token of the text is not known to it.
+    """
+
+    def __init__(self, lm: FrozenLM, ids: Tensor, n_masks: int, wrong_every: int = 0) -> None:
+        super().__init__()
+        self.n_masks = n_masks
+        self.states = lm.hidden_states(ids[:-1].unsqueeze(0), -1)[0]  # (L - 1, H)
+        self.tokens = lm.embed(ids)  # (L, D)
+        told = ids.clone()
+        if wrong_every:
+            told[::wrong_every] = (told[::wrong_every] + 1) % 256
+        self.told = lm.embed(told)
+
+    def place(self, state: Tensor, token: Tensor, lag: int) -> int:
+        """The place in the text of a token, given the hidden state `lag` tokens before the token before it."""
+        first = 1 + lag
+        states = self.states[: len(self.tokens) - first]
+        distance = (states - state).norm(dim=-1) / state.norm()
+        distance += (self.tokens[first:] - token).norm(dim=-1) / token.norm()
+        return first + int(distance.argmin())
+
+    def forward(self, state: Tensor, token: Tensor, lag: Tensor) -> Tensor:
+        last = len(self.told) - 1
+        rows = [self.place(s, t, d) for s, t, d in zip(state, token, lag.tolist(), strict=True)]
+        return torch.stack([self.told[[min(row + i, last) for i in range(1, self.n_masks + 1)]] for row in rows])
+
+
+def oracle(lm: FrozenLM, prompt: str | Tensor, n_tokens: int, n_masks: int = 3, wrong_every: int = 0) -> Drafter:
+    """A drafter that knows what the model writes behind a prompt, all of it or all but some tokens."""
+    ids = lm.encode(prompt) if isinstance(prompt, str) else prompt
+    text = torch.cat([ids, generate(lm, ids, max_new_tokens=n_tokens).ids])
+    network = Oracle(lm, text, n_masks, wrong_every)
+    return Drafter(DrafterConfig(n_masks), lm.identity, network, {}, (1.0,) * n_masks)  # type: ignore[arg-type]

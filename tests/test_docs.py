@@ -29,6 +29,7 @@ from prototokens.archive.efforts import EFFORTS, Effort
 from prototokens.arrangements import ARRANGEMENTS, arrangement_named
 from prototokens.cli import app as cli
 from prototokens.cli import demo
+from prototokens.drafting.drafter import Drafter
 from prototokens.fitting.recipes import PRESETS
 from prototokens.lm.identity import Identity
 from prototokens.lm.sources import _BUILT_IN_SHA256, BUILT_IN
@@ -42,6 +43,13 @@ GUIDES = [OWN_MODEL, *sorted(page for page in (DOCS / "howto").glob("*.md") if p
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.rglob("*.md"))]
 LOADABLE = (BUILT_IN, "EleutherAI/pythia-160m", "./my-model")
 """The models that the pages load; a tiny one stands in for each."""
+SHORTER = {
+    "encoder train": "--steps 1",
+    "starter train": "--steps 1",
+    "generate": "--max-new-tokens 8",
+    "drafter train": "--steps 1 --prompt-lengths 4 --new-tokens 8 --texts 4",
+}
+"""What is added to commands of the pages, so that they end soon."""
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -96,6 +104,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setitem(EFFORTS, name, replace(effort, steps=5))
     for user in ("fitting.starts", "encoder.encoding", "geometry.connecting"):
         monkeypatch.setattr(f"prototokens.{user}.shipped_starter", lambda *_: None)  # of the real models' width
+    monkeypatch.setattr("prototokens.drafting.drafter._shipped", lambda: (Drafter.untrained(tiny_lm()),))
     speech = Document("a speech", 1901, PROSE * 3, "train")  # all speeches take a minute, byte by byte
     monkeypatch.setattr("prototokens.encoder.training.texts.stream", lambda *_: [speech])
     monkeypatch.setattr(prototokens, "load_lm", tiny_lm)
@@ -172,7 +181,8 @@ def test_commands_of_a_page_run_and_their_errors_are_these(run: Run, tmp_path: P
             continue
         if " encode " in command and "--encoder" not in command:  # the shipped encoder is the real model's
             continue
-        code, out, err = run(f"{command} --steps 1" if " train " in command else command)
+        added = [options for name, options in SHORTER.items() if command.startswith(f"prototokens {name} ")]
+        code, out, err = run(" ".join([command, *added]))
         expected = [line for line in quoted if line.startswith("error: ")]
         errors += len(expected)
         if expected:
@@ -194,6 +204,7 @@ def test_json_fields_of_the_page_are_the_ones_printed(
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("Dear.")
     (tmp_path / "letters" / "bad.txt").write_bytes(b"\xff")
+    (tmp_path / "prose.txt").write_text(PROSE)
     (tmp_path / "sentences.txt").write_text("ab\n" + 70 * "longer than the model")
     table = {named(command)[0]: set(named(fields)) for command, fields in json_rows()}
     table["encode"] = table["fit"]
@@ -213,6 +224,8 @@ def test_json_fields_of_the_page_are_the_ones_printed(
         "encode": "encode ab --encoder mine -o encoded",
         "encode-all": "encode-all sentences.txt --encoder mine -o table",
         "encoder eval": "encoder eval --encoder mine --sources letter.txt --starts anywhere --lengths 2 --texts 2",
+        "drafter train": f"drafter train -o drafter {SHORTER['drafter train']} --source prose.txt",
+        "generate": "generate ab --drafter drafter --max-new-tokens 4 --compare",
         "starter train": "starter train -o starter --steps 1 --inner-steps 1 --lengths 2 --batch-tokens 2",
     }
     assert set(table) == set(calls)

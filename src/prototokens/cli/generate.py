@@ -135,7 +135,7 @@ def generate_command(
     ] = 128,
     as_json: Json = False,
 ) -> int:
-    """Write what a model writes behind a prompt, several tokens a pass with a drafter.
+    """Write on from a prompt, several tokens a pass with a drafter.
 
     The new text comes to stdout as it is written. The drafter changes the time that it takes, and not the text.
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from drafters import VERIFIERS
-from families import build, counted, family, tokenizer
+from families import VOCABULARY, build, counted, family, tokenizer
 from prototokens import Drafter, FrozenLM, InputError, generate
 from prototokens.drafting.passes import Reading, check_verifies
 from prototokens.drafting.tree import Tree
@@ -151,6 +152,17 @@ def test_a_model_that_passes_over_what_it_is_given_is_refused(name: str, passed_
 
     lm.model.register_forward_pre_hook(drop, with_kwargs=True)
     with pytest.raises(InputError, match="cannot verify drafts"):
+        check_verifies(lm)
+
+
+def test_a_model_whose_layers_hold_their_own_mask_is_refused() -> None:
+    """GPT-Neo's windows are counted in the cache, in which the nodes of a tree lie side by side."""
+    config = transformers.GPTNeoConfig(
+        vocab_size=VOCABULARY, hidden_size=48, num_layers=2, attention_types=[[["global", "local"], 1]], num_heads=4,
+        window_size=16, max_position_embeddings=64,
+    )  # fmt: skip
+    lm = FrozenLM(transformers.GPTNeoForCausalLM(config), tokenizer())
+    with pytest.raises(InputError, match="GPTNeoForCausalLM cannot verify drafts: its layers hold a mask of their own"):
         check_verifies(lm)
 
 

@@ -272,6 +272,17 @@ def test_training_leaves_the_model_as_it_was(verifier: FrozenLM, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in buffers)
 
 
+@pytest.mark.parametrize("hidden_width", [0, 8])
+def test_masks_have_a_higher_rate(llama: FrozenLM, hidden_width: int) -> None:
+    """Adam's first change of a weight is its learning rate, wherever there is a gradient."""
+    config = replace(CONFIG, drafter=DrafterConfig(2, hidden_width), steps=1)
+    weights = dict(train_drafter(llama, draw, config).network.named_parameters())
+    rate = config.rate(0)
+    assert weights["masks"].abs().max().item() == pytest.approx(20 * rate, rel=1e-3)
+    if hidden_width:
+        assert weights["outer.bias"].abs().max().item() == pytest.approx(rate, rel=1e-3)
+
+
 def ring(size: int) -> FrozenLM:
     """A model that writes 0, 1, ... size - 1, 0, ...: its layers add nothing, and its head reads the next token."""
     config = LlamaConfig(

@@ -111,6 +111,8 @@ def _problem(lm: FrozenLM) -> str:
         return "its layers look tokens up by their ids, and learned inputs have none"
     if kinds := unknown_layers(lm):
         return f"its layers are of the kind {kinds[0]}"
+    if any(table.dtype == torch.bool and table.ndim == 4 for table in lm.model.buffers()):
+        return "its layers hold a mask of their own, which counts positions in the cache and not in the text"
     ids = torch.arange(2 * _PROBE_TOKENS) % lm.vocabulary
     text, chain = ids[:_PROBE_TOKENS], ids[_PROBE_TOKENS : _PROBE_TOKENS + 3]
     order = [0, 0, 1, 2]  # of the chain; the first stands there twice, and the second copy leads on

@@ -204,6 +204,15 @@ def test_what_a_position_costs_is_measured_once(verifier: FrozenLM) -> None:
     assert calls.forward == []
 
 
+def test_what_a_position_costs_is_measured_within_a_models_positions() -> None:
+    lm = few_words()
+    with counted(lm) as calls:
+        assert 0 <= position_cost(lm) < float("inf")
+    lengths = [length for _, length in calls.forward]
+    assert max(lengths[1:]) > 1
+    assert lengths[0] + max(lengths[1:]) <= 16
+
+
 # Ends.
 
 
@@ -321,6 +330,11 @@ def test_a_drafter_of_another_model_is_refused(llama: FrozenLM) -> None:
     drafter = Drafter.untrained(family("gpt2"))
     with pytest.raises(InputError, match=r"this drafter belongs to .*GPT2LMHeadModel"):
         generate(llama, PROMPT, drafter=drafter, max_new_tokens=9)
+
+
+def test_a_model_of_another_library_is_refused(known: FrozenLM) -> None:
+    with pytest.raises(InputError, match="AnalyticLM cannot generate: it is no model of transformers"):
+        generate(known, PROMPT)
 
 
 @pytest.mark.parametrize(

@@ -191,6 +191,8 @@ def _check(lm: FrozenLM, prompt_ids: Tensor, drafter: Drafter | None, max_new_to
             "tokens fit"
         )
     lm.check_ready(length)
+    if not hasattr(lm.model, "generate"):
+        raise InputError(f"{lm.identity.name} cannot generate: it is no model of transformers")
     if drafter is not None:
         drafter.check(lm.identity)
         check_verifies(lm)

@@ -146,9 +146,10 @@ def position_cost(lm: FrozenLM) -> float:
     known = _prices.setdefault(lm.model, {})
     circumstances = (lm.dtype, str(lm.device), torch.get_num_threads())
     if circumstances not in known:
-        reading = Reading(lm, torch.zeros(2 * _TIMED_POSITIONS, dtype=torch.long))
-        seconds = [min(_seconds(reading, n) for _ in range(_TIMED_PASSES)) for n in (1, 1 + _TIMED_POSITIONS)]
-        known[circumstances] = max(0.0, (seconds[1] / seconds[0] - 1) / _TIMED_POSITIONS)
+        more = _TIMED_POSITIONS if lm.max_positions is None else min(_TIMED_POSITIONS, (lm.max_positions - 1) // 3)
+        reading = Reading(lm, torch.zeros(2 * more, dtype=torch.long))
+        seconds = [min(_seconds(reading, n) for _ in range(_TIMED_PASSES)) for n in (1, 1 + more)]
+        known[circumstances] = max(0.0, (seconds[1] / seconds[0] - 1) / more)
     return known[circumstances]
 
 

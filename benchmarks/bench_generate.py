@@ -10,6 +10,7 @@ model writes behind each by every method in turn, and every text is compared wit
     masks            the learned inputs alone, no network: of --masks FILE
     chain            the drafter, one candidate for each place: of --drafter FILE, or the shipped one
     tree             the drafter, several candidates for each place
+    tree+lookup      and beside them what n-grams of the text so far draft: the default of `generate`
 
 A method's name may end in @COST: what a further position costs, as a share of a pass (`tree@0.01`); without it the
 cost is measured on this machine. One row for each prompt and method; seconds are medians of --repeats runs in turn.
@@ -32,15 +33,19 @@ from interleaved import circumstances, medians, print_json
 from kept_rows import add_rows
 from prototokens import FrozenLM, load_lm
 from prototokens.arrangements import arrangement_named
-from prototokens.drafting.drafter import Drafter, DrafterConfig, load_drafter, shipped_drafter
+from prototokens.drafting.drafter import Drafter, load_drafter, shipped_drafter
 from prototokens.drafting.generating import DraftTree, Generation, generate, stop_tokens
+from prototokens.drafting.network import DrafterConfig
 from prototokens.drafting.passes import position_cost
 from prototokens.fitting.starter import shipped_starter
 from prototokens.lm.generation import without_own_settings
 from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "generate.jsonl"
-METHODS = "plain,lookup,untrained,reconstruction,masks,chain,tree"
+METHODS = "plain,lookup,untrained,reconstruction,masks,chain,tree,tree+lookup"
+
+
+MASKS = DrafterConfig(n_masks=3, n_drafts=3, input_width=0, reader_width=0)
 
 
 @dataclass
@@ -86,7 +91,7 @@ def of_reconstruction(lm: FrozenLM) -> Drafter | None:
     starter = shipped_starter(lm.identity, arrangement_named("m,e,m*(n-1)"))
     if starter is None:
         return None
-    drafter = Drafter.untrained(lm, DrafterConfig(hidden_width=0))
+    drafter = Drafter.untrained(lm, MASKS)
     network = drafter.network
     with torch.no_grad():
         network.masks.copy_((starter.m.to(lm.device) - network.embedding_mean) / network.embedding_std)
@@ -99,18 +104,23 @@ def methods(
     """How each method writes behind a prompt."""
     drafters: dict[str, Drafter | None] = {
         "plain": None,
-        "untrained": Drafter.untrained(lm, DrafterConfig(hidden_width=0)),
+        "untrained": Drafter.untrained(lm, MASKS),
         "reconstruction": of_reconstruction(lm),
         "masks": load_drafter(options.masks) if options.masks else None,
         "chain": drafter,
         "tree": drafter,
+        "tree+lookup": drafter,
     }
 
     def write(name: str) -> Callable[[Tensor], Tensor | Generation]:
         method, _, cost = name.partition("@")
         if method == "lookup":
             return lambda ids: lookup(lm, ids, options.tokens, int(cost or options.lookup_tokens))
-        tree = DraftTree(options.width if method == "tree" else 1, position_cost=float(cost) if cost else None)
+        tree = DraftTree(
+            width=options.width if method.startswith("tree") else 1,
+            lookup=method.endswith("+lookup"),
+            position_cost=float(cost) if cost else None,
+        )
         return lambda ids: generate(lm, ids, drafter=drafters[method], max_new_tokens=options.tokens, tree=tree)
 
     names = [name for name in options.methods.split(",") if name]

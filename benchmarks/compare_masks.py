@@ -17,6 +17,7 @@ from interleaved import print_json
 from prototokens import FrozenLM, load_lm
 from prototokens.arrangements import arrangement_named, blocks
 from prototokens.drafting.drafter import Drafter, load_drafter, shipped_drafter
+from prototokens.drafting.states import states_kept
 from prototokens.fitting.starter import shipped_starter
 from prototokens.texts.sampling import sample
 
@@ -25,10 +26,12 @@ from prototokens.texts.sampling import sample
 def mean_inputs(lm: FrozenLM, drafter: Drafter) -> Tensor:
     """The drafter's inputs behind the tokens of eight held-out texts, mean over them, (M, D)."""
     ids = sample("speeches", lm, 64, 8, seed=5, split="test")
-    states, tokens = lm.hidden_states(ids, -1)[:, :-1], lm.embed(ids[:, 1:])
+    with states_kept(lm) as kept:
+        lm.next_token_logits(ids)
+    states, tokens = kept[0][:, :-1].float(), lm.embed(ids[:, 1:])
     network = drafter.network.to(lm.device)
     lags = torch.zeros(tokens.shape[0] * tokens.shape[1], dtype=torch.long, device=lm.device)
-    return network(states.flatten(0, 1), tokens.flatten(0, 1), lags).mean(0).cpu()
+    return network.inputs(states.flatten(0, 1), tokens.flatten(0, 1), lags).mean(0).cpu()
 
 
 def main() -> None:

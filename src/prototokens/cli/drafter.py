@@ -57,16 +57,25 @@ class DrafterOptions:
     steps: Annotated[int, typer.Option(help="Number of optimiser steps.", rich_help_panel=TRAINING_PANEL)] = 600
     lr: Annotated[float, typer.Option(help="Learning rate.", rich_help_panel=TRAINING_PANEL)] = 1e-3
     masks: Annotated[
-        int,
-        typer.Option(help="Learned inputs: a pass drafts at most so many tokens.", rich_help_panel=TRAINING_PANEL),
-    ] = 3
-    hidden_width: Annotated[
+        int, typer.Option(help="Learned inputs behind a token, at most.", rich_help_panel=TRAINING_PANEL)
+    ] = 2
+    drafts: Annotated[
+        int, typer.Option(help="Tokens that are drafted behind the next one.", rich_help_panel=TRAINING_PANEL)
+    ] = 4
+    input_width: Annotated[
         int,
         typer.Option(
-            help="Width of the network that reads the context; 0: learned inputs that are always the same.",
+            help="Width of the network that adds the context to the learned inputs; 0: the same inputs always.",
             rich_help_panel=TRAINING_PANEL,
         ),
-    ] = 512
+    ] = 256
+    reader_width: Annotated[
+        int,
+        typer.Option(
+            help="Width of the network that reads the drafts; 0: the model's head reads them as they are.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = 768
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=TRAINING_PANEL)] = 0
 
     def config(self) -> DrafterTraining:
@@ -75,11 +84,11 @@ class DrafterOptions:
         Raises:
             InputError: a setting is out of bounds.
         """
-        from ..drafting.drafter import DrafterConfig
+        from ..drafting.network import DrafterConfig
         from ..drafting.train_drafter import DrafterTraining
 
         return DrafterTraining(
-            drafter=DrafterConfig(n_masks=self.masks, hidden_width=self.hidden_width),
+            drafter=DrafterConfig(self.masks, self.drafts, self.input_width, self.reader_width),
             source=self.source,
             prompt_lengths=numbers("--prompt-lengths", self.prompt_lengths, "16,32,64"),
             new_tokens=self.new_tokens,
@@ -160,11 +169,11 @@ def _report(output: Path, drafter: Drafter, last: DrafterProgress | None, as_jso
                 "steps": drafter.training["step"],
                 "samples": drafter.training["samples"],
                 "loss_nats": last.loss_nats if last else None,
-                "acceptance": list(drafter.acceptance),
+                "acceptance": [list(row) for row in drafter.acceptance],
                 "seconds": last.seconds if last else 0.0,
             }
         )
         return
-    per_pass = 1 + sum(drafter.acceptance)
-    say(f"drafts accepted on unseen texts: {_shares(drafter.acceptance)}, about {per_pass:.2f} tokens a pass")
+    best = max(drafter.acceptance, key=sum)
+    say(f"drafts accepted on unseen texts: {_shares(best)}, about {1 + sum(best):.2f} tokens a pass without a tree")
     say(f"saved: {output} ({drafter.n_weights:,} weights)")

@@ -86,6 +86,12 @@ class DraftOptions:
         int, typer.Option(help="Candidates for each place; 1: a chain.", rich_help_panel=DRAFTS_PANEL)
     ] = 4
     max_nodes: Annotated[int, typer.Option(help="Most tokens that a pass verifies.", rich_help_panel=DRAFTS_PANEL)] = 64
+    lookup: Annotated[
+        bool,
+        typer.Option(
+            help="Draft from the text so far, too: what followed the same tokens.", rich_help_panel=DRAFTS_PANEL
+        ),
+    ] = True
     compare: Annotated[
         bool,
         typer.Option("--compare", help="Then generate without drafts too, and compare.", rich_help_panel=DRAFTS_PANEL),
@@ -95,7 +101,7 @@ class DraftOptions:
         """What these options say."""
         from ..drafting.generating import DraftTree
 
-        return DraftTree(self.tree_width, self.max_nodes)
+        return DraftTree(self.tree_width, self.max_nodes, self.lookup)
 
     def load(self) -> Drafter | None:
         """The drafter in the file, where one is named.
@@ -232,7 +238,7 @@ def _write_now(piece: str) -> None:
 def _record(lm: FrozenLM, drafter: Drafter | None, result: Generation, plain: Generation | None) -> dict[str, Any]:
     """The fields of `--json`."""
     record = {
-        "text": lm.decode(result.ids[: len(result.ids) - result.stopped]),
+        "text": result.text,
         "tokens": len(result.ids),
         "passes": result.passes,
         "tokens_per_pass": result.tokens_per_pass,

@@ -121,7 +121,7 @@ def read_text(text: str | None, file: Path | None) -> str:
     if where != "the argument":
         raw = raw.removeprefix(codecs.BOM_UTF8)
     if not raw:
-        raise InputError(f"{where} is empty: there is no text to fit")
+        raise InputError(f"{where} is empty: it holds no text")
     return utf8(raw, where)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,8 +15,10 @@ from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from ..lm.generation import without_own_settings
 from .drafter import Drafter
+from .lookup import Lookup
 from .passes import Reading, check_verifies, position_cost
-from .tree import Tree, candidates, grow
+from .states import logits_of
+from .tree import Place, Propose, Tree, candidates, grow
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,14 @@ class DraftTree:
     Attributes:
         width: candidates for each place; 1: a chain.
         max_nodes: tokens that a pass verifies at most.
+        lookup: whether n-grams of the text so far draft, too.
         position_cost: what one more input position costs, as a share of a pass of one position; None: as measured on
             this device. It decides how many drafts are worth their position, and never which text comes out.
     """
 
     width: int = 4
     max_nodes: int = 64
+    lookup: bool = True
     position_cost: float | None = None
 
     def __post_init__(self) -> None:
@@ -74,10 +79,10 @@ class Generation:
     """What a model wrote behind a prompt.
 
     Attributes:
-        ids: the new tokens, int64, (N,), on the CPU.
-        text: their text.
+        ids: the new tokens, int64, (N,), on the CPU; a stop token that ended them is the last.
+        text: their text, without the stop token.
         passes: passes of the model, that of the prompt included. Without drafts there is one for each token.
-        seconds: wall time, that of the prompt's pass included.
+        seconds: wall time, that of the prompt's pass included. What is tried out or measured once for a model is not.
         stopped: whether it ended with a stop token.
         verified: drafts verified in each pass.
         accepted: drafts accepted in each pass.
@@ -140,6 +145,9 @@ def generate(
     _check(lm, prompt_ids, drafter, max_new_tokens)
     sampling = sampling or Sampling()
     drafts = None if drafter is None else _Drafts(lm, drafter, tree or DraftTree(), streamer)
+    if drafts is not None:
+        drafts.drafter.network.to(lm.device)
+        _ = drafts.price  # measured once for a model, before the clock
     stop_ids = stop_tokens(lm)
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens, eos_token_id=stop_ids or None, pad_token_id=0, **sampling.settings()
@@ -158,12 +166,13 @@ def generate(
         )
         new_ids = whole[0, len(prompt_ids) :].cpu()
         seconds = time.perf_counter() - began
+    stopped = bool(len(new_ids)) and int(new_ids[-1]) in stop_ids
     return Generation(
         ids=new_ids,
-        text=lm.decode(new_ids),
+        text=lm.decode(new_ids[: len(new_ids) - stopped]),
         passes=len(new_ids) if drafts is None else drafts.passes,
         seconds=seconds,
-        stopped=bool(len(new_ids)) and int(new_ids[-1]) in stop_ids,
+        stopped=stopped,
         verified=() if drafts is None else tuple(drafts.verified),
         accepted=() if drafts is None else tuple(drafts.accepted),
     )
@@ -225,40 +234,82 @@ class _Drafts:
         self.passes = 1
         chooser = _Chooser(logits_processor, stopping_criteria, generation_config.do_sample, self.streamer, input_ids)
         last = generation_config.max_length
-        acceptance, price = self.drafter.acceptance, self._price()
-        self.drafter.network.to(lm.device)
+        drafter, price = self.drafter, self.price
         token, state = chooser.choose(reading.logits), reading.state
-        drafts = reading.logits.new_empty(0, 0)  # of the learned inputs behind the last token that was read
+        at_masks = state.new_empty(0, len(state))  # states at the masks behind the last token that was read
+        lookup = Lookup(input_ids[0].tolist()) if self.tree.lookup else None
+        written = [token]  # by the last pass
         while not chooser.ended:
             room = last - chooser.ids.shape[1] + 1
-            offered = candidates(drafts, self.tree.width)
-            tree = grow(token, offered, acceptance, price, max_nodes=self.tree.max_nodes, room=room)
+            depth = drafter.config.n_drafts if drafter.network.has_reader else len(at_masks)
+            propose = self._proposer(state, at_masks, depth)
+            if lookup is not None:
+                lookup.add(written)
+                propose, depth = _with_lookup(propose, lookup), max(depth, lookup.n_drafts)
+            bounds = {"depth": depth, "max_nodes": self.tree.max_nodes, "room": room}
+            tree = grow(token, propose, drafter.acceptance, price, **bounds)
             logits, states = self._verify(reading, tree, state)
             self.passes += 1
             path, token = _follow(tree, logits, chooser)
+            written = [*(tree.tokens[node] for node in path[1:]), token]
             reading.keep(path, tree.n_positions)
             first, n = tree.first_masks()[path[-1]], tree.n_masks[path[-1]]
-            drafts, state = logits[first : first + n], states[path[-1]]
+            at_masks, state = states[first : first + n], states[path[-1]]
             self.verified.append(len(tree.tokens) - 1)
             self.accepted.append(len(path) - 1)
         if self.streamer is not None:
             self.streamer.end()
         return chooser.ids
 
-    def _price(self) -> float:
+    @cached_property
+    def price(self) -> float:
         """What one more input position costs, in tokens: its share of a pass times the tokens of a pass."""
         cost = self.tree.position_cost
         cost = position_cost(self.lm) if cost is None else cost
-        return cost * (1 + sum(self.drafter.acceptance))
+        return cost * (1 + max(map(sum, self.drafter.acceptance)))
+
+    def _proposer(self, state: Tensor, at_masks: Tensor, n_drafts: int) -> Propose:
+        """Candidates from the state of the last token that was read, and from those at the masks behind it."""
+        lm, network = self.lm, self.drafter.network
+
+        def propose(paths: list[tuple[int, ...]]) -> list[Place]:
+            depth = len(paths[0]) - 1
+            if depth >= n_drafts:
+                return [()] * len(paths)
+            at_mask = at_masks[depth] if depth < len(at_masks) else torch.zeros_like(state)
+            before = lm.embed(torch.tensor([path[-1] for path in paths]))  # (N, D)
+            depths = torch.full((len(paths),), depth, device=lm.device)
+            rows = network.read(at_mask.expand(len(paths), -1), state.expand(len(paths), -1), before, depths)
+            return candidates(logits_of(lm, rows), self.tree.width)
+
+        return propose
 
     def _verify(self, reading: Reading, tree: Tree, state: Tensor) -> tuple[Tensor, Tensor]:
         """One pass of a tree and the learned inputs behind its nodes."""
         device = self.lm.device
         nodes = self.lm.embed(torch.tensor(tree.tokens))  # (n, D)
         depths = torch.tensor(tree.depths, device=device)
-        masks = self.drafter.network(state.expand(len(nodes), -1), nodes, depths)  # (n, M, D)
+        masks = self.drafter.network.inputs(state.expand(len(nodes), -1), nodes, depths)  # (n, M, D)
         behind = [masks[node, :n] for node, n in enumerate(tree.n_masks)]
-        return reading.extend(torch.cat([nodes, *behind]), tree.places(), tree.visible())
+        return reading.extend(torch.cat([nodes, *behind]), tree.places(), tree.visible(), len(nodes))
+
+
+def _with_lookup(propose: Propose, lookup: Lookup) -> Propose:
+    """The same candidates, and among them what the text itself drafts."""
+
+    def propose_both(paths: list[tuple[int, ...]]) -> list[Place]:
+        places = []
+        for path, place in zip(paths, propose(paths), strict=True):
+            draft = lookup.draft(path[1:])
+            if draft is not None:
+                token, chance = draft
+                others = [candidate for candidate in place if candidate[0] != token]
+                chance = max([chance, *(c for t, c in place if t == token)])
+                place = sorted([(token, chance), *others], key=lambda candidate: -candidate[1])
+            places.append(place)
+        return places
+
+    return propose_both
 
 
 def _follow(tree: Tree, logits: Tensor, chooser: _Chooser) -> tuple[list[int], int]:

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..lm.compiled import forward_parameters
 from ..lm.frozen import FrozenLM
-from .drafter import Drafter, DrafterConfig, DrafterNetwork
+from .drafter import Drafter
 from .generating import stop_tokens
 from .masks import attention_mask
+from .network import DrafterConfig, DrafterNetwork
 from .passes import check_verifies
+from .states import logits_of, states_kept
 
 _JUDGED_TEXTS = 32
 _JUDGED_ROUND = -1  # a round that no training takes
@@ -66,10 +67,10 @@ class DrafterTraining:
             )
         if not self.prompt_lengths or min(self.prompt_lengths) < 1:
             raise InputError(f"prompt_lengths are {self.prompt_lengths}; each must be at least 1")
-        if self.new_tokens < self.drafter.n_masks + 1:
+        if self.new_tokens <= self.drafter.n_drafts:
             raise InputError(
-                f"new_tokens is {self.new_tokens}; {self.drafter.n_masks} masks need at least "
-                f"{self.drafter.n_masks + 1}"
+                f"new_tokens is {self.new_tokens}; {self.drafter.n_drafts} drafts need at least "
+                f"{self.drafter.n_drafts + 1}"
             )
         if not 0 < self.lr < float("inf"):
             raise InputError(f"lr is {self.lr}; it must be a positive number")
@@ -92,7 +93,7 @@ class DrafterProgress:
         step: steps taken.
         steps: steps in all.
         loss_nats: mean cross-entropy of the drafts.
-        right: of each mask, the share of its drafts that are right.
+        right: of each place behind the next token, the share of drafts that are right.
         samples: places drafted behind so far, since the training began.
         seconds: wall time since the training began or last resumed.
     """
@@ -146,10 +147,11 @@ def train_drafter(
 
     A round draws prompts, and the model writes behind them. A step takes some of the texts and random places in them.
     Behind each place p stand the learned inputs, at the places of the next tokens; they attend to the text up to p and
-    to the inputs before them, and to no other place's. Mask i drafts the token at p + 1 + i, and the loss is the
+    to the inputs before them, and to no other place's. Draft i is of the token at p + 1 + i, and the loss is the
     cross-entropy of that token. All places of a text share the text's cache, which is read once and without gradients.
-    What the network reads of the context is as old as it may be in generation: the hidden state before p, or one of
-    those some tokens before.
+    The inputs are made from what is known before the pass in generation: the state before p, or one of those some
+    tokens before. The reader knows what is known after it: the state of p, and the token before the one it drafts.
+    Some places lack some of the masks, as in generation.
 
     Args:
         lm: the frozen model.
@@ -167,7 +169,9 @@ def train_drafter(
     """
     config = config or DrafterTraining()
     check_verifies(lm)
-    lm.check_ready(max(config.prompt_lengths) + config.new_tokens + config.drafter.n_masks)
+    lm.check_ready(max(config.prompt_lengths) + config.new_tokens + config.drafter.n_drafts)
+    for number, length in enumerate(sorted(set(config.prompt_lengths))):  # a source that is too small is told now
+        draw(length, max(config.round_texts, _JUDGED_TEXTS), number)
     if resume is None:
         start = Drafter.untrained(lm, config.drafter, seed=config.seed)
         drafter = replace(start, training=start.training | {"config": _record(config), "samples": 0})
@@ -187,7 +191,7 @@ def train_drafter(
         batch = _batch(written, config, within)
         for group in optimiser.param_groups:
             group["lr"] = group["share"] * config.rate(step)
-        drafts = draft_at(lm, network, batch, *_places(batch, config, rng))
+        drafts = draft_at(lm, network, batch, _places(batch, config, rng))
         optimiser.zero_grad(set_to_none=True)
         drafts.loss_nats.backward()
         optimiser.step()
@@ -205,12 +209,12 @@ def train_drafter(
 
 @dataclass(frozen=True, eq=False)
 class Drafts:
-    """What the masks behind places of texts draft.
+    """What is drafted behind places of texts.
 
     Attributes:
         loss_nats: mean cross-entropy of the known tokens.
-        is_right: whether the likeliest token is the text's, bool, (B, G, M).
-        is_known: whether the text goes on that far, bool, (B, G, M).
+        is_right: whether the likeliest token is the text's, bool, (B, G, D).
+        is_known: whether the text goes on that far, bool, (B, G, D).
     """
 
     loss_nats: Tensor
@@ -218,81 +222,114 @@ class Drafts:
     is_known: Tensor
 
     def shares(self) -> tuple[float, ...]:
-        """Of each mask, the share of its drafts that are right."""
+        """Of each place behind the next token, the share of drafts that are right."""
         return tuple((self.is_right.sum((0, 1)) / self.is_known.sum((0, 1)).clamp_min(1)).tolist())
 
     def accepted(self) -> tuple[float, ...]:
-        """Of each mask, the share of places at which it and all masks before it are right."""
+        """The share of places behind which all drafts are right as far as the i-th."""
         known = self.is_known[..., -1]  # places behind which the text goes on far enough for all
         right = self.is_right.cumprod(-1).bool() & known.unsqueeze(-1)
         return tuple((right.sum((0, 1)) / known.sum().clamp_min(1)).tolist())
 
 
-def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, places: Tensor, lags: Tensor) -> Drafts:
+@dataclass(frozen=True, eq=False)
+class Places:
+    """Where a step drafts.
+
+    Attributes:
+        places: the tokens behind which is drafted, int64, (B, G).
+        lags: how many tokens before the one before that the state for the inputs is taken, int64, (B, G).
+        n_masks: how many of the masks there are, int64, (B, G).
+    """
+
+    places: Tensor
+    lags: Tensor
+    n_masks: Tensor
+
+
+def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, chosen: Places) -> Drafts:
     """Draft behind places of texts, through the frozen model, with gradients for the network.
 
     Args:
         lm: the frozen model.
         network: the drafter's.
         written: B texts.
-        places: the tokens behind which is drafted, int64, (B, G).
-        lags: how many tokens before the one before that the hidden state is taken, int64, (B, G).
+        chosen: where is drafted.
     """
     from transformers import DynamicCache
 
-    ids, device = written.ids, lm.device
-    n_texts, length = ids.shape
-    n_places, n_masks = places.shape[1], network.n_masks
+    ids, places, length = written.ids, chosen.places, written.ids.shape[1]
+    rows = torch.arange(len(ids), device=lm.device).unsqueeze(1)
     cache = DynamicCache()
-    with torch.no_grad():
-        keep = {"logits_to_keep": 1} if "logits_to_keep" in forward_parameters(lm.model) else {}
-        outputs = lm.run(
-            lm.inputs_of_ids(ids), length, past_key_values=cache, use_cache=True, output_hidden_states=True, **keep
-        )
-        states = outputs.hidden_states[-1].to(device).float()  # (B, L, H)
-    rows = torch.arange(n_texts, device=device).unsqueeze(1)
-    state = states[rows, (places - 1 - lags).clamp_min(0)]  # (B, G, H)
-    token = lm.embed(ids[rows, places])  # (B, G, D)
-    masks = network(state.flatten(0, 1), token.flatten(0, 1), lags.flatten())  # (B * G, M, D)
-    inputs: dict[str, Any] = lm.inputs_of_vectors(masks.view(n_texts, n_places * n_masks, -1))
-    behind = torch.arange(1, n_masks + 1, device=device)
-    targets_at = places.unsqueeze(-1) + behind + 1  # (B, G, M)
-    positions = (targets_at - 1).flatten(1)
+    with torch.no_grad(), states_kept(lm, slice(-1, None)) as states:
+        lm.run(lm.inputs_of_ids(ids), length, past_key_values=cache, use_cache=True)
+    text = states[0].to(lm.device).float()  # (B, L, H)
+    behind = torch.arange(1, network.n_drafts + 1, device=lm.device)
+    target_at = places.unsqueeze(-1) + behind + 1  # (B, G, D)
+    at_masks = _at_masks(lm, network, ids, cache, text, chosen)  # (B, G, D, H)
+    before = lm.embed(ids[rows.unsqueeze(-1), (target_at - 1).clamp_max(length - 1)])  # (B, G, D, D)
+    state = text[rows, places].unsqueeze(2).expand(-1, -1, network.n_drafts, -1)
+    depths = (behind - 1).expand(target_at.shape)
+    read = network.read(*(x.flatten(0, 2) for x in (at_masks, state, before, depths)))
+    logits = logits_of(lm, read)  # (B * G * D, V)
+    is_known = target_at < written.ends[:, None, None]
+    if not network.has_reader:
+        is_known = is_known & (depths < chosen.n_masks.unsqueeze(-1))
+    targets = ids[rows.unsqueeze(-1), target_at.clamp_max(length - 1)]
+    loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
+    loss = (loss * is_known.flatten()).sum() / is_known.sum().clamp_min(1)
+    is_right = (logits.detach().argmax(-1).view(targets.shape) == targets) & is_known
+    return Drafts(loss, is_right, is_known)
+
+
+def _at_masks(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, cache: Any, text: Tensor, chosen: Places) -> Tensor:
+    """States at the masks behind places, (B, G, D, H); zero where there is no mask."""
+    places, n_masks, (n_texts, length) = chosen.places, network.n_masks, ids.shape
+    states = text.new_zeros(*places.shape, network.n_drafts, text.shape[-1])
+    if not n_masks:
+        return states
+    rows = torch.arange(n_texts, device=lm.device).unsqueeze(1)
+    known = text[rows, (places - 1 - chosen.lags).clamp_min(0)]  # (B, G, H)
+    masks = network.inputs(known.flatten(0, 1), lm.embed(ids[rows, places]).flatten(0, 1), chosen.lags.flatten())
+    inputs: dict[str, Any] = lm.inputs_of_vectors(masks.view(n_texts, -1, masks.shape[-1]))
+    order = torch.arange(1, n_masks + 1, device=lm.device)
+    positions = (places.unsqueeze(-1) + order).flatten(1)  # (B, G * M)
     inputs["position_ids"] = positions
     inputs["attention_mask"] = attention_mask(lm, _seen(places, n_masks, length), positions, length)
-    outputs = lm.run(inputs, length + n_masks, past_key_values=cache, use_cache=True)
-    logits = outputs.logits.to(device).float().view(n_texts, n_places, n_masks, -1)
-    is_known = targets_at < written.ends[:, None, None]
-    targets = ids[rows.unsqueeze(-1), targets_at.clamp_max(length - 1)]
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 2), targets.flatten(), reduction="none")
-    loss = (loss * is_known.flatten()).sum() / is_known.sum().clamp_min(1)
-    return Drafts(loss, (logits.detach().argmax(-1) == targets) & is_known, is_known)
+    with states_kept(lm, slice(1)) as kept:
+        lm.run(inputs, length + n_masks, past_key_values=cache, use_cache=True)
+    at_masks = kept[0].to(lm.device).float().view(*places.shape, n_masks, -1)
+    is_there = order <= chosen.n_masks.unsqueeze(-1)  # (B, G, M)
+    return torch.cat([at_masks * is_there.unsqueeze(-1), states[:, :, n_masks:]], 2)
 
 
 @torch.no_grad()
-def acceptance(lm: FrozenLM, network: DrafterNetwork, draw: Draw, config: DrafterTraining) -> tuple[float, ...]:
+def acceptance(
+    lm: FrozenLM, network: DrafterNetwork, draw: Draw, config: DrafterTraining
+) -> tuple[tuple[float, ...], ...]:
     """The drafter's `acceptance`, on texts of a round that no training takes."""
     written = write_texts(lm, draw, config, _JUDGED_ROUND, _JUDGED_TEXTS)
-    rng = random.Random(f"{config.seed} judged")
-    drafts = [
-        draft_at(lm, network, batch, *_places(batch, config, rng))
-        for batch in (_rows(written, range(i, i + 8)) for i in range(0, _JUDGED_TEXTS, 8))
-    ]
-    return Drafts(
-        drafts[0].loss_nats, torch.cat([d.is_right for d in drafts]), torch.cat([d.is_known for d in drafts])
-    ).accepted()
+    batches = [_rows(written, range(i, i + 4)) for i in range(0, _JUDGED_TEXTS, 4)]
+    rows = []
+    for n_masks in range(network.n_masks + 1):
+        rng = random.Random(f"{config.seed} judged")
+        drafts = [draft_at(lm, network, batch, _places(batch, config, rng, n_masks)) for batch in batches]
+        is_right, is_known = (torch.cat([getattr(d, name) for d in drafts]) for name in ("is_right", "is_known"))
+        rows.append(Drafts(drafts[0].loss_nats, is_right, is_known).accepted())
+    return tuple(rows)
 
 
-def _places(written: Written, config: DrafterTraining, rng: random.Random) -> tuple[Tensor, Tensor]:
-    """Random places of texts and lags, each (B, G)."""
+def _places(written: Written, config: DrafterTraining, rng: random.Random, n_masks: int | None = None) -> Places:
+    """Random places of texts, lags, and numbers of masks unless one is given."""
     n_texts, length = written.ids.shape
-    first, last = written.prompt_length, length - 2 - config.drafter.n_masks
-    places = [[rng.randint(first - 1, max(first - 1, last)) for _ in range(config.places)] for _ in range(n_texts)]
-    lags = range(config.drafter.n_masks + 1)
-    weights = [_LAG_DECAY**lag for lag in lags]
-    drawn = [rng.choices(lags, weights, k=config.places) for _ in range(n_texts)]
-    device = written.ids.device
-    return torch.tensor(places, device=device), torch.tensor(drawn, device=device)
+    first, last, most = written.prompt_length, length - 2 - config.drafter.n_drafts, config.drafter.n_masks
+    shape = range(n_texts), range(config.places)
+    places = [[rng.randint(first - 1, max(first - 1, last)) for _ in shape[1]] for _ in shape[0]]
+    lags = range(config.drafter.n_drafts + 1)
+    drawn = [rng.choices(lags, [_LAG_DECAY**lag for lag in lags], k=config.places) for _ in shape[0]]
+    fewest = 0 if config.drafter.reader_width else most  # without a reader a mask more is the same, and a draft more
+    counts = [[rng.randint(fewest, most) if n_masks is None else n_masks for _ in shape[1]] for _ in shape[0]]
+    return Places(*(torch.tensor(values, device=written.ids.device) for values in (places, drawn, counts)))
 
 
 def _seen(places: Tensor, n_masks: int, length: int) -> Tensor:

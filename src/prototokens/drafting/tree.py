@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -66,68 +65,70 @@ class Tree:
         return seen
 
 
+Propose = Callable[[list[tuple[int, ...]]], list[Place]]
+"""Candidates for the place behind each of some paths, all equally long: the tokens from node 0 on."""
+
+
 def grow(
     token: int,
-    places: Sequence[Place],
-    acceptance: Sequence[float],
+    propose: Propose,
+    acceptance: Sequence[Sequence[float]],
     price: float,
     *,
+    depth: int,
     max_nodes: int = 64,
     room: int | None = None,
 ) -> Tree:
     """The tree whose nodes and learned inputs are each worth their position.
 
-    A node is worth the chance that it is accepted, in tokens. Mask i behind a node is worth the chance that the pass
-    ends at this node, times the share of drafts that are accepted as far as the i-th.
+    A node is worth the chance that it is accepted, in tokens. The masks behind a node are worth the chance that the
+    pass ends at this node, times the number of drafts that are accepted behind so many masks in the mean.
 
     Args:
         token: the next token.
-        places: the drafts for the places behind it.
-        acceptance: for each mask behind a token, the share of drafts that are accepted as far as it.
+        propose: gives candidates.
+        acceptance: row n: with n masks behind a token, the share of drafts that are accepted as far as the i-th.
         price: what one more input position costs, in tokens.
-        max_nodes: nodes at most, the first included.
-        room: tokens that are still wanted, `token` included. The last of them is not drafted: the output behind the one
-            before gives it in any case.
+        depth: drafts behind the next token at most.
+        max_nodes: nodes at most, the first included; the likeliest are kept.
+        room: tokens that are still wanted, `token` included; nothing is drafted behind the last.
     """
-    depth_bound = len(places) if room is None else min(len(places), room - 2)
-    tokens, parents, depths, chances = [token], [-1], [0], [1.0]
-    waiting: list[tuple[float, int, int, int, int]] = []  # by chance, then in order of coming
-    n_seen = 0
-
-    def offer(node: int) -> None:
-        nonlocal n_seen
-        if depths[node] < depth_bound:
-            for candidate, chance in places[depths[node]]:
-                n_seen += 1
-                if chances[node] * chance >= price:
-                    heapq.heappush(waiting, (-chances[node] * chance, n_seen, node, candidate, depths[node] + 1))
-
-    offer(0)
-    while waiting and len(tokens) < max_nodes:
-        chance, _, parent, candidate, depth = heapq.heappop(waiting)
-        tokens.append(candidate)
-        parents.append(parent)
-        depths.append(depth)
-        chances.append(-chance)
-        offer(len(tokens) - 1)
+    nodes: list[tuple[float, int, tuple[int, ...]]] = [(1.0, -1, (token,))]  # chance, parent, path
+    level = [0]
+    for _ in range(depth if room is None else min(depth, room - 1)):
+        if not level or max_nodes == 1:
+            break
+        children = [
+            (nodes[node][0] * chance, node, (*nodes[node][2], candidate))
+            for node, place in zip(level, propose([nodes[node][2] for node in level]), strict=True)
+            for candidate, chance in place
+            if nodes[node][0] * chance >= price
+        ]
+        children = sorted(children, key=lambda child: -child[0])[: max_nodes - 1]
+        level = list(range(len(nodes), len(nodes) + len(children)))
+        nodes += children
+    kept = sorted(sorted(range(len(nodes)), key=lambda node: -nodes[node][0])[:max_nodes])
+    place_of = {node: i for i, node in enumerate(kept)} | {-1: -1}
+    chances, parents, paths = zip(*(nodes[node] for node in kept), strict=True)
+    parents = tuple(place_of[parent] for parent in parents)
+    tokens, depths = tuple(path[-1] for path in paths), tuple(len(path) - 1 for path in paths)
     ends = list(chances)
     for node, parent in enumerate(parents[1:], 1):
         ends[parent] -= chances[node]
+    worth = [sum(row) for row in acceptance]
     n_masks = []
-    for node, end in enumerate(ends):
-        left = len(acceptance) if room is None else min(len(acceptance), max(0, room - 3 - depths[node]))
-        n_masks.append(next((i for i in range(left) if end * acceptance[i] < price), left))
-    return Tree(tuple(tokens), tuple(parents), tuple(depths), tuple(chances), tuple(n_masks))
+    for end, node_depth in zip(ends, depths, strict=True):
+        most = len(worth) - 1 if room is None else min(len(worth) - 1, max(0, room - 2 - node_depth))
+        n_masks.append(max(range(most + 1), key=lambda n: end * worth[n] - n * price))
+    return Tree(tokens, parents, depths, chances, tuple(n_masks))
 
 
 def candidates(logits: Tensor, width: int) -> list[Place]:
-    """The likeliest tokens for each place, from the logits of the masks, (M, V).
+    """The likeliest tokens of each row of logits (N, V).
 
     Args:
-        logits: of the learned inputs behind one token.
-        width: candidates for each place.
+        logits: of drafts.
+        width: candidates for each.
     """
-    if not len(logits):
-        return []
     chances, tokens = logits.float().softmax(-1).topk(min(width, logits.shape[-1]), dim=-1)
     return [list(zip(*place, strict=True)) for place in zip(tokens.tolist(), chances.tolist(), strict=True)]

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 
 from families import FAMILIES
 from prototokens import Drafter, FrozenLM, generate
-from prototokens.drafting.drafter import DrafterConfig
+from prototokens.drafting.network import DrafterConfig
+from prototokens.drafting.states import states_kept
 
 VERIFIERS = [name for name in FAMILIES if name != "mamba"]
 """The families that can verify drafts: all with attention."""
 
-CONFIG = DrafterConfig(n_masks=3, hidden_width=16)
+CONFIG = DrafterConfig(n_masks=2, n_drafts=3, input_width=16, reader_width=16)
 
 
 def random_drafter(lm: FrozenLM, config: DrafterConfig = CONFIG, seed: int = 0) -> Drafter:
@@ -27,8 +28,9 @@ def random_drafter(lm: FrozenLM, config: DrafterConfig = CONFIG, seed: int = 0) 
 class Oracle(nn.Module):
     """A drafter's network that knows a text.
 
-    At each mask it gives the embedding of the token that stands there in the text, so that the model's drafts are what
-    it would write. It finds the place by what it is given: the hidden state, the token, and how far apart they are.
+    At each mask it gives the embedding of the token that stands there in the text, so that what the model's head reads
+    there is what the model would write. It finds the place by what it is given: the state, the token, and how far apart
+    they are.
 
     Args:
         lm: the model.
@@ -39,8 +41,10 @@ class Oracle(nn.Module):
 
     def __init__(self, lm: FrozenLM, ids: Tensor, n_masks: int, wrong_every: int = 0) -> None:
         super().__init__()
-        self.n_masks = n_masks
-        self.states = lm.hidden_states(ids[:-1].unsqueeze(0), -1)[0]  # (L - 1, H)
+        self.n_masks, self.has_reader = n_masks, False
+        with states_kept(lm) as states:
+            lm.next_token_logits(ids[:-1])
+        self.states = states[0][0]  # (L - 1, H)
         self.tokens = lm.embed(ids)  # (L, D)
         told = ids.clone()
         if wrong_every:
@@ -48,17 +52,20 @@ class Oracle(nn.Module):
         self.told = lm.embed(told)
 
     def place(self, state: Tensor, token: Tensor, lag: int) -> int:
-        """The place in the text of a token, given the hidden state `lag` tokens before the token before it."""
+        """The place in the text of a token, given the state `lag` tokens before the token before it."""
         first = 1 + lag
         states = self.states[: len(self.tokens) - first]
         distance = (states - state).norm(dim=-1) / state.norm()
         distance += (self.tokens[first:] - token).norm(dim=-1) / token.norm()
         return first + int(distance.argmin())
 
-    def forward(self, state: Tensor, token: Tensor, lag: Tensor) -> Tensor:
+    def inputs(self, state: Tensor, token: Tensor, lag: Tensor) -> Tensor:
         last = len(self.told) - 1
         rows = [self.place(s, t, d) for s, t, d in zip(state, token, lag.tolist(), strict=True)]
         return torch.stack([self.told[[min(row + i, last) for i in range(1, self.n_masks + 1)]] for row in rows])
+
+    def read(self, at_mask: Tensor, *_: Tensor) -> Tensor:
+        return at_mask
 
 
 def oracle(lm: FrozenLM, prompt: str | Tensor, n_tokens: int, n_masks: int = 3, wrong_every: int = 0) -> Drafter:
@@ -66,4 +73,6 @@ def oracle(lm: FrozenLM, prompt: str | Tensor, n_tokens: int, n_masks: int = 3, 
     ids = lm.encode(prompt) if isinstance(prompt, str) else prompt
     text = torch.cat([ids, generate(lm, ids, max_new_tokens=n_tokens).ids])
     network = Oracle(lm, text, n_masks, wrong_every)
-    return Drafter(DrafterConfig(n_masks), lm.identity, network, {}, (1.0,) * n_masks)  # type: ignore[arg-type]
+    shares = tuple(tuple(float(i < n) for i in range(n_masks)) for n in range(n_masks + 1))
+    config = DrafterConfig(n_masks, n_masks, reader_width=0)
+    return Drafter(config, lm.identity, network, {}, shares)  # type: ignore[arg-type]

@@ -91,11 +91,12 @@ def grow(
         price: what one more input position costs, in tokens.
         depth: drafts behind the next token at most.
         max_nodes: nodes at most, the first included; the likeliest are kept.
-        room: tokens that are still wanted, `token` included; nothing is drafted behind the last.
+        room: tokens that are still wanted, `token` included. The last of them is not drafted: the output behind the one
+            before gives it in any case.
     """
     nodes: list[tuple[float, int, tuple[int, ...]]] = [(1.0, -1, (token,))]  # chance, parent, path
     level = [0]
-    for _ in range(depth if room is None else min(depth, room - 1)):
+    for _ in range(depth if room is None else min(depth, room - 2)):
         if not level or max_nodes == 1:
             break
         children = [
@@ -118,7 +119,7 @@ def grow(
     worth = [sum(row) for row in acceptance]
     n_masks = []
     for end, node_depth in zip(ends, depths, strict=True):
-        most = len(worth) - 1 if room is None else min(len(worth) - 1, max(0, room - 2 - node_depth))
+        most = len(worth) - 1 if room is None else min(len(worth) - 1, max(0, room - 3 - node_depth))
         n_masks.append(max(range(most + 1), key=lambda n: end * worth[n] - n * price))
     return Tree(tokens, parents, depths, chances, tuple(n_masks))
 

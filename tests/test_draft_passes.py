@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor
 
 from drafters import VERIFIERS
-from families import VOCABULARY, build, counted, family, tokenizer
+from families import VOCABULARY, build, counted, family, spoiled, tokenizer
 from prototokens import Drafter, FrozenLM, InputError, generate
 from prototokens.drafting.passes import Reading, check_verifies
 from prototokens.drafting.tree import Tree
@@ -55,6 +55,16 @@ def extend(reading: Reading, tree: Tree) -> tuple[Tensor, Tensor]:
     return reading.extend(inputs, tree.places(), tree.visible())
 
 
+def state_of(lm: FrozenLM, ids: Tensor) -> Tensor:
+    """What the head reads behind the last of some ids, (H,)."""
+    kept: list[Tensor] = []
+    handle = lm.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0]))
+    with torch.no_grad():
+        lm.model(input_ids=ids[None])
+    handle.remove()
+    return kept[0][0, -1]
+
+
 def close(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() <= 1e-4 * b.abs().max())
 
@@ -65,7 +75,7 @@ def check_pass(lm: FrozenLM, text: Tensor, tree: Tree, logits: Tensor, states: T
     for node, first in enumerate(tree.first_masks()):
         ids = torch.cat([text, tokens[path(tree, node)]])
         assert close(logits[node], lm.next_token_logits(ids)[-1])
-        assert close(states[node], lm.hidden_states(ids[None], -1)[0, -1])
+        assert close(states[node], state_of(lm, ids))
         n = tree.n_masks[node]
         whole = torch.cat([lm.embed(ids), masks[node]])
         assert n == 0 or close(logits[first : first + n], lm.logits(whole[None], range(len(ids), len(whole)))[0])
@@ -77,8 +87,20 @@ def test_outputs_are_those_of_ordinary_passes(verifier: FrozenLM, length: int) -
     with torch.no_grad():
         reading = Reading(verifier, text)
         assert close(reading.logits, verifier.next_token_logits(text)[-1])
-        assert close(reading.state, verifier.hidden_states(text[None], -1)[0, -1])
+        assert close(reading.state, state_of(verifier, text))
         check_pass(verifier, text, TREE, *extend(reading, TREE))
+
+
+def test_logits_are_made_of_the_first_inputs_only_where_the_rest_are_masks(verifier: FrozenLM) -> None:
+    inputs = verifier.embed(torch.tensor([65, 66, 67]))
+    with torch.no_grad():
+        readings = [Reading(verifier, text_of(5)) for _ in range(2)]
+        visible = torch.ones(3, 3).tril().bool()
+        whole, first = (r.extend(inputs, torch.arange(3), visible, n) for r, n in zip(readings, (None, 2), strict=True))
+    assert first[0].shape == (2, verifier.vocabulary)
+    assert close(first[0], whole[0][:2])
+    assert torch.equal(first[1], whole[1])
+    assert len(whole[0]) == len(whole[1]) == 3
 
 
 @pytest.mark.parametrize("nodes", [(0,), (0, 1, 4), (0, 2, 5, 7), (0, 1, 3, 6)], ids=str)
@@ -166,9 +188,22 @@ def test_a_model_whose_layers_hold_their_own_mask_is_refused() -> None:
         check_verifies(lm)
 
 
-def test_a_model_without_a_cache_is_refused(known: FrozenLM) -> None:
-    with pytest.raises(InputError, match="AnalyticLM cannot verify drafts: it keeps no cache that can be cut back"):
+def test_a_model_without_a_head_is_refused(known: FrozenLM) -> None:
+    with pytest.raises(InputError, match="AnalyticLM names no output head, from which drafts are read"):
         check_verifies(known)
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_model_whose_later_passes_are_no_numbers_is_refused(call: int) -> None:
+    lm = FrozenLM(build("llama"), tokenizer())
+    with spoiled(lm, call), pytest.raises(InputError, match="its outputs are not those of an ordinary pass"):
+        check_verifies(lm)
+
+
+def test_a_cache_that_is_not_cut_back_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformers.DynamicCache, "crop", lambda *_: None)
+    with pytest.raises(InputError, match="LlamaForCausalLM cannot verify drafts"):
+        check_verifies(FrozenLM(build("llama"), tokenizer()))
 
 
 def test_what_is_wrong_for_the_moment_is_not_held_against_a_model() -> None:

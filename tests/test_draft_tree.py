@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from math import inf
+from typing import Any
 
 import pytest
 import torch
@@ -27,18 +28,31 @@ def places_of(draw: st.DrawFn) -> list[Place]:
     return places
 
 
+def grow_of(token: int, places: list[Place], acceptance: list[list[float]], price: float, **bounds: Any) -> Tree:
+    """A tree for which each place has the same candidates, whatever path leads to it."""
+
+    def propose(paths: list[tuple[int, ...]]) -> list[Place]:
+        assert {path[0] for path in paths} == {token}
+        (length,) = {len(path) for path in paths}
+        return [places[length - 1] if length <= len(places) else []] * len(paths)
+
+    return grow(token, propose, acceptance, price, **({"depth": 9} | bounds))
+
+
 @st.composite
 def grown(draw: st.DrawFn) -> tuple[Tree, dict]:
     """A tree, and what it grew from."""
-    shares = draw(st.lists(st.floats(0, 1), max_size=4))
+    shares = st.lists(st.floats(0, 1), min_size=3, max_size=3)
+    n_masks = draw(st.integers(0, 4))
     source = {
         "places": draw(places_of()),
-        "acceptance": sorted(shares, reverse=True),
+        "acceptance": [draw(shares) for _ in range(n_masks + 1)],
+        "depth": draw(st.integers(0, 5)),
         "price": draw(st.sampled_from([0.0, 0.01, 0.05, 0.2, 0.6])),
         "max_nodes": draw(st.integers(1, 30)),
         "room": draw(st.none() | st.integers(1, 6)),
     }
-    return grow(7, **source), source
+    return grow_of(7, **source), source
 
 
 def path(tree: Tree, node: int) -> list[int]:
@@ -58,13 +72,13 @@ def continuations(places: list[Place], price: float) -> list[tuple[float, tuple[
 @given(grown())
 def test_a_tree_holds_the_likeliest_continuations_that_are_worth_a_position(case: tuple[Tree, dict]) -> None:
     tree, source = case
-    deepest = 5 if source["room"] is None else max(0, source["room"] - 2)  # what follows the last but one is known
-    worth = continuations(source["places"][:deepest], source["price"])
+    room = 9 if source["room"] is None else max(0, source["room"] - 2)  # what follows the last but one is known
+    worth = continuations(source["places"][: min(room, source["depth"])], source["price"])
     held = [(tree.chances[n], tuple(tree.tokens[i] for i in path(tree, n)[1:])) for n in range(1, len(tree.tokens))]
     assert len(held) == len(set(held)) == min(len(worth), source["max_nodes"] - 1)
     assert set(held) <= set(worth)
     likeliest = sorted((chance for chance, _ in worth), reverse=True)
-    assert [chance for chance, _ in held] == likeliest[: len(held)]
+    assert sorted((chance for chance, _ in held), reverse=True) == likeliest[: len(held)]
 
 
 @given(grown())
@@ -88,20 +102,34 @@ def test_a_mask_is_worth_the_chance_that_the_pass_ends_before_it(case: tuple[Tre
         for other, parent in enumerate(tree.parents):
             if parent == node:
                 end -= tree.chances[other]
-        worth = [end * share >= source["price"] for share in source["acceptance"]]
+        gains = [end * sum(shares) - n * source["price"] for n, shares in enumerate(source["acceptance"])]
         if source["room"] is not None:
             # The mask at place p drafts the token at p + 1, which must not be the last: that one needs no draft.
-            worth = [w for i, w in enumerate(worth, 1) if tree.depths[node] + i + 1 <= source["room"] - 2]
-        assert n_masks == next((i for i in range(len(worth)) if not worth[i]), len(worth))
+            gains = [g for n, g in enumerate(gains) if n == 0 or tree.depths[node] + n + 1 <= source["room"] - 2]
+        assert gains[n_masks] == max(gains) > max([-inf, *gains[:n_masks]])
+
+
+def test_candidates_may_depend_on_the_path() -> None:
+    def propose(paths: list[tuple[int, ...]]) -> list[Place]:
+        return [[(sum(path) + 10, 0.6), (sum(path) + 70, 0.4)] for path in paths]
+
+    tree = grow(1, propose, [[0]], 0.0, depth=3)
+    assert len(tree.tokens) == 1 + 2 + 4 + 8
+    for node in range(1, 15):
+        tokens = [tree.tokens[i] for i in path(tree, node)]
+        assert tokens[-1] - sum(tokens[:-1]) in (10, 70)
 
 
 def test_masks_by_hand() -> None:
     """One candidate of chance 0.6: the pass ends at node 0 with chance 0.4 and at node 1 with chance 0.6."""
-    tree = grow(1, [[(2, 0.6)]], [0.5, 0.25, 0.125], 0.1)
-    assert tree.tokens == (1, 2)
-    assert tree.n_masks == (2, 2)  # 0.4 * (0.5, 0.25, 0.125) = 0.2, 0.1, 0.05; 0.6 * the same = 0.3, 0.15, 0.075
-    assert grow(1, [[(2, 0.6)]], [0.5, 0.25, 0.125], 0.07).n_masks == (2, 3)
-    assert grow(1, [[(2, 0.6)]], [0.5, 0.25, 0.125], 0.61) == Tree((1,), (-1,), (0,), (1.0,), (0,))
+    rows = [[0.1, 0.0], [0.5, 0.1], [0.5, 0.3]]  # 0.1, 0.6 and 0.8 drafts are accepted behind no, one and two masks
+    # One mask is worth 0.2 at node 0 and 0.3 at node 1; the second is worth 0.08 and 0.12.
+    masks = {0.07: (2, 2), 0.1: (1, 2), 0.15: (1, 1), 0.25: (0, 1), 0.35: (0, 0)}
+    for price, n_masks in masks.items():
+        tree = grow_of(1, [[(2, 0.6)]], rows, price)
+        assert (tree.tokens, tree.n_masks) == ((1, 2), n_masks)
+    assert grow_of(1, [[(2, 0.6)]], rows, 0.6).tokens == (1, 2)  # worth exactly its price
+    assert grow_of(1, [[(2, 0.6)]], rows, 0.61) == Tree((1,), (-1,), (0,), (1.0,), (0,))
 
 
 @pytest.mark.parametrize(
@@ -120,21 +148,21 @@ def test_nothing_is_drafted_that_no_pass_is_saved_by(
     room: int | None, tokens: tuple[int, ...], n_masks: tuple[int, ...]
 ) -> None:
     """Of `room` wanted tokens the first is known, and the output behind the last but one gives the last."""
-    tree = grow(1, [[(2, 0.9)], [(3, 0.9)], [(4, 0.9)]], [1, 1, 1], 0, room=room)
+    tree = grow_of(1, [[(2, 0.9)], [(3, 0.9)], [(4, 0.9)]], [[0], [1], [2], [3]], 0, room=room)
     assert (tree.tokens, tree.n_masks) == (tokens, n_masks)
 
 
 def test_a_price_of_nothing_takes_all_and_an_infinite_one_nothing() -> None:
     places: list[Place] = [[(1, 0.5), (2, 0.1)], [(3, 0.3), (4, 0.2), (5, 0.1)]]
-    everything = grow(0, places, [0.5, 0.0], 0.0)
+    everything = grow_of(0, places, [[0], [0.5], [0.6]], 0.0)
     assert len(everything.tokens) == 1 + 2 + 2 * 3
     assert everything.n_masks == (2,) * 9
-    assert grow(0, places, [1, 1], inf) == Tree((0,), (-1,), (0,), (1.0,), (0,))
+    assert grow_of(0, places, [[0], [1], [2]], inf) == Tree((0,), (-1,), (0,), (1.0,), (0,))
 
 
 @given(places_of(), st.integers(1, 30))
 def test_one_candidate_a_place_gives_a_chain(places: list[Place], max_nodes: int) -> None:
-    tree = grow(0, [place[:1] for place in places], [0.5], 0.0, max_nodes=max_nodes)
+    tree = grow_of(0, [place[:1] for place in places], [[0.5]], 0.0, max_nodes=max_nodes)
     assert tree.parents == tuple(range(-1, len(tree.tokens) - 1))
     assert tree.tokens == (0, *(place[0][0] for place in places))[:max_nodes]
 
@@ -173,4 +201,3 @@ def test_candidates_are_the_likeliest_tokens_with_their_chances() -> None:
             order = sorted(range(6), key=lambda token: -row[token])[:width]
             assert [token for token, _ in place] == order
             assert [chance for _, chance in place] == pytest.approx([row[token] for token in order], rel=1e-5)
-    assert candidates(torch.empty(0, 0), 4) == []

@@ -14,8 +14,10 @@ from torch.nn import functional
 from drafters import CONFIG, random_drafter
 from families import family
 from prototokens import Drafter, FrozenLM, InputError, generate, load_drafter
-from prototokens.drafting.drafter import DrafterConfig, DrafterNetwork, read_drafter, save_drafter, shipped_drafter
+from prototokens.drafting.drafter import read_drafter, save_drafter, shipped_drafter
 from prototokens.drafting.generating import DraftTree
+from prototokens.drafting.network import DrafterConfig, DrafterNetwork
+from prototokens.drafting.states import states_kept
 from prototokens.files.record import read_record, write_record
 from prototokens.lm.frozen import EmbeddingStatistics
 
@@ -23,9 +25,11 @@ KIND = "a drafter"
 
 
 def inputs_of(lm: FrozenLM, n: int) -> tuple[Tensor, Tensor]:
-    """Hidden states (N, H) and embeddings (N, D) of tokens of a text."""
+    """States (N, H) and embeddings (N, D) of tokens of a text."""
     ids = torch.randint(256, (n,), generator=torch.Generator().manual_seed(4))
-    return lm.hidden_states(ids[None], -1)[0], lm.embed(ids)
+    with states_kept(lm) as states:
+        lm.next_token_logits(ids)
+    return states[0][0], lm.embed(ids)
 
 
 def same(a: Drafter, b: Drafter) -> bool:
@@ -37,47 +41,88 @@ def same(a: Drafter, b: Drafter) -> bool:
 # The network.
 
 
-def test_the_networks_formula() -> None:
-    """m_i = mean + s (a_i + W_i gelu(U [h / rms(h); (x - mean) / s] + b_lag)), written out."""
-    network = DrafterNetwork(DrafterConfig(n_masks=2, hidden_width=5), 3, 4)
+def random_network(config: DrafterConfig) -> DrafterNetwork:
+    """A network for embeddings of 3 numbers and states of 4, none of whose weights is zero."""
+    network = DrafterNetwork(config, 3, 4)
     network.begin_at(EmbeddingStatistics(torch.tensor([0.5, -1.0, 2.0]), 0.7))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(torch.randn(weight.shape, generator=generator))
+    return network
+
+
+def unit(state: Tensor) -> Tensor:
+    return state / (state**2).mean().sqrt()
+
+
+def test_the_formula_of_the_inputs() -> None:
+    """m_i = mean + s (a_i + W_i gelu(U [n(h); (x - mean) / s] + b_lag)), written out."""
+    network = random_network(DrafterConfig(n_masks=2, n_drafts=3, input_width=5, reader_width=6))
+    generator = torch.Generator().manual_seed(1)
     state, token = (torch.randn(6, n, generator=generator) for n in (4, 3))
     lag = torch.tensor([0, 1, 2, 3, 9, 0])
-    vectors = network(state, token, lag)
+    vectors = network.inputs(state, token, lag)
     assert vectors.shape == (6, 2, 3)
     w = dict(network.named_parameters())
     mean, std = network.embedding_mean, network.embedding_std
     for n in range(6):
-        h, x = state[n], token[n]
-        features = torch.cat([h / (h**2).mean().sqrt(), (x - mean) / std])
-        hidden = w["inner.weight"] @ features + w["inner.bias"] + w["by_lag"][min(int(lag[n]), 2)]
+        features = torch.cat([unit(state[n]), (token[n] - mean) / std])
+        hidden = w["inner.weight"] @ features + w["inner.bias"] + w["by_lag"][min(int(lag[n]), 3)]
         offsets = (w["outer.weight"] @ functional.gelu(hidden) + w["outer.bias"]).view(2, 3)
-        assert torch.allclose(vectors[n], mean + std * (w["masks"] + offsets), atol=1e-5)
+        assert torch.allclose(vectors[n], mean + std * (w["masks"] + offsets), atol=1e-4)
 
 
-def test_without_a_hidden_layer_the_context_says_nothing() -> None:
-    network = DrafterNetwork(DrafterConfig(n_masks=2, hidden_width=0), 3, 4)
-    assert not network.reads_context
+def test_the_formula_of_the_reading() -> None:
+    """r_i = g_i + rms(h) V gelu(R [n(g_i); n(h); (y_i - mean) / s] + c_i), written out."""
+    network = random_network(DrafterConfig(n_masks=2, n_drafts=3, input_width=5, reader_width=6))
+    generator = torch.Generator().manual_seed(1)
+    at_mask, state, before = (torch.randn(4, n, generator=generator) for n in (4, 4, 3))
+    depth = torch.tensor([0, 1, 2, 0])
+    read = network.read(at_mask, state, before, depth)
+    w = dict(network.named_parameters())
+    for n in range(4):
+        embedding = (before[n] - network.embedding_mean) / network.embedding_std
+        features = torch.cat([unit(at_mask[n]), unit(state[n]), embedding])
+        hidden = w["read_in.weight"] @ features + w["read_in.bias"] + w["by_depth"][depth[n]]
+        change = w["read_out.weight"] @ functional.gelu(hidden) + w["read_out.bias"]
+        assert torch.allclose(read[n], at_mask[n] + (state[n] ** 2).mean().sqrt() * change, atol=1e-4)
+
+
+def test_where_there_is_no_mask_a_draft_is_read_all_the_same() -> None:
+    network = random_network(DrafterConfig(n_masks=0, n_drafts=3, input_width=5, reader_width=6))
+    assert not hasattr(network, "inner")
+    at_mask = torch.zeros(2, 4, requires_grad=True)
+    read = network.read(at_mask, torch.ones(2, 4), torch.ones(2, 3), torch.tensor([0, 1]))
+    assert read.isfinite().all()
+    assert not torch.equal(read[0], read[1])
+    read.sum().backward()
+    assert at_mask.grad is not None
+    assert at_mask.grad.isfinite().all()
+
+
+def test_without_its_networks_a_drafter_is_its_masks() -> None:
+    network = random_network(DrafterConfig(2, 2, input_width=0, reader_width=0))
+    assert not network.has_reader
     assert [name for name, _ in network.named_parameters()] == ["masks"]
-    with torch.no_grad():
-        network.masks.copy_(torch.arange(6.0).view(2, 3))
-    vectors = network(torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.ones(2, 3), torch.zeros(2))
-    assert torch.equal(vectors, torch.arange(6.0).view(1, 2, 3).expand(2, -1, -1))
+    vectors = network.inputs(torch.ones(2, 4), torch.ones(2, 3), torch.zeros(2, dtype=torch.long))
+    expected = network.embedding_mean + network.embedding_std * network.masks
+    assert torch.equal(vectors, expected.expand(2, -1, -1))
+    at_mask = torch.arange(8.0).view(2, 4)
+    assert torch.equal(network.read(at_mask, -at_mask, vectors[0], torch.tensor([0, 1])), at_mask)
 
 
-@pytest.mark.parametrize("hidden_width", [0, 16])
-def test_an_untrained_drafter_gives_the_mean_embedding(lm: FrozenLM, hidden_width: int) -> None:
-    state = torch.get_rng_state()
-    drafter = Drafter.untrained(lm, DrafterConfig(3, hidden_width))
-    assert torch.equal(torch.get_rng_state(), state)
-    vectors = drafter.network(*inputs_of(lm, 5), torch.arange(5))
+@pytest.mark.parametrize("width", [0, 16])
+def test_an_untrained_drafter_gives_the_mean_embedding_and_reads_what_is_at_the_masks(lm: FrozenLM, width: int) -> None:
+    rng_state = torch.get_rng_state()
+    drafter = Drafter.untrained(lm, DrafterConfig(3, 3, width, width))
+    assert torch.equal(torch.get_rng_state(), rng_state)
+    states, embeddings = inputs_of(lm, 5)
+    vectors = drafter.network.inputs(states, embeddings, torch.arange(5))
     assert torch.equal(vectors, lm.embedding_statistics.mean.expand(5, 3, -1))
+    assert torch.equal(drafter.network.read(states, states.flip(0), embeddings, torch.zeros(5).long()), states)
     assert drafter.network.embedding_std.item() == pytest.approx(lm.embedding_statistics.std)
-    assert drafter.acceptance == (0.5, 0.25, 0.125)
+    assert drafter.acceptance == ((0, 0, 0), (0.5, 0, 0), (0.5, 0.25, 0), (0.5, 0.25, 0.125))
     assert drafter.model == lm.identity
     assert drafter.training["step"] == 0
 
@@ -90,16 +135,19 @@ def test_the_seed_draws_the_network(llama: FrozenLM) -> None:
 
 
 def test_weights_are_counted(llama: FrozenLM) -> None:
-    wide, narrow = (Drafter.untrained(llama, DrafterConfig(3, n)) for n in (16, 0))
+    whole, narrow = (Drafter.untrained(llama, c) for c in (DrafterConfig(2, 3, 16, 8), DrafterConfig(3, 3, 0, 0)))
     width = llama.width
     assert narrow.n_weights == 3 * width
-    assert wide.n_weights == 3 * width + (2 * width + 1) * 16 + 4 * 16 + (16 + 1) * 3 * width
+    inputs = 2 * width + (2 * width + 1) * 16 + 4 * 16 + (16 + 1) * 2 * width
+    assert whole.n_weights == inputs + (3 * width + 1) * 8 + 3 * 8 + (8 + 1) * width
 
 
 # Files.
 
 
-@pytest.mark.parametrize("config", [CONFIG, DrafterConfig(1, 0), DrafterConfig(6, 3)], ids=str)
+@pytest.mark.parametrize(
+    "config", [CONFIG, DrafterConfig(1, 1, 0, 0), DrafterConfig(6, 7, 3, 4), DrafterConfig(0, 2)], ids=str
+)
 def test_what_is_loaded_is_what_was_saved(lm: FrozenLM, config: DrafterConfig, tmp_path: Path) -> None:
     drafter = replace(random_drafter(lm, config), training={"step": 3, "config": {"lr": 0.5}})
     path = save_drafter(tmp_path / "d.safetensors", drafter)
@@ -107,7 +155,9 @@ def test_what_is_loaded_is_what_was_saved(lm: FrozenLM, config: DrafterConfig, t
     assert same(loaded, drafter)
     assert loaded.name == drafter.name
     arguments = (*inputs_of(lm, 4), torch.arange(4))
-    assert torch.equal(loaded.network(*arguments), drafter.network(*arguments))
+    assert torch.equal(loaded.network.inputs(*arguments), drafter.network.inputs(*arguments))
+    arguments = (arguments[0], *arguments[:2], torch.zeros(4, dtype=torch.long))
+    assert torch.equal(loaded.network.read(*arguments), drafter.network.read(*arguments))
 
 
 def test_a_loaded_drafter_drafts_the_same(llama: FrozenLM, tmp_path: Path) -> None:
@@ -119,7 +169,7 @@ def test_a_loaded_drafter_drafts_the_same(llama: FrozenLM, tmp_path: Path) -> No
 
 
 def test_half_precision_halves_the_file(llama: FrozenLM, tmp_path: Path) -> None:
-    drafter = random_drafter(llama, DrafterConfig(3, 64))
+    drafter = random_drafter(llama, DrafterConfig(3, 3, 64, 0))
     whole = save_drafter(tmp_path / "whole", drafter)
     half = save_drafter(tmp_path / "half", drafter, dtype=torch.float16)
     assert half.stat().st_size < 0.55 * whole.stat().st_size
@@ -152,7 +202,7 @@ def test_a_file_is_not_replaced_unasked(llama: FrozenLM, tmp_path: Path) -> None
 
 
 def test_damage_is_refused(llama: FrozenLM, tmp_path: Path) -> None:
-    path = save_drafter(tmp_path / "d", random_drafter(llama, DrafterConfig(1, 0)))
+    path = save_drafter(tmp_path / "d", random_drafter(llama, DrafterConfig(1, 1, 0, 0)))
     good = path.read_bytes()
     for place in range(0, len(good), 37):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
@@ -178,12 +228,17 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         (lambda t, r: r.pop("config"), "its record cannot be read"),
         (lambda t, r: r["config"].update(depth=2), "its record cannot be read"),
         (lambda t, r: r["config"].update(n_masks="3"), "its record cannot be read"),
-        (lambda t, r: r["config"].update(n_masks=4), "its record cannot be read"),
-        (lambda t, r: r["config"].update(n_masks=65), "n_masks is 65; it must be from 1 to 64"),
+        (lambda t, r: r["config"].update(n_masks=3), "its record cannot be read"),
+        (lambda t, r: r["config"].update(n_drafts=65), "n_masks is 2 and n_drafts 65; n_drafts must be from 1 to 64"),
+        (lambda t, r: r.pop("state_width"), "its record cannot be read"),
+        (lambda t, r: r.update(state_width="x"), "its record cannot be read"),
+        (lambda t, r: r.update(state_width=7), "its record cannot be read"),
         (lambda t, r: r["model"].pop("fingerprint"), "its record cannot be read"),
-        (lambda t, r: r.update(acceptance=[0.5, 0.4]), r"acceptance is \(0.5, 0.4\); it must be 3 shares from 0 to 1"),
-        (lambda t, r: r.update(acceptance=[0.5, 0.4, 1.5]), "it must be 3 shares from 0 to 1"),
-        (lambda t, r: r.update(acceptance=[0.5, 0.4, "x"]), "its record cannot be read"),
+        (lambda t, r: r["acceptance"].pop(), "acceptance must have 3 rows of 3 shares"),
+        (lambda t, r: r["acceptance"][1].pop(), "acceptance must have 3 rows of 3 shares"),
+        (lambda t, r: r["acceptance"][2].__setitem__(0, 1.5), "it must be shares from 0 to 1"),
+        (lambda t, r: r["acceptance"][2].__setitem__(0, "x"), "its record cannot be read"),
+        (lambda t, r: r.update(acceptance=3), "its record cannot be read"),
         (lambda t, r: r.pop("training"), "its record cannot be read"),
         (lambda t, r: t.pop("masks"), "its record cannot be read"),
         (lambda t, r: t.pop("outer.bias"), "its record cannot be read"),
@@ -209,7 +264,8 @@ def test_the_record_is_all_of_a_drafter(llama: FrozenLM, tmp_path: Path) -> None
         "config": asdict(CONFIG),
         "model": asdict(llama.identity),
         "training": drafter.training,
-        "acceptance": list(drafter.acceptance),
+        "acceptance": [list(row) for row in drafter.acceptance],
+        "state_width": llama.width,
     }
 
 
@@ -231,14 +287,18 @@ def test_no_drafter_is_shipped_for_a_model_of_ones_own(lm: FrozenLM) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n_masks": 0}, "n_masks is 0; it must be from 1 to 64"),
-        ({"n_masks": 65}, "n_masks is 65; it must be from 1 to 64"),
-        ({"hidden_width": -1}, "hidden_width is -1; it must be from 0 to 65536"),
-        ({"hidden_width": 65537}, "hidden_width is 65537; it must be from 0 to 65536"),
+        ({"n_masks": -1}, "n_masks is -1 and n_drafts 4; n_drafts must be from 1 to 64, and n_masks no more"),
+        ({"n_masks": 5}, "n_masks is 5 and n_drafts 4"),
+        ({"n_masks": 0, "n_drafts": 0}, "n_masks is 0 and n_drafts 0"),
+        ({"n_drafts": 65}, "n_masks is 2 and n_drafts 65"),
+        ({"input_width": -1}, "input_width is -1; it must be from 0 to 65536"),
+        ({"input_width": 65537}, "input_width is 65537; it must be from 0 to 65536"),
+        ({"reader_width": -1}, "reader_width is -1; it must be from 0 to 65536"),
+        ({"reader_width": 0}, "n_masks is 2 and n_drafts 4; without a reader they must be equal"),
     ],
 )
 def test_settings_are_checked(options: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DrafterConfig(**options)
-    DrafterConfig(64, 0)
-    DrafterConfig(1, 65536)
+    DrafterConfig(64, 64, 0, 0)
+    DrafterConfig(0, 1, 65536, 65536)

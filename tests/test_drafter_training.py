@@ -17,12 +17,15 @@ from drafters import VERIFIERS, random_drafter
 from families import build, counted, family, tokenizer
 from prototokens import Drafter, FrozenLM, InputError, generate
 from prototokens.drafting import train_drafter as training
-from prototokens.drafting.drafter import DrafterConfig, DrafterNetwork, read_drafter, save_drafter
+from prototokens.drafting.drafter import read_drafter, save_drafter
 from prototokens.drafting.generating import DraftTree
+from prototokens.drafting.network import DrafterConfig, DrafterNetwork
+from prototokens.drafting.states import states_kept
 from prototokens.drafting.train_drafter import (
     DrafterProgress,
     DrafterTraining,
     Drafts,
+    Places,
     Written,
     draft_at,
     train_drafter,
@@ -30,7 +33,7 @@ from prototokens.drafting.train_drafter import (
 )
 
 CONFIG = DrafterTraining(
-    drafter=DrafterConfig(n_masks=2, hidden_width=8), prompt_lengths=(2, 4), new_tokens=7, round_texts=4,
+    drafter=DrafterConfig(2, 2, 8, 8), prompt_lengths=(2, 4), new_tokens=7, round_texts=4,
     batch_texts=2, places=3, steps=6,
 )  # fmt: skip
 
@@ -48,41 +51,58 @@ def verifier(request: pytest.FixtureRequest) -> FrozenLM:
 # Drafting at places of texts.
 
 
-def by_hand(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, place: int, lag: int) -> Tensor:
-    """Logits of the masks behind one place of a text (L,), by an ordinary pass of what leads to them: (M, V)."""
-    state = lm.hidden_states(ids[None], -1)[0, max(0, place - 1 - lag)]
-    text = lm.embed(ids[: place + 1])
-    masks = network(state[None], text[-1:], torch.tensor([lag]))[0]
-    return lm.logits(torch.cat([text, masks])[None], range(place + 1, place + 1 + len(masks)))[0]
+def states_of(lm: FrozenLM, inputs_embeds: Tensor) -> Tensor:
+    """What the head reads in an ordinary pass of vectors (L, D): (L, H)."""
+    with states_kept(lm) as states:
+        lm.logits(inputs_embeds[None], range(len(inputs_embeds)))
+    return states[0][0]
 
 
-@pytest.mark.parametrize("n_masks", [1, 3])
-def test_places_of_texts_are_drafted_at_as_if_each_stood_alone(verifier: FrozenLM, n_masks: int) -> None:
-    network = random_drafter(verifier, DrafterConfig(n_masks, 8)).network
+def by_hand(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, place: int, lag: int, n_masks: int) -> Tensor:
+    """Logits of the drafts behind one place of a text (L,), by ordinary passes of what leads to them: (D, V)."""
+    embeddings = lm.embed(ids)
+    states = states_of(lm, embeddings)
+    masks = network.inputs(states[[max(0, place - 1 - lag)]], embeddings[[place]], torch.tensor([lag]))[0]
+    at_masks = states_of(lm, torch.cat([embeddings[: place + 1], masks[:n_masks]]))[place + 1 :]
+    rows = []
+    for i in range(1, network.n_drafts + 1):
+        at_mask = at_masks[i - 1] if i <= n_masks else torch.zeros_like(states[0])
+        before = embeddings[min(place + i, len(ids) - 1)]
+        rows.append(network.read(at_mask[None], states[[place]], before[None], torch.tensor([i - 1]))[0])
+    return lm.model.get_output_embeddings()(torch.stack(rows))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DrafterConfig(1, 1, 8, 0), DrafterConfig(3, 3, 8, 0), DrafterConfig(2, 4, 8, 8), DrafterConfig(0, 2, 0, 8)],
+    ids=str,
+)
+def test_places_of_texts_are_drafted_at_as_if_each_stood_alone(verifier: FrozenLM, config: DrafterConfig) -> None:
+    network, n_drafts = random_drafter(verifier, config).network, config.n_drafts
     length, prompt = 30, 4
     ids = draw(length, 2, 0)
     ends = torch.tensor([length, 20])  # the second text ends early
-    places = torch.tensor([[3, 9, 9, length - 2 - n_masks], [5, 16, 18, 25]])
-    lags = torch.tensor([[0, 1, n_masks, 2], [9, 0, 1, 0]])
-    drafts = draft_at(verifier, network, Written(ids, prompt, ends), places, lags)
+    places = torch.tensor([[3, 9, 9, length - 2 - n_drafts], [5, 16, 18, 25]])
+    lags = torch.tensor([[0, 1, n_drafts, 2], [9, 0, 1, 0]])
+    n_masks = torch.tensor([[9, 1, 2, 0], [1, 9, 2, 9]]).clamp_max(config.n_masks)
+    drafts = draft_at(verifier, network, Written(ids, prompt, ends), Places(places, lags, n_masks))
     losses, right, known = [], [], []
     for text, (row, end) in enumerate(zip(ids, ends.tolist(), strict=True)):
-        for place, lag in zip(places[text].tolist(), lags[text].tolist(), strict=True):
-            logits = by_hand(verifier, network, row, place, lag)
-            for i in range(1, n_masks + 1):
-                known.append(place + 1 + i < end)
-                target = row[place + 1 + i]
-                right.append(known[-1] and int(logits[i - 1].argmax()) == int(target))
+        for place, lag, n in zip(*(x[text].tolist() for x in (places, lags, n_masks)), strict=True):
+            logits = by_hand(verifier, network, row, place, lag, n)
+            for i in range(1, n_drafts + 1):
+                known.append(place + 1 + i < end and (i <= n or config.reader_width > 0))
+                right.append(known[-1] and int(logits[i - 1].argmax()) == int(row[place + 1 + i]))
                 if known[-1]:
-                    losses.append(-logits[i - 1].log_softmax(-1)[target])
-    shape = (2, 4, n_masks)
+                    losses.append(-logits[i - 1].log_softmax(-1)[row[place + 1 + i]])
+    shape = (2, 4, n_drafts)
     assert drafts.is_known.tolist() == torch.tensor(known).view(shape).tolist()
     assert drafts.is_right.tolist() == torch.tensor(right).view(shape).tolist()
     expected = torch.stack(losses).mean()
     assert drafts.loss_nats.item() == pytest.approx(expected.item(), rel=1e-4)
-    weights = list(network.parameters())
-    pairs = zip(torch.autograd.grad(drafts.loss_nats, weights), torch.autograd.grad(expected, weights), strict=True)
-    for gradient, expected_gradient in pairs:
+    weights = [weight for weight in network.parameters() if len(weight)]
+    gradients, expected_gradients = (torch.autograd.grad(loss, weights) for loss in (drafts.loss_nats, expected))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
         assert torch.allclose(gradient, expected_gradient, rtol=1e-3, atol=1e-4 * expected_gradient.abs().max().item())
 
 
@@ -93,25 +113,29 @@ def test_what_a_text_writes_next_is_seen_as_right(llama: FrozenLM) -> None:
     places = torch.tensor([[4, 8], [5, 9], [6, 10]])
 
     class Knowing(torch.nn.Module):
-        n_masks = 2
+        n_masks = n_drafts = 2
+        has_reader = False
 
-        def forward(self, state: Tensor, token: Tensor, lag: Tensor) -> Tensor:
+        def inputs(self, state: Tensor, token: Tensor, lag: Tensor) -> Tensor:
             rows = torch.arange(3).repeat_interleave(2)
             assert torch.equal(token, llama.embed(ids[rows, places.flatten()]))
             return torch.stack([llama.embed(ids[rows, places.flatten() + i]) for i in (1, 2)], 1)
 
+        def read(self, at_mask: Tensor, *_: Tensor) -> Tensor:
+            return at_mask
+
     network: Any = Knowing()
-    drafts = draft_at(llama, network, Written(ids, 4, torch.full((3,), 16)), places, torch.zeros_like(places))
+    chosen = Places(places, torch.zeros_like(places), torch.full_like(places, 2))
+    drafts = draft_at(llama, network, Written(ids, 4, torch.full((3,), 16)), chosen)
     assert drafts.is_right.all()
     assert drafts.shares() == drafts.accepted() == (1.0, 1.0)
     assert not drafts.loss_nats.requires_grad
 
 
 def test_a_text_that_has_ended_teaches_nothing(llama: FrozenLM) -> None:
-    network = random_drafter(llama, DrafterConfig(2, 8)).network
-    drafts = draft_at(
-        llama, network, Written(draw(12, 1, 0), 4, torch.tensor([5])), torch.tensor([[5, 7]]), torch.tensor([[0, 1]])
-    )
+    network = random_drafter(llama, CONFIG.drafter).network
+    chosen = Places(*(torch.tensor([values]) for values in ([5, 7], [0, 1], [2, 1])))
+    drafts = draft_at(llama, network, Written(draw(12, 1, 0), 4, torch.tensor([5])), chosen)
     assert drafts.loss_nats.item() == 0
     assert not drafts.is_known.any()
     assert drafts.shares() == drafts.accepted() == (0.0, 0.0)
@@ -174,8 +198,15 @@ def test_stop_tokens_end_texts() -> None:
 def test_places_lie_where_all_masks_have_a_token_to_draft() -> None:
     written = Written(torch.zeros(5, 13, dtype=torch.long), 4, torch.full((5,), 13))
     config = replace(CONFIG, places=400)
-    places, lags = training._places(written, config, random.Random("places"))
-    assert places.shape == lags.shape == (5, 400)
+    chosen = training._places(written, config, random.Random("places"))
+    places, lags, n_masks = chosen.places, chosen.lags, chosen.n_masks
+    assert places.shape == lags.shape == n_masks.shape == (5, 400)
+    assert set(n_masks.flatten().tolist()) == {0, 1, 2}
+    assert (training._places(written, config, random.Random("places"), 1).n_masks == 1).all()
+    whole = replace(
+        config, drafter=DrafterConfig(2, 2, 8, 0)
+    )  # without a reader, what a mask less would teach is known
+    assert (training._places(written, whole, random.Random("places")).n_masks == 2).all()
     assert set(places.flatten().tolist()) == set(range(3, 13 - 2 - 2 + 1))  # from the prompt's last token on
     assert set(lags.flatten().tolist()) == {0, 1, 2}
     counts = torch.bincount(lags.flatten()).tolist()
@@ -250,7 +281,7 @@ def test_another_training_is_not_resumed(llama: FrozenLM, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"was trained with other settings \(lr\): give the same, or begin anew"):
         train_drafter(llama, draw, replace(CONFIG, lr=0.5), resume=kept)
     with pytest.raises(InputError, match=r"other settings \(drafter\)"):
-        train_drafter(llama, draw, replace(CONFIG, drafter=DrafterConfig(2, 4)), resume=kept)
+        train_drafter(llama, draw, replace(CONFIG, drafter=DrafterConfig(2, 2, 4, 8)), resume=kept)
     with pytest.raises(InputError, match="this drafter belongs to LlamaForCausalLM"):
         train_drafter(family("qwen3"), draw, CONFIG, resume=kept)
 
@@ -272,14 +303,14 @@ def test_training_leaves_the_model_as_it_was(verifier: FrozenLM, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in buffers)
 
 
-@pytest.mark.parametrize("hidden_width", [0, 8])
-def test_masks_have_a_higher_rate(llama: FrozenLM, hidden_width: int) -> None:
+@pytest.mark.parametrize("width", [0, 8])
+def test_masks_have_a_higher_rate(llama: FrozenLM, width: int) -> None:
     """Adam's first change of a weight is its learning rate, wherever there is a gradient."""
-    config = replace(CONFIG, drafter=DrafterConfig(2, hidden_width), steps=1)
+    config = replace(CONFIG, drafter=DrafterConfig(2, 2, width, width), steps=1)
     weights = dict(train_drafter(llama, draw, config).network.named_parameters())
     rate = config.rate(0)
     assert weights["masks"].abs().max().item() == pytest.approx(20 * rate, rel=1e-3)
-    if hidden_width:
+    if width:
         assert weights["outer.bias"].abs().max().item() == pytest.approx(rate, rel=1e-3)
 
 
@@ -301,15 +332,16 @@ def ring(size: int) -> FrozenLM:
     return FrozenLM(model, tokenizer())
 
 
-def test_what_is_learned_saves_passes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reader_width", [0, 16])
+def test_what_is_learned_saves_passes(reader_width: int) -> None:
     lm = ring(8)
     prompts: Callable[[int, int, int], Tensor] = lambda length, count, seed: draw(length, count, seed) % 8  # noqa: E731
-    config = replace(CONFIG, drafter=DrafterConfig(2, 16), steps=80, lr=0.02, places=4)
+    config = replace(CONFIG, drafter=DrafterConfig(2, 2, 16, reader_width), steps=80, lr=0.02, places=4)
     losses: list[float] = []
     drafter = train_drafter(lm, prompts, config, keep=lambda d, u, p: losses.append(p.loss_nats))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
-    assert drafter.acceptance[0] > 0.7
-    tree = DraftTree(width=1, position_cost=0)
+    assert drafter.acceptance[-1][0] > 0.7
+    tree = DraftTree(width=1, lookup=False, position_cost=0)
     ids = torch.tensor([3, 4, 5])
     plain, drafted = (generate(lm, ids, drafter=d, max_new_tokens=30, tree=tree) for d in (None, drafter))
     assert drafted.ids.tolist() == plain.ids.tolist() == [(6 + i) % 8 for i in range(30)]
@@ -330,19 +362,21 @@ def test_acceptance_is_of_texts_that_no_step_saw(llama: FrozenLM, monkeypatch: p
     shares = training.acceptance(llama, network, draw, CONFIG)
     assert rounds == [(-1, 32)]
     written = write(llama, draw, CONFIG, -1, 32)
-    rng = random.Random(f"{CONFIG.seed} judged")
-    n_followed, n_whole = [0, 0], 0
-    for first in range(0, 32, 8):
-        batch = Written(written.ids[first : first + 8], written.prompt_length, written.ends[first : first + 8])
-        places, lags = training._places(batch, CONFIG, rng)
-        for text in range(8):
-            for place, lag in zip(places[text].tolist(), lags[text].tolist(), strict=True):
-                if place + 3 < batch.ends[text]:
-                    n_whole += 1
-                    logits = by_hand(llama, network, batch.ids[text], place, lag)
-                    right = (logits.argmax(-1) == batch.ids[text][place + 2 : place + 4]).tolist()
-                    n_followed = [n_followed[0] + right[0], n_followed[1] + all(right)]
-    assert shares == pytest.approx([n / n_whole for n in n_followed])
+    for n_masks, row in enumerate(shares):
+        rng = random.Random(f"{CONFIG.seed} judged")
+        n_followed, n_whole = [0, 0], 0
+        for first in range(0, 32, 4):
+            batch = Written(written.ids[first : first + 4], written.prompt_length, written.ends[first : first + 4])
+            chosen = training._places(batch, CONFIG, rng, n_masks)
+            for text, ids in enumerate(batch.ids):
+                for place, lag in zip(chosen.places[text].tolist(), chosen.lags[text].tolist(), strict=True):
+                    if place + 3 < batch.ends[text]:
+                        n_whole += 1
+                        logits = by_hand(llama, network, ids, place, lag, n_masks)
+                        right = (logits.argmax(-1) == ids[place + 2 : place + 4]).tolist()
+                        n_followed = [n_followed[0] + right[0], n_followed[1] + all(right)]
+        assert row == pytest.approx([n / n_whole for n in n_followed])
+    assert len(shares) == 3
     rounds.clear()
     train_drafter(llama, draw, CONFIG)
     assert rounds == [(0, 4), (1, 4), (-1, 32)]
@@ -361,7 +395,7 @@ def test_acceptance_is_of_texts_that_no_step_saw(llama: FrozenLM, monkeypatch: p
         ({"round_texts": 9, "batch_texts": 8}, "round_texts is 9, which batch_texts, 8, does not divide"),
         ({"prompt_lengths": ()}, r"prompt_lengths are \(\); each must be at least 1"),
         ({"prompt_lengths": (4, 0)}, r"prompt_lengths are \(4, 0\)"),
-        ({"new_tokens": 3}, "new_tokens is 3; 3 masks need at least 4"),
+        ({"new_tokens": 4}, "new_tokens is 4; 4 drafts need at least 5"),
         ({"lr": 0}, "lr is 0; it must be a positive number"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"lr": float("inf")}, "lr is inf"),
@@ -370,7 +404,7 @@ def test_acceptance_is_of_texts_that_no_step_saw(llama: FrozenLM, monkeypatch: p
 def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         DrafterTraining(**options)
-    DrafterTraining(new_tokens=4)
+    DrafterTraining(new_tokens=5)
 
 
 def test_a_model_that_cannot_verify_or_is_too_short_is_refused_at_once(llama: FrozenLM) -> None:
@@ -380,3 +414,14 @@ def test_a_model_that_cannot_verify_or_is_too_short_is_refused_at_once(llama: Fr
         train_drafter(llama, draw, replace(CONFIG, new_tokens=59))
     assert calls.forward == []
     train_drafter(llama, draw, replace(CONFIG, new_tokens=58, steps=1))
+
+
+def test_a_source_that_is_too_small_is_told_before_the_first_pass(llama: FrozenLM) -> None:
+    def scarce(length: int, count: int, seed: int) -> Tensor:
+        if length == 4:
+            raise InputError("the source has no 32 texts of 4 tokens")
+        return draw(length, count, seed)
+
+    with counted(llama) as calls, pytest.raises(InputError, match="no 32 texts of 4 tokens"):
+        train_drafter(llama, scarce, CONFIG)
+    assert calls.forward == []

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from families import FAMILIES
 from prototokens import Drafter, FrozenLM, generate
-from prototokens.drafting.network import DrafterConfig
+from prototokens.drafting.network import DrafterConfig, DrafterNetwork
 from prototokens.drafting.states import states_kept
 
 VERIFIERS = [name for name in FAMILIES if name != "mamba"]
@@ -76,3 +76,24 @@ def oracle(lm: FrozenLM, prompt: str | Tensor, n_tokens: int, n_masks: int = 3, 
     shares = tuple(tuple(float(i < n) for i in range(n_masks)) for n in range(n_masks + 1))
     config = DrafterConfig(n_masks, n_masks, reader_width=0)
     return Drafter(config, lm.identity, network, {}, shares)  # type: ignore[arg-type]
+
+
+def states_of(lm: FrozenLM, inputs_embeds: Tensor) -> Tensor:
+    """What the head reads in an ordinary pass of vectors (L, D): (L, H)."""
+    with states_kept(lm) as states:
+        lm.logits(inputs_embeds[None], range(len(inputs_embeds)))
+    return states[0][0]
+
+
+def by_hand(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, place: int, lag: int, n_masks: int) -> Tensor:
+    """Logits of the drafts behind one place of a text (L,), by ordinary passes of what leads to them: (D, V)."""
+    embeddings = lm.embed(ids)
+    states = states_of(lm, embeddings)
+    masks = network.inputs(states[[max(0, place - 1 - lag)]], embeddings[[place]], torch.tensor([lag]))[0]
+    at_masks = states_of(lm, torch.cat([embeddings[: place + 1], masks[:n_masks]]))[place + 1 :]
+    rows = []
+    for i in range(1, network.n_drafts + 1):
+        at_mask = at_masks[i - 1] if i <= n_masks else torch.zeros_like(states[0])
+        before = embeddings[min(place + i, len(ids) - 1)]
+        rows.append(network.read(at_mask[None], states[[place]], before[None], torch.tensor([i - 1]))[0])
+    return lm.model.get_output_embeddings()(torch.stack(rows))

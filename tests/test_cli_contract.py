@@ -245,7 +245,7 @@ def help_of(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("group", [(), ("study",), ("encoder",), ("starter",)])
+@pytest.mark.parametrize("group", [(), ("study",), ("encoder",), ("starter",), ("drafter",)])
 def test_the_line_of_every_command_is_whole(group: tuple[str, ...]) -> None:
     program: Any = typer.main.get_command(cli.app)
     for name in group:

@@ -15,6 +15,7 @@ import pytest
 
 from encoders import prose_file
 from families import save_model
+from prototokens.drafting.drafter import load_drafter
 from prototokens.encoder.encoding import Encoder
 from prototokens.study import STUDIES
 from prototokens.study.store import Store
@@ -51,6 +52,10 @@ def a_trained_encoder() -> None:
     assert Encoder.from_pretrained("mine").training["step"] >= 1
 
 
+def a_trained_drafter() -> None:
+    assert load_drafter("mine").training["step"] >= 1
+
+
 COMMANDS = {
     "pack": Command(
         "pack letter.txt -o letter.proto --effort thorough --chunk-tokens 8 --batch-tokens 8",
@@ -65,6 +70,12 @@ COMMANDS = {
         "--set texts.validation_texts=2 --set encoder.width=16",
         re.compile(r"step \d+ of").search,
         a_trained_encoder,
+    ),
+    "drafter train": Command(
+        "drafter train -o mine --source prose.txt --prompt-lengths 4 --new-tokens 8 --texts 8 --places 4 --masks 1 "
+        "--input-width 4 --reader-width 4 --steps 5000",
+        re.compile(r"step \d+ of").search,
+        a_trained_drafter,
     ),
 }
 

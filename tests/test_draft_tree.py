@@ -109,6 +109,13 @@ def test_a_mask_is_worth_the_chance_that_the_pass_ends_before_it(case: tuple[Tre
         assert gains[n_masks] == max(gains) > max([-inf, *gains[:n_masks]])
 
 
+def test_a_full_tree_goes_deep_or_wide_where_the_chances_are() -> None:
+    deep: list[Place] = [[(1, 0.9), (2, 0.1)], [(3, 0.9)], [(4, 0.9)]]
+    wide: list[Place] = [[(1, 0.4), (2, 0.3), (3, 0.2), (4, 0.1)], [(5, 0.3)]]
+    assert grow_of(0, deep, [[0]], 0.0, max_nodes=4).tokens == (0, 1, 3, 4)
+    assert grow_of(0, wide, [[0]], 0.0, max_nodes=4).tokens == (0, 1, 2, 3)
+
+
 def test_candidates_may_depend_on_the_path() -> None:
     def propose(paths: list[tuple[int, ...]]) -> list[Place]:
         return [[(sum(path) + 10, 0.6), (sum(path) + 70, 0.4)] for path in paths]

@@ -17,7 +17,8 @@ from prototokens import Drafter, FrozenLM, InputError, generate, load_drafter
 from prototokens.drafting.drafter import read_drafter, save_drafter, shipped_drafter
 from prototokens.drafting.generating import DraftTree
 from prototokens.drafting.network import DrafterConfig, DrafterNetwork
-from prototokens.drafting.states import states_kept
+from prototokens.drafting.states import head_of_some, logits_of, states_kept
+from prototokens.drafting.tree import candidates
 from prototokens.files.record import read_record, write_record
 from prototokens.lm.frozen import EmbeddingStatistics
 
@@ -302,3 +303,27 @@ def test_settings_are_checked(options: dict[str, int], message: str) -> None:
         DrafterConfig(**options)
     DrafterConfig(64, 64, 0, 0)
     DrafterConfig(0, 1, 65536, 65536)
+
+
+def test_a_vocabulary_is_kept_and_drafts_come_from_it(llama: FrozenLM, tmp_path: Path) -> None:
+    ids = torch.tensor([3, 98, 99, 104])
+    drafter = replace(random_drafter(llama), vocabulary=ids)
+    loaded = load_drafter(save_drafter(tmp_path / "d", drafter, dtype=torch.float16))
+    assert loaded.vocabulary is not None
+    assert loaded.vocabulary.equal(ids)
+    states = torch.randn(5, llama.model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(head_of_some(llama, ids)(states), logits_of(llama, states)[:, ids])
+    assert {token for place in candidates(head_of_some(llama, ids)(states), 2, ids) for token, _ in place} <= {
+        *ids.tolist()
+    }
+    prompt = torch.arange(97, 105)
+    plain = generate(llama, prompt, max_new_tokens=20)
+    assert generate(llama, prompt, drafter=loaded, max_new_tokens=20, tree=DraftTree(position_cost=0.0)).ids.equal(
+        plain.ids
+    )
+
+
+@pytest.mark.parametrize("ids", [[2, 1], [1, 1], [], [[1]], [1.0]], ids=str)
+def test_a_vocabulary_that_is_none_is_refused(llama: FrozenLM, ids: list[Any]) -> None:
+    with pytest.raises(InputError, match="a drafter's vocabulary must be ids in ascending order"):
+        replace(random_drafter(llama), vocabulary=torch.tensor(ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,10 +24,12 @@ from prototokens.drafting.network import DrafterConfig
 from prototokens.drafting.train_drafter import (
     DrafterProgress,
     DrafterTraining,
-    Written,
+    draft_at,
+    most_frequent,
+    round_of_texts,
     train_drafter,
-    write_texts,
 )
+from prototokens.drafting.written import Written
 
 CONFIG = DrafterTraining(
     drafter=DrafterConfig(2, 2, 8, 8), prompt_lengths=(2, 4), new_tokens=7, round_texts=4,
@@ -48,7 +51,7 @@ def verifier(request: pytest.FixtureRequest) -> FrozenLM:
 
 
 def test_a_round_is_what_the_model_writes_greedily(verifier: FrozenLM) -> None:
-    written = write_texts(verifier, draw, CONFIG, 3, 4)
+    written = round_of_texts(verifier, draw, CONFIG, 3, 4)
     assert written.prompt_length in CONFIG.prompt_lengths
     assert written.ids.shape == (4, written.prompt_length + CONFIG.new_tokens)
     for row, end in zip(written.ids, written.ends.tolist(), strict=True):
@@ -56,23 +59,26 @@ def test_a_round_is_what_the_model_writes_greedily(verifier: FrozenLM) -> None:
         text = row[written.prompt_length : end].tolist()
         assert generation.ids.tolist() == [*text, *row[end : end + 1].tolist()]
         assert generation.stopped == (end < len(row))
-    again = write_texts(verifier, draw, CONFIG, 3, 4)
+    again = round_of_texts(verifier, draw, CONFIG, 3, 4)
     assert torch.equal(again.ids, written.ids)
-    others = [write_texts(verifier, draw, CONFIG, 4, 4), write_texts(verifier, draw, replace(CONFIG, seed=1), 3, 4)]
+    others = [
+        round_of_texts(verifier, draw, CONFIG, 4, 4),
+        round_of_texts(verifier, draw, replace(CONFIG, seed=1), 3, 4),
+    ]
     for other in others:
         assert other.ids.shape != written.ids.shape or not torch.equal(other.ids, written.ids)
-    lengths = {write_texts(verifier, draw, CONFIG, number, 1).prompt_length for number in range(8)}
+    lengths = {round_of_texts(verifier, draw, CONFIG, number, 1).prompt_length for number in range(8)}
     assert lengths == set(CONFIG.prompt_lengths)
 
 
 def test_stop_tokens_end_texts() -> None:
     lm = FrozenLM(build("llama"), tokenizer())
     lm.model.generation_config.eos_token_id = None
-    plain = write_texts(lm, draw, CONFIG, 0, 6)
+    plain = round_of_texts(lm, draw, CONFIG, 0, 6)
     length = plain.ids.shape[1]
     stop = int(plain.ids[2, -2])  # a token that one of the texts comes to
     lm.model.generation_config.eos_token_id = [263, stop]
-    written = write_texts(lm, draw, CONFIG, 0, 6)
+    written = round_of_texts(lm, draw, CONFIG, 0, 6)
     assert torch.equal(written.ids, plain.ids)
     for row, end in zip(written.ids.tolist(), written.ends.tolist(), strict=True):
         behind = row[plain.prompt_length :]
@@ -236,13 +242,13 @@ def test_what_is_learned_saves_passes(reader_width: int) -> None:
 def test_acceptance_is_of_texts_that_no_step_saw(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the training reports is counted one place after another, by passes of their own, on a round of its own."""
     rounds: list[tuple[int, int]] = []
-    write = training.write_texts
+    write = training.round_of_texts
 
     def noted(lm: FrozenLM, draw: Any, config: DrafterTraining, number: int, count: int) -> Written:
         rounds.append((number, count))
         return write(lm, draw, config, number, count)
 
-    monkeypatch.setattr(training, "write_texts", noted)
+    monkeypatch.setattr(training, "round_of_texts", noted)
     network = random_drafter(llama, CONFIG.drafter).network
     shares = training.acceptance(llama, network, draw, CONFIG)
     assert rounds == [(-1, 32)]
@@ -310,3 +316,35 @@ def test_a_source_that_is_too_small_is_told_before_the_first_pass(llama: FrozenL
     with counted(llama) as calls, pytest.raises(InputError, match="no 32 texts of 4 tokens"):
         train_drafter(llama, scarce, CONFIG)
     assert calls.forward == []
+
+
+def test_the_tokens_that_are_drafted_are_those_that_were_written_most(llama: FrozenLM) -> None:
+    config = replace(CONFIG, drafter=DrafterConfig(1, 2, 4, 4, vocabulary=5), steps=2 * CONFIG.round_steps)
+    written = [training.round_of_texts(llama, draw, config, number, config.round_texts) for number in range(2)]
+    tokens = [t for w in written for row, end in zip(w.ids, w.ends, strict=True) for t in row[w.prompt_length : end]]
+    counts = Counter(int(token) for token in tokens)
+
+    drafter = train_drafter(llama, draw, config)
+
+    assert drafter.vocabulary is not None
+    ids = drafter.vocabulary.tolist()
+    assert ids == sorted(ids)
+    assert len(ids) == 5
+    assert min(counts[token] for token in ids) >= max(n for token, n in counts.items() if token not in ids)
+    assert most_frequent(torch.tensor([3, 0, 5, 5]), 2).tolist() == [2, 3]  # type: ignore[union-attr]
+    assert most_frequent(torch.tensor([3, 0, 5, 5]), 3).tolist() == [0, 2, 3]  # type: ignore[union-attr]
+    assert most_frequent(torch.tensor([0, 0, 5]), 2).tolist() == [2]  # type: ignore[union-attr]
+    assert most_frequent(torch.tensor([3, 0]), 2) is None
+    assert most_frequent(torch.tensor([3, 0]), 0) is None
+
+
+def test_a_draft_of_a_token_outside_the_vocabulary_is_never_right(llama: FrozenLM) -> None:
+    network = random_drafter(llama, DrafterConfig(1, 2, 4, 4)).network
+    every = torch.arange(llama.vocabulary)
+    shares = [training.acceptance(llama, network, draw, CONFIG, ids) for ids in (None, every, every[:1])]
+    assert shares[0] == shares[1]
+    assert sum(map(sum, shares[2])) <= sum(map(sum, shares[0]))
+    written = training.round_of_texts(llama, draw, CONFIG, 0, 4)
+    places = training._places(written, CONFIG, random.Random(0))
+    nothing = torch.tensor([llama.vocabulary])
+    assert not draft_at(llama, network, written, places, nothing).is_right.any()

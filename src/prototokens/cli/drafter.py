@@ -76,6 +76,13 @@ class DrafterOptions:
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = 768
+    vocabulary: Annotated[
+        int,
+        typer.Option(
+            help="Tokens that can be drafted: the most frequent of those that the model writes; 0: all.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = 8192
     seed: Annotated[int, typer.Option(help="Seed of all random draws.", rich_help_panel=TRAINING_PANEL)] = 0
 
     def config(self) -> DrafterTraining:
@@ -88,7 +95,7 @@ class DrafterOptions:
         from ..drafting.train_drafter import DrafterTraining
 
         return DrafterTraining(
-            drafter=DrafterConfig(self.masks, self.drafts, self.input_width, self.reader_width),
+            drafter=DrafterConfig(self.masks, self.drafts, self.input_width, self.reader_width, self.vocabulary),
             source=self.source,
             prompt_lengths=numbers("--prompt-lengths", self.prompt_lengths, "16,32,64"),
             new_tokens=self.new_tokens,

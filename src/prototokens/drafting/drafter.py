@@ -23,6 +23,7 @@ from .states import state_width
 
 _KIND = "a drafter"
 _UNFINISHED = "unfinished."
+_VOCABULARY = "vocabulary"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class Drafter:
         training: how it was trained: settings, steps, versions.
         acceptance: row n: with n of the M masks behind a token, for each of the D drafts the share of unseen places at
             which it and all drafts before it were what the model writes, (M + 1) rows of D.
+        vocabulary: the ids of the tokens that can be drafted, int64, (S,), ascending; None: all.
     """
 
     config: DrafterConfig
@@ -43,6 +45,7 @@ class Drafter:
     network: DrafterNetwork
     training: dict[str, Any]
     acceptance: tuple[tuple[float, ...], ...]
+    vocabulary: Tensor | None = None
 
     def __post_init__(self) -> None:
         config, rows = self.config, self.acceptance
@@ -51,6 +54,9 @@ class Drafter:
             raise InputError(f"acceptance must have {config.n_masks + 1} rows of {config.n_drafts} shares")
         if not all(0 <= share <= 1 for row in rows for share in row):
             raise InputError(f"acceptance is {rows}; it must be shares from 0 to 1")
+        ids = self.vocabulary
+        if ids is not None and (ids.ndim != 1 or ids.dtype != torch.long or not len(ids) or (ids.diff() <= 0).any()):
+            raise InputError("a drafter's vocabulary must be ids in ascending order, int64, (S,), at least one")
 
     @classmethod
     def untrained(cls, lm: FrozenLM, config: DrafterConfig | None = None, *, seed: int = 0) -> Drafter:
@@ -113,6 +119,8 @@ def save_drafter(
         "state_width": drafter.network.state_width,
     }
     tensors = {name: tensor.to(dtype) for name, tensor in drafter.network.state_dict().items()}
+    if drafter.vocabulary is not None:
+        tensors[_VOCABULARY] = drafter.vocabulary
     tensors |= {f"{_UNFINISHED}{name}": tensor for name, tensor in (unfinished or {}).items()}
     return write_record(path, _KIND, tensors, record, overwrite=overwrite)
 
@@ -126,12 +134,13 @@ def read_drafter(path: str | os.PathLike[str]) -> tuple[Drafter, dict[str, Tenso
     """Read a drafter, and what its training needs to resume: nothing if it has ended; errors as in `load`."""
     tensors, record = read_record(path, _KIND)
     unfinished = {k.removeprefix(_UNFINISHED): tensors.pop(k) for k in list(tensors) if k.startswith(_UNFINISHED)}
+    vocabulary = tensors.pop(_VOCABULARY, None)
     try:
         config = DrafterConfig(**record["config"])
         network = DrafterNetwork(config, tensors["masks"].shape[1], int(record["state_width"]))
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         model, rows = Identity(**record["model"]), tuple(map(tuple, record["acceptance"]))
-        return Drafter(config, model, network, record["training"], rows), unfinished
+        return Drafter(config, model, network, record["training"], rows, vocabulary), unfinished
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(f"{path}: its record cannot be read ({' '.join(str(error).split())[:200]})") from None
 

@@ -17,7 +17,7 @@ from ..lm.generation import without_own_settings
 from .drafter import Drafter
 from .lookup import Lookup
 from .passes import Reading, check_verifies, position_cost
-from .states import logits_of
+from .states import head_of_some
 from .tree import Place, Propose, Tree, candidates, grow
 
 
@@ -262,6 +262,11 @@ class _Drafts:
         return chooser.ids
 
     @cached_property
+    def head(self) -> Callable[[Tensor], Tensor]:
+        """States to the logits of the tokens that can be drafted."""
+        return head_of_some(self.lm, self.drafter.vocabulary)
+
+    @cached_property
     def price(self) -> float:
         """What one more input position costs, in tokens: its share of a pass times the tokens of a pass."""
         cost = self.tree.position_cost
@@ -280,7 +285,7 @@ class _Drafts:
             before = lm.embed(torch.tensor([path[-1] for path in paths]))  # (N, D)
             depths = torch.full((len(paths),), depth, device=lm.device)
             rows = network.read(at_mask.expand(len(paths), -1), state.expand(len(paths), -1), before, depths)
-            return candidates(logits_of(lm, rows), self.tree.width)
+            return candidates(self.head(rows), self.tree.width, self.drafter.vocabulary)
 
         return propose
 

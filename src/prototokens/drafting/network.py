@@ -23,12 +23,15 @@ class DrafterConfig:
         input_width: width of the network that adds to the masks what the context says; 0: the masks alone.
         reader_width: width of the network that reads the drafts; 0: the model's head reads them from the outputs at the
             masks, and D is M.
+        vocabulary: tokens that can be drafted, the most frequent of those that the model wrote in training; 0: all. The
+            head's share of a pass is large, and its rows for a few thousand tokens take little of it.
     """
 
     n_masks: int = 2
     n_drafts: int = 4
     input_width: int = 256
     reader_width: int = 768
+    vocabulary: int = 8192
 
     def __post_init__(self) -> None:
         if not 0 <= self.n_masks <= self.n_drafts <= 64 or self.n_drafts < 1:
@@ -39,6 +42,8 @@ class DrafterConfig:
         for name in ("input_width", "reader_width"):
             if not 0 <= getattr(self, name) <= 65_536:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be from 0 to 65536")
+        if self.vocabulary < 0:
+            raise InputError(f"vocabulary is {self.vocabulary}; it must be at least 0, which is all tokens")
         if not self.reader_width and self.n_masks != self.n_drafts:
             raise InputError(
                 f"n_masks is {self.n_masks} and n_drafts {self.n_drafts}; without a reader they must be equal"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,24 @@ def head(lm: FrozenLM) -> nn.Module:
 def logits_of(lm: FrozenLM, states: Tensor) -> Tensor:
     """What the head makes of states (..., H): logits (..., V), float32, before any cap that the model puts on them."""
     return head(lm)(states.to(lm.dtype)).to(lm.device).float()
+
+
+def head_of_some(lm: FrozenLM, ids: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The head for some tokens alone: states (..., H) to logits (..., S), float32.
+
+    Args:
+        lm: the frozen model.
+        ids: the tokens, int64, (S,); None: all. A head that is no plain matrix in the model's dtype makes the logits of
+            all tokens, and those of the others are dropped.
+    """
+    if ids is None:
+        return lambda states: logits_of(lm, states)
+    module = head(lm)
+    if type(module) is not nn.Linear or module.weight.is_meta or module.weight.dtype != lm.dtype:
+        return lambda states: logits_of(lm, states)[..., ids.to(lm.device)]
+    weight, bias = module.weight[ids.to(module.weight.device)], module.bias
+    some_bias = None if bias is None else bias[ids.to(bias.device)]
+    return lambda states: nn.functional.linear(states.to(weight), weight, some_bias).to(lm.device).float()
 
 
 @contextmanager

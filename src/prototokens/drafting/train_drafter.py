@@ -15,11 +15,11 @@ from torch import Tensor
 from ..errors import InputError
 from ..lm.frozen import FrozenLM
 from .drafter import Drafter
-from .generating import stop_tokens
 from .masks import attention_mask
 from .network import DrafterConfig, DrafterNetwork
 from .passes import check_verifies
 from .states import logits_of, states_kept
+from .written import Written, write_texts
 
 _JUDGED_TEXTS = 32
 _JUDGED_ROUND = -1  # a round that no training takes
@@ -106,34 +106,14 @@ class DrafterProgress:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Written:
-    """Texts that a model wrote.
-
-    Attributes:
-        ids: prompts and what was written behind them, int64, (B, L).
-        prompt_length: tokens of each prompt.
-        ends: where each text ends: the place of its stop token, or L, int64, (B,).
-    """
-
-    ids: Tensor
-    prompt_length: int
-    ends: Tensor
-
-
 Draw = Callable[[int, int, int], Tensor]
 """`draw(length, count, seed)` gives prompts as ids, (count, length)."""
 
 
-def write_texts(lm: FrozenLM, draw: Draw, config: DrafterTraining, number: int, count: int) -> Written:
-    """The texts of a round: greedy generation behind prompts that are drawn from the seed and the round's number."""
+def round_of_texts(lm: FrozenLM, draw: Draw, config: DrafterTraining, number: int, count: int) -> Written:
+    """The texts of a round, behind prompts that are drawn from the seed and the round's number."""
     length = random.Random(f"{config.seed} {number}").choice(config.prompt_lengths)
-    prompts = draw(length, count, config.seed * 1_000_003 + number)
-    written = lm.generate(lm.embed(prompts), config.new_tokens)
-    ids = torch.cat([prompts.to(lm.device), written], 1)
-    stops = torch.isin(ids[:, length:], torch.tensor(stop_tokens(lm), dtype=torch.long, device=lm.device))
-    at_stop = torch.where(stops.any(1), stops.int().argmax(1), config.new_tokens)  # the first
-    return Written(ids, length, length + at_stop)
+    return write_texts(lm, draw(length, count, config.seed * 1_000_003 + number), config.new_tokens)
 
 
 def train_drafter(
@@ -179,14 +159,19 @@ def train_drafter(
         drafter = _checked(resume[0], lm, config)
     network = drafter.network.to(lm.device)
     optimiser = _optimiser(network)
+    counts = torch.zeros(lm.vocabulary, dtype=torch.long)
     if resume is not None:
-        _restore(optimiser, resume[1])
+        unfinished = dict(resume[1])
+        counts = unfinished.pop("counts", counts)
+        _restore(optimiser, unfinished)
     began = time.perf_counter()
     written: Written | None = None
     for step in range(drafter.training["step"], config.steps):
         number, within = divmod(step, config.round_steps)
         if written is None or within == 0:
-            written = write_texts(lm, draw, config, number, config.round_texts)
+            written = round_of_texts(lm, draw, config, number, config.round_texts)
+            if within == 0:
+                counts = counts + written.counts(lm.vocabulary)
         rng = random.Random(f"{config.seed} {step} places")
         batch = _batch(written, config, within)
         for group in optimiser.param_groups:
@@ -198,12 +183,14 @@ def train_drafter(
         samples = drafter.training["samples"] + drafts.is_known[..., 0].numel()
         drafter = replace(drafter, training=drafter.training | {"step": step + 1, "samples": samples})
         if step + 1 == config.steps:
-            drafter = replace(drafter, acceptance=acceptance(lm, network, draw, config))
+            vocabulary = most_frequent(counts, config.drafter.vocabulary)
+            rows = acceptance(lm, network, draw, config, vocabulary)
+            drafter = replace(drafter, acceptance=rows, vocabulary=vocabulary)
         if keep:
             progress = DrafterProgress(
                 step + 1, config.steps, drafts.loss_nats.item(), drafts.shares(), samples, time.perf_counter() - began
             )
-            keep(drafter, _state(optimiser) if step + 1 < config.steps else {}, progress)
+            keep(drafter, _state(optimiser) | {"counts": counts} if step + 1 < config.steps else {}, progress)
     return drafter
 
 
@@ -247,7 +234,9 @@ class Places:
     n_masks: Tensor
 
 
-def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, chosen: Places) -> Drafts:
+def draft_at(
+    lm: FrozenLM, network: DrafterNetwork, written: Written, chosen: Places, vocabulary: Tensor | None = None
+) -> Drafts:
     """Draft behind places of texts, through the frozen model, with gradients for the network.
 
     Args:
@@ -255,6 +244,7 @@ def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, chosen: Pl
         network: the drafter's.
         written: B texts.
         chosen: where is drafted.
+        vocabulary: tokens of which a draft can be right, int64, (S,); None: all.
     """
     from transformers import DynamicCache
 
@@ -279,6 +269,8 @@ def draft_at(lm: FrozenLM, network: DrafterNetwork, written: Written, chosen: Pl
     loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="none")
     loss = (loss * is_known.flatten()).sum() / is_known.sum().clamp_min(1)
     is_right = (logits.detach().argmax(-1).view(targets.shape) == targets) & is_known
+    if vocabulary is not None:
+        is_right = is_right & torch.isin(targets, vocabulary.to(lm.device))
     return Drafts(loss, is_right, is_known)
 
 
@@ -303,17 +295,33 @@ def _at_masks(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, cache: Any, te
     return torch.cat([at_masks * is_there.unsqueeze(-1), states[:, :, n_masks:]], 2)
 
 
+def most_frequent(counts: Tensor, size: int) -> Tensor | None:
+    """The tokens that are drafted, of those that were written, by their counts (V,): ids, ascending; None: all."""
+    if not size or size >= len(counts):
+        return None
+    size = min(size, max(1, int((counts > 0).sum())))
+    return counts.argsort(descending=True, stable=True)[:size].sort().values
+
+
 @torch.no_grad()
 def acceptance(
-    lm: FrozenLM, network: DrafterNetwork, draw: Draw, config: DrafterTraining
+    lm: FrozenLM, network: DrafterNetwork, draw: Draw, config: DrafterTraining, vocabulary: Tensor | None = None
 ) -> tuple[tuple[float, ...], ...]:
-    """The drafter's `acceptance`, on texts of a round that no training takes."""
-    written = write_texts(lm, draw, config, _JUDGED_ROUND, _JUDGED_TEXTS)
-    batches = [_rows(written, range(i, i + 4)) for i in range(0, _JUDGED_TEXTS, 4)]
+    """The drafter's `acceptance`, on texts of a round that no training takes.
+
+    Args:
+        lm: the frozen model.
+        network: the drafter's.
+        draw: gives prompts.
+        config: how the drafter is trained.
+        vocabulary: the tokens that are drafted, int64, (S,); None: all.
+    """
+    written = round_of_texts(lm, draw, config, _JUDGED_ROUND, _JUDGED_TEXTS)
+    batches = [written.rows(range(i, i + 4)) for i in range(0, _JUDGED_TEXTS, 4)]
     rows = []
     for n_masks in range(network.n_masks + 1):
         rng = random.Random(f"{config.seed} judged")
-        drafts = [draft_at(lm, network, batch, _places(batch, config, rng, n_masks)) for batch in batches]
+        drafts = [draft_at(lm, network, batch, _places(batch, config, rng, n_masks), vocabulary) for batch in batches]
         is_right, is_known = (torch.cat([getattr(d, name) for d in drafts]) for name in ("is_right", "is_known"))
         rows.append(Drafts(drafts[0].loss_nats, is_right, is_known).accepted())
     return tuple(rows)
@@ -344,11 +352,7 @@ def _seen(places: Tensor, n_masks: int, length: int) -> Tensor:
 def _batch(written: Written, config: DrafterTraining, within: int) -> Written:
     """The texts of a round's step."""
     first = within * config.batch_texts % config.round_texts
-    return _rows(written, range(first, first + config.batch_texts))
-
-
-def _rows(written: Written, rows: range) -> Written:
-    return replace(written, ids=written.ids[rows.start : rows.stop], ends=written.ends[rows.start : rows.stop])
+    return written.rows(range(first, first + config.batch_texts))
 
 
 def _optimiser(network: DrafterNetwork) -> torch.optim.Optimizer:

@@ -124,12 +124,15 @@ def grow(
     return Tree(tokens, parents, depths, chances, tuple(n_masks))
 
 
-def candidates(logits: Tensor, width: int) -> list[Place]:
-    """The likeliest tokens of each row of logits (N, V).
+def candidates(logits: Tensor, width: int, vocabulary: Tensor | None = None) -> list[Place]:
+    """The likeliest tokens of each row of logits (N, S).
 
     Args:
         logits: of drafts.
         width: candidates for each.
+        vocabulary: the ids of the S tokens, int64; None: 0 ... S - 1.
     """
     chances, tokens = logits.float().softmax(-1).topk(min(width, logits.shape[-1]), dim=-1)
+    if vocabulary is not None:
+        tokens = vocabulary.to(tokens.device)[tokens]
     return [list(zip(*place, strict=True)) for place in zip(tokens.tolist(), chances.tolist(), strict=True)]

@@ -137,11 +137,12 @@ def _train(
         now = time.perf_counter()
         trainer.progress.seconds += now - step_start
         seconds = now - run_start
+        # Asked before the step is reported: until it is asked, a signal raises, and the step would be lost.
+        ends = trainer.any_process(step == steps or seconds >= max_seconds or bool(should_stop and should_stop()))
         if reports:
             reports.add(numbers, seconds)
         if step % _STEPS_BETWEEN_ROWS == 0:
             files.add_row(trainer.row(numbers))
-        ends = trainer.any_process(step == steps or seconds >= max_seconds or bool(should_stop and should_stop()))
         if ends or step % save_every == 0:
             files.save()
 

@@ -117,6 +117,18 @@ def test_what_is_kept_is_read_and_the_rest_forgotten(verifier: FrozenLM, length:
         check_pass(verifier, text, TREE, *extend(reading, TREE))
 
 
+def test_all_inputs_of_a_pass_can_be_kept_whatever_a_crop_of_nothing_does(
+    llama: FrozenLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first versions of transformers 5, `crop(0)` cuts a cache back to a length of 0."""
+    crop = transformers.DynamicCache.crop
+    monkeypatch.setattr(transformers.DynamicCache, "crop", lambda cache, n: crop(cache, n or -cache.get_seq_length()))
+    reading, ids = Reading(llama, text_of(5)), torch.tensor([65, 66])
+    reading.extend(llama.embed(ids), torch.arange(2), torch.ones(2, 2).tril().bool())
+    reading.keep([0, 1], 2)
+    assert reading.cache.get_seq_length() == reading.length == 7
+
+
 def test_passes_leave_no_gradients_and_no_weights_changed(verifier: FrozenLM) -> None:
     weights = {name: weight.clone() for name, weight in verifier.model.state_dict().items()}
     inputs = torch.randn(2, verifier.width, generator=torch.Generator().manual_seed(0)).requires_grad_()

@@ -161,6 +161,12 @@ def test_what_is_loaded_is_what_was_saved(lm: FrozenLM, config: DrafterConfig, t
     assert torch.equal(loaded.network.read(*arguments), drafter.network.read(*arguments))
 
 
+def test_loading_draws_nothing_at_random(llama: FrozenLM, tmp_path: Path) -> None:
+    path, state = save_drafter(tmp_path / "d", random_drafter(llama)), torch.get_rng_state()
+    assert all(weight.requires_grad for weight in load_drafter(path).network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_a_loaded_drafter_drafts_the_same(llama: FrozenLM, tmp_path: Path) -> None:
     drafter = random_drafter(llama)
     options: Any = {"max_new_tokens": 12, "tree": DraftTree(max_nodes=12, position_cost=0)}
@@ -234,6 +240,9 @@ def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
         (lambda t, r: r.pop("state_width"), "its record cannot be read"),
         (lambda t, r: r.update(state_width="x"), "its record cannot be read"),
         (lambda t, r: r.update(state_width=7), "its record cannot be read"),
+        (lambda t, r: r.update(state_width=10**12), "its record cannot be read"),  # takes no memory
+        (lambda t, r: r.update(state_width=10**30), "its record cannot be read"),
+        (lambda t, r: r.update(training=None), "its record cannot be read"),
         (lambda t, r: r["model"].pop("fingerprint"), "its record cannot be read"),
         (lambda t, r: r["acceptance"].pop(), "acceptance must have 3 rows of 3 shares"),
         (lambda t, r: r["acceptance"][1].pop(), "acceptance must have 3 rows of 3 shares"),

@@ -37,7 +37,7 @@ class Drafter:
         training: how it was trained: settings, steps, versions.
         acceptance: row n: with n of the M masks behind a token, for each of the D drafts the share of unseen places at
             which it and all drafts before it were what the model writes, (M + 1) rows of D.
-        vocabulary: the ids of the tokens that can be drafted, int64, (S,), ascending; None: all.
+        vocabulary: the ids of the tokens that can be drafted, int64, (S,), ascending, on the CPU; None: all.
     """
 
     config: DrafterConfig
@@ -137,10 +137,13 @@ def read_drafter(path: str | os.PathLike[str]) -> tuple[Drafter, dict[str, Tenso
     vocabulary = tensors.pop(_VOCABULARY, None)
     try:
         config = DrafterConfig(**record["config"])
-        network = DrafterNetwork(config, tensors["masks"].shape[1], int(record["state_width"]))
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        with torch.device("meta"):  # no memory for what the record only claims, and no random draws
+            network = DrafterNetwork(config, tensors["masks"].shape[1], int(record["state_width"]))
+        # Copied, since a file's tensors may lie at odd addresses, where kernels round in another way.
+        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+        network.load_state_dict(weights, assign=True)
         model, rows = Identity(**record["model"]), tuple(map(tuple, record["acceptance"]))
-        return Drafter(config, model, network, record["training"], rows, vocabulary), unfinished
+        return Drafter(config, model, network, dict(record["training"]), rows, vocabulary), unfinished
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise InputError(f"{path}: its record cannot be read ({' '.join(str(error).split())[:200]})") from None
 

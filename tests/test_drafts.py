@@ -102,6 +102,15 @@ def test_sampled_text_is_that_of_the_same_seed_without_drafts(verifier: FrozenLM
     assert n_accepted > 0
 
 
+@pytest.mark.parametrize("temperature", [2, 1e-6, 1e6])
+def test_temperatures_may_be_whole_numbers_very_low_and_very_high(llama: FrozenLM, temperature: float) -> None:
+    sampling = Sampling(temperature, seed=-(2**63))
+    drafters = (None, random_drafter(llama))
+    plain, drafted = (generate(llama, PROMPT, drafter=d, max_new_tokens=6, sampling=sampling).text for d in drafters)
+    assert drafted == plain
+    assert (plain == generate(llama, PROMPT, max_new_tokens=6).text) == (temperature < 1)
+
+
 def few_words() -> FrozenLM:
     """A model of four tokens, whose distributions can be written out."""
     config = LlamaConfig(
@@ -192,10 +201,23 @@ def test_passes_are_the_models_calls(verifier: FrozenLM) -> None:
     assert generation.verified == generation.accepted == ()
 
 
+def test_without_drafts_a_pass_reads_one_token(llama: FrozenLM) -> None:
+    """Also where the checkpoint says that its model keeps no cache, as many do after training."""
+    lm = FrozenLM(build("llama"), tokenizer())
+    lm.model.config.use_cache = False
+    check_verifies(lm)
+    for drafter in (None, oracle(llama, PROMPT, 6)):
+        with counted(lm) as calls:
+            written = generate(lm, PROMPT, drafter=drafter, max_new_tokens=6, tree=DraftTree(position_cost=2.0))
+        assert calls.forward == [(1, len(lm.encode(PROMPT))), *[(1, 1)] * 5]
+        assert torch.equal(written.ids, generate(llama, PROMPT, max_new_tokens=6).ids)
+
+
 def test_drafts_that_cost_too_much_are_not_verified(llama: FrozenLM) -> None:
     for cost in (2.0, float("inf")):
         tree = DraftTree(position_cost=cost)
         generation = generate(llama, PROMPT, drafter=oracle(llama, PROMPT, 8), max_new_tokens=8, tree=tree)
+        assert torch.equal(generation.ids, generate(llama, PROMPT, max_new_tokens=8).ids)
         assert generation.passes == len(generation.ids)
         assert set(generation.verified) == {0}
 
@@ -344,12 +366,16 @@ def test_a_model_of_another_library_is_refused(known: FrozenLM) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Sampling(-0.1), r"temperature is -0.1; it must be 0 \(greedy\) or a positive number"),
+        (lambda: Sampling(-0.1), r"temperature is -0.1; it must be 0 \(greedy\), or from 1e-6 to 1e6"),
+        (lambda: Sampling(1e-40), "temperature is 1e-40"),
+        (lambda: Sampling(1e40), "temperature is 1e\\+40"),
         (lambda: Sampling(float("nan")), "temperature is nan"),
         (lambda: Sampling(float("inf")), "temperature is inf"),
         (lambda: Sampling(1, top_k=-1), "top_k is -1"),
-        (lambda: Sampling(1, top_p=0), "top_p 0; they must be at least 0, and above 0 to 1"),
-        (lambda: Sampling(1, top_p=1.1), "top_p 1.1"),
+        (lambda: Sampling(1, top_p=0), "top_p is 0; it must be above 0, and at most 1"),
+        (lambda: Sampling(1, top_p=1.1), "top_p is 1.1"),
+        (lambda: Sampling(1, seed=2**64), "seed is 18446744073709551616; it must be a number of 64 bits"),
+        (lambda: Sampling(1, seed=-(2**63) - 1), "seed is -9223372036854775809"),
         (lambda: DraftTree(width=0), "width is 0 and max_nodes 64; both must be at least 1"),
         (lambda: DraftTree(max_nodes=0), "max_nodes 0"),
         (lambda: DraftTree(position_cost=-1), "position_cost is -1; it must be at least 0"),

@@ -29,7 +29,6 @@ generate_app = typer.Typer()
 SAMPLING_PANEL, DRAFTS_PANEL = "Sampling", "Drafts"
 _NONE = "none"
 _WARM_UP_TOKENS = 8
-_ROUNDING = 1e-3  # of the largest logit
 _UNFINISHED = "\ufffd"  # what a decoder writes for the first bytes of a character
 
 
@@ -163,8 +162,8 @@ def generate_command(
         )
 
     if drafts.compare:  # what is done once for a model is not timed
-        for each in (drafter, None):
-            run(each, min(_WARM_UP_TOKENS, max_new_tokens))
+        for either in (drafter, None):
+            run(either, min(_WARM_UP_TOKENS, max_new_tokens))
     result = run(drafter, max_new_tokens, None if as_json else _write_now)
     plain = run(None, max_new_tokens) if drafts.compare else None
     record = _record(lm, drafter, result, plain)
@@ -212,13 +211,13 @@ class TextStream:
     def _tell(self, *, wait: bool) -> None:
         import torch
 
-        ids = torch.tensor(self.ids or [], dtype=torch.long)
         # A decoder may treat the first token of a text apart: the piece before is decoded with it.
-        text = self.lm.decode(ids[self.context :])
+        ids = torch.tensor((self.ids or [])[self.context :], dtype=torch.long)
+        text = self.lm.decode(ids)
         if wait and text.endswith(_UNFINISHED):
             return
-        piece = text[len(self.lm.decode(ids[self.context : self.told])) :]
-        self.context, self.told = self.told, len(ids)
+        piece = text[len(self.lm.decode(ids[: self.told - self.context])) :]
+        self.context, self.told = self.told, self.context + len(ids)
         if self.write is not None and piece:
             self.write(piece)
 
@@ -274,13 +273,14 @@ def _difference(
     """Why two texts part at a place."""
     import torch
 
+    from ..drafting.passes import rounding
+
     parted = f"the texts differ after {place} tokens"
     if sampling.temperature:
         return f"{parted}: a random draw fell between two tokens, up to rounding"
     logits = lm.next_token_logits(torch.cat([prompt_ids.cpu(), plain.ids[:place]]))[-1]
     gap = (logits[result.ids[place]] - logits[plain.ids[place]]).abs().item()
-    tolerance = max(_ROUNDING, 8 * torch.finfo(lm.dtype).eps) * logits.abs().max().item()
-    if gap > tolerance:
+    if gap > rounding(lm, logits):
         return (
             f"{parted}, where the two tokens are {gap:.2g} logits apart: more than rounding explains; please report it"
         )

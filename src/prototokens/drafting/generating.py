@@ -20,16 +20,19 @@ from .passes import Reading, check_verifies, position_cost
 from .states import head_of_some
 from .tree import Place, Propose, Tree, candidates, grow
 
+_LEAST_TEMPERATURE, _MOST_TEMPERATURE = 1e-6, 1e6  # within these, logits over it are numbers of float32
+
 
 @dataclass(frozen=True)
 class Sampling:
     """How the next token is chosen from the model's logits.
 
     Attributes:
-        temperature: what logits are divided by; 0: the likeliest token always, which is greedy generation.
+        temperature: what logits are divided by, from 1e-6 to 1e6; 0: always the likeliest token, which is greedy
+            generation.
         top_k: draw from so many of the likeliest tokens only; 0: from all.
         top_p: draw from the likeliest tokens whose chances first add up to this only.
-        seed: of all draws.
+        seed: of all draws, a number of 64 bits.
     """
 
     temperature: float = 0.0
@@ -38,16 +41,21 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or a positive number")
-        if self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise InputError(f"top_k is {self.top_k} and top_p {self.top_p}; they must be at least 0, and above 0 to 1")
+        if self.temperature != 0 and not _LEAST_TEMPERATURE <= self.temperature <= _MOST_TEMPERATURE:
+            raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy), or from 1e-6 to 1e6")
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}; it must be at least 0, which is all tokens")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}; it must be above 0, and at most 1")
+        if not -(2**63) <= self.seed < 2**64:
+            raise InputError(f"seed is {self.seed}; it must be a number of 64 bits")
 
     def settings(self) -> dict[str, Any]:
         """The same for transformers."""
         if self.temperature == 0:
             return {"do_sample": False}
-        return {"do_sample": True, "temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        temperature = float(self.temperature)  # transformers refuses an int
+        return {"do_sample": True, "temperature": temperature, "top_k": self.top_k, "top_p": self.top_p}
 
 
 @dataclass(frozen=True)
@@ -308,9 +316,9 @@ def _with_lookup(propose: Propose, lookup: Lookup) -> Propose:
             draft = lookup.draft(path[1:])
             if draft is not None:
                 token, chance = draft
-                others = [candidate for candidate in place if candidate[0] != token]
-                chance = max([chance, *(c for t, c in place if t == token)])
-                place = sorted([(token, chance), *others], key=lambda candidate: -candidate[1])
+                chances = dict(place)
+                chances[token] = max(chance, chances.get(token, 0.0))
+                place = sorted(chances.items(), key=lambda candidate: -candidate[1])
             places.append(place)
         return places
 
@@ -335,7 +343,7 @@ class _Chooser:
         self, processor: Any, stop: Callable[..., Tensor], sample: bool, streamer: Any, input_ids: Tensor
     ) -> None:
         self.processor, self.stop, self.sample, self.streamer = processor, stop, sample, streamer
-        self.ids = input_ids
+        self.ids, self.known_ids = input_ids, input_ids.cpu()
         self.ended = False
 
     def choose(self, logits: Tensor) -> int:
@@ -343,7 +351,9 @@ class _Chooser:
         scores = self.processor(self.ids, logits.unsqueeze(0))  # (1, V)
         chosen = torch.multinomial(scores.softmax(-1), 1) if self.sample else scores.argmax(-1, keepdim=True)  # (1, 1)
         self.ids = torch.cat([self.ids, chosen], -1)
+        chosen = chosen.cpu()  # waits for the device, once a token
+        self.known_ids = torch.cat([self.known_ids, chosen], -1)
         if self.streamer is not None:
-            self.streamer.put(chosen[0].cpu())
-        self.ended = bool(self.stop(self.ids, None).all())
+            self.streamer.put(chosen[0])
+        self.ended = bool(self.stop(self.known_ids, None).all())
         return int(chosen)

@@ -27,7 +27,7 @@ def head(lm: FrozenLM) -> nn.Module:
 
 
 def logits_of(lm: FrozenLM, states: Tensor) -> Tensor:
-    """What the head makes of states (..., H): logits (..., V), float32, before any cap that the model puts on them."""
+    """What the head makes of states (..., H): logits (..., V), float32, before the model scales or caps them."""
     return head(lm)(states.to(lm.dtype)).to(lm.device).float()
 
 
@@ -43,10 +43,11 @@ def head_of_some(lm: FrozenLM, ids: Tensor | None) -> Callable[[Tensor], Tensor]
         return lambda states: logits_of(lm, states)
     module = head(lm)
     if type(module) is not nn.Linear or module.weight.is_meta or module.weight.dtype != lm.dtype:
-        return lambda states: logits_of(lm, states)[..., ids.to(lm.device)]
-    weight, bias = module.weight[ids.to(module.weight.device)], module.bias
-    some_bias = None if bias is None else bias[ids.to(bias.device)]
-    return lambda states: nn.functional.linear(states.to(weight), weight, some_bias).to(lm.device).float()
+        columns = ids.to(lm.device)
+        return lambda states: logits_of(lm, states)[..., columns]
+    rows = ids.to(module.weight.device)
+    weight, bias = module.weight[rows], None if module.bias is None else module.bias[rows]
+    return lambda states: nn.functional.linear(states.to(weight), weight, bias).to(lm.device).float()
 
 
 @contextmanager

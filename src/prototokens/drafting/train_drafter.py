@@ -291,8 +291,8 @@ def _at_masks(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, cache: Any, te
     with states_kept(lm, slice(1)) as kept:
         lm.run(inputs, length + n_masks, past_key_values=cache, use_cache=True)
     at_masks = kept[0].to(lm.device).float().view(*places.shape, n_masks, -1)
-    is_there = order <= chosen.n_masks.unsqueeze(-1)  # (B, G, M)
-    return torch.cat([at_masks * is_there.unsqueeze(-1), states[:, :, n_masks:]], 2)
+    is_given = order <= chosen.n_masks.unsqueeze(-1)  # (B, G, M)
+    return torch.cat([at_masks * is_given.unsqueeze(-1), states[:, :, n_masks:]], 2)
 
 
 def most_frequent(counts: Tensor, size: int) -> Tensor | None:
@@ -380,9 +380,9 @@ def _checked(drafter: Drafter, lm: FrozenLM, config: DrafterTraining) -> Drafter
     drafter.check(lm.identity)
     before, now = drafter.training.get("config", {}), _record(config)
     if before != now:
-        other = ", ".join(name for name in before | now if before.get(name) != now.get(name))
+        changed = ", ".join(name for name in before | now if before.get(name) != now.get(name))
         raise InputError(
-            f"the drafter to resume was trained with other settings ({other}): give the same, or begin anew (--force)"
+            f"the drafter to resume was trained with other settings ({changed}): give the same, or begin anew (--force)"
         )
     return drafter
 

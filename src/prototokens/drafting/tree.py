@@ -133,6 +133,5 @@ def candidates(logits: Tensor, width: int, vocabulary: Tensor | None = None) -> 
         vocabulary: the ids of the S tokens, int64; None: 0 ... S - 1.
     """
     chances, tokens = logits.float().softmax(-1).topk(min(width, logits.shape[-1]), dim=-1)
-    if vocabulary is not None:
-        tokens = vocabulary.to(tokens.device)[tokens]
+    tokens = tokens.cpu() if vocabulary is None else vocabulary.cpu()[tokens.cpu()]
     return [list(zip(*place, strict=True)) for place in zip(tokens.tolist(), chances.tolist(), strict=True)]

@@ -43,8 +43,6 @@ from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "generate.jsonl"
 METHODS = "plain,lookup,untrained,reconstruction,masks,chain,tree,tree+lookup"
-
-
 MASKS = DrafterConfig(n_masks=3, n_drafts=3, input_width=0, reader_width=0)
 
 
@@ -74,7 +72,7 @@ def lookup(lm: FrozenLM, prompt_ids: Tensor, n_tokens: int, lookup_tokens: int) 
     """Greedy generation by prompt lookup decoding, the new ids alone, (N,)."""
     from transformers import GenerationConfig
 
-    ids = prompt_ids.unsqueeze(0)
+    ids = prompt_ids.unsqueeze(0).to(lm.device)
     settings = GenerationConfig(
         max_new_tokens=n_tokens,
         eos_token_id=stop_tokens(lm) or None,
@@ -83,7 +81,8 @@ def lookup(lm: FrozenLM, prompt_ids: Tensor, n_tokens: int, lookup_tokens: int) 
         prompt_lookup_num_tokens=lookup_tokens,
     )
     model = without_own_settings(lm.model)
-    return model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)[0, len(prompt_ids) :]
+    whole = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
+    return whole[0, len(prompt_ids) :].cpu()
 
 
 def of_reconstruction(lm: FrozenLM) -> Drafter | None:

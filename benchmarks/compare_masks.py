@@ -55,9 +55,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name, vector in vectors.items():
         cosines = {
-            other: round(torch.cosine_similarity(vector - mean, second - mean, dim=0).item(), 3)
-            for other, second in vectors.items()
-            if other != name
+            second_name: round(torch.cosine_similarity(vector - mean, second - mean, dim=0).item(), 3)
+            for second_name, second in vectors.items()
+            if second_name != name
         }
         rows.append({"vector": name, "length": round((vector - mean).norm().item(), 2), "cosines": cosines})
         print(rows[-1])

@@ -37,7 +37,7 @@ from prototokens.lm.loading import quiet_libraries
 
 PROMPT = PROSE[:20]
 SMALL = ("--prompt-lengths", "4,8", "--new-tokens", 8, "--texts", 8, "--batch-texts", 4, "--places", 4,
-         "--masks", 2, "--hidden-width", 8)  # fmt: skip
+         "--masks", 1, "--drafts", 2, "--input-width", 8, "--reader-width", 8)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +237,9 @@ def test_a_model_without_attention_writes_one_token_a_pass(run: Run) -> None:
         (("generate", "ab", "--max-new-tokens", 0), "tiny", "max_new_tokens is 0; it must be at least 1"),
         (("generate", "ab", "--max-new-tokens", 64), "tiny", "at most 63 new tokens fit"),
         (("generate", "a" * 80), "tiny", "at most 0 new tokens fit"),
-        (("generate", "ab", "--temperature", -1), "tiny", "temperature is -1.0; it must be 0 (greedy) or a positive"),
-        (("generate", "ab", "--temperature", 1, "--top-p", 0), "tiny", "top_p 0.0; they must be"),
+        (("generate", "ab", "--temperature", -1), "tiny", "temperature is -1.0; it must be 0 (greedy), or from"),
+        (("generate", "ab", "--temperature", 1, "--seed", 2**64), "tiny", "seed is 18446744073709551616; it must be"),
+        (("generate", "ab", "--temperature", 1, "--top-p", 0), "tiny", "top_p is 0.0; it must be above 0"),
         (("generate", "ab", "--temperature", 1, "--top-k", -1), "tiny", "top_k is -1"),
         (("generate", "ab", "--top-k", 3), "tiny", "give a --temperature above 0"),
         (("generate", "ab", "--tree-width", 0), "tiny", "width is 0"),
@@ -254,10 +255,11 @@ def test_a_model_without_attention_writes_one_token_a_pass(run: Run) -> None:
         (("drafter", "train", "-o", "o", "--steps", 0), "tiny", "steps is 0; it must be at least 1"),
         (("drafter", "train", "-o", "o", "--texts", 10), "tiny", "which batch_texts, 4, does not divide"),
         (("drafter", "train", "-o", "o", "--prompt-lengths", "4;8"), "tiny", "--prompt-lengths is '4;8'"),
-        (("drafter", "train", "-o", "o", "--new-tokens", 3), "tiny", "3 masks need at least 4"),
+        (("drafter", "train", "-o", "o", "--new-tokens", 3), "tiny", "4 drafts need at least 5"),
         (("drafter", "train", "-o", "o", "--lr", 0), "tiny", "lr is 0.0; it must be a positive number"),
-        (("drafter", "train", "-o", "o", "--masks", 0), "tiny", "n_masks is 0; it must be from 1 to 64"),
-        (("drafter", "train", "-o", "o", "--hidden-width", -1), "tiny", "hidden_width is -1"),
+        (("drafter", "train", "-o", "o", "--masks", 5), "tiny", "n_masks is 5 and n_drafts 4"),
+        (("drafter", "train", "-o", "o", "--input-width", -1), "tiny", "input_width is -1"),
+        (("drafter", "train", "-o", "o", "--vocabulary", -1), "tiny", "vocabulary is -1; it must be at least 0"),
         (("drafter", "train", "-o", "no/o"), "tiny", "there is no folder"),
         (("drafter", "train", "-o", "DAMAGED"), "tiny", "DAMAGED"),
     ],
@@ -297,7 +299,8 @@ def test_training_resumes_after_a_signal_and_ends_the_same(
     assert (unfinished.training["step"], len(calls), bool(state)) == (3, 3, True)
     code, out, err = run(*train, "-o", "parts")
     assert (code, err) == (0, "")
-    assert re.match(r"drafts accepted on unseen texts: \d\.\d\d \d\.\d\d, about \d\.\d\d tokens a pass\nsaved: ", out)
+    shares = r"\d\.\d\d \d\.\d\d, about \d\.\d\d tokens a pass without a tree"
+    assert re.match(rf"drafts accepted on unseen texts: {shares}\nsaved: ", out)
     assert run(*train, "-o", "straight")[0] == 0
     assert Path("parts").read_bytes() == Path("straight").read_bytes()
 
@@ -311,7 +314,7 @@ def test_a_training_that_has_ended_is_left_as_it_is(run: Run, tmp_path: Path) ->
                            "seconds"}  # fmt: skip
     drafter = load_drafter("mine")
     assert (record["drafter"], record["weights"], record["steps"]) == (drafter.name, drafter.n_weights, 2)
-    assert (record["file"], tuple(record["acceptance"])) == ("mine", drafter.acceptance)
+    assert (record["file"], tuple(map(tuple, record["acceptance"]))) == ("mine", drafter.acceptance)
     assert record["model"] == drafter.model.name
     again = json.loads(run(*train, "--steps", 2, "--json")[1])
     assert again == record | {"loss_nats": None, "seconds": 0.0}

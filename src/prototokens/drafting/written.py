@@ -37,7 +37,13 @@ class Written:
 
 
 def write_texts(lm: FrozenLM, prompts: Tensor, n_tokens: int) -> Written:
-    """Greedy generation of `n_tokens` tokens behind prompts (B, P)."""
+    """Greedy generation behind prompts.
+
+    Args:
+        lm: the frozen model.
+        prompts: ids, int64, (B, P).
+        n_tokens: new tokens, so that L is P + `n_tokens`.
+    """
     length = prompts.shape[1]
     written = lm.generate(lm.embed(prompts), n_tokens)
     ids = torch.cat([prompts.to(lm.device), written], 1)

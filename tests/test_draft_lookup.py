@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import ceil
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drafters import random_drafter
+from prototokens import FrozenLM, generate
+from prototokens.drafting import generating
+from prototokens.drafting.generating import DraftTree
 from prototokens.drafting.lookup import LONGEST, Lookup
+from prototokens.drafting.network import DrafterConfig
+from prototokens.drafting.tree import Place
 
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=25)
 
@@ -57,3 +67,40 @@ def test_what_was_right_is_trusted_more_and_what_was_wrong_less() -> None:
     shorter = right.draft([])
     assert shorter is not None
     assert shorter == (7, 4 / 7)
+
+
+def test_drafts_of_the_text_stand_among_the_drafter_s_each_with_its_better_chance() -> None:
+    def propose(paths: list[tuple[int, ...]]) -> list[Place]:
+        return [[(2, 0.6), (3, 0.1)] for _ in paths]
+
+    lookup = Lookup([1, 2, 3, 1])  # 2 and then 3 followed, each with a chance of a quarter
+    propose_both = generating._with_lookup(propose, lookup)
+    assert propose_both([(1,)]) == [[(2, 0.6), (3, 0.1)]]
+    assert propose_both([(1, 2), (1, 3)]) == [[(2, 0.6), (3, 0.25)], [(2, 0.6), (3, 0.1)]]
+    assert propose_both([(1, 2, 3)]) == [[(2, 0.6), (1, 0.25), (3, 0.1)]]
+
+
+def test_the_text_drafts_further_ahead_than_the_drafter(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With drafts of the text that are always right, each pass gives all of them and one token more."""
+    ids = llama.encode("To be")
+    plain = generate(llama, ids, max_new_tokens=23).ids
+    text = [*ids.tolist(), *plain.tolist()]
+
+    class Knowing(Lookup):
+        """A lookup that knows how the text goes on, from what it was told of it."""
+
+        def draft(self, path: Sequence[int]) -> tuple[int, float] | None:
+            rest = text[len(self._tokens) : len(self._tokens) + 6]
+            ahead = len(path)
+            return (rest[ahead], 0.9) if rest[:ahead] == list(path) and ahead < len(rest) else None
+
+        @property
+        def n_drafts(self) -> int:
+            return 6
+
+    monkeypatch.setattr(generating, "Lookup", Knowing)
+    drafter = random_drafter(llama, DrafterConfig(0, 1, 0, 8))
+    tree = DraftTree(width=1, max_nodes=99, position_cost=0)
+    generation = generate(llama, ids, drafter=drafter, max_new_tokens=23, tree=tree)
+    assert generation.ids.equal(plain)
+    assert generation.passes == 1 + ceil((len(plain) - 1) / 7)

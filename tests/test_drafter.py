@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from drafters import CONFIG, random_drafter
-from families import family
+from drafters import CONFIG, oracle, random_drafter
+from families import build, family, tokenizer
 from prototokens import Drafter, FrozenLM, InputError, generate, load_drafter
 from prototokens.drafting.drafter import read_drafter, save_drafter, shipped_drafter
-from prototokens.drafting.generating import DraftTree
+from prototokens.drafting.generating import DraftTree, _Drafts
 from prototokens.drafting.network import DrafterConfig, DrafterNetwork
 from prototokens.drafting.states import head_of_some, logits_of, states_kept
 from prototokens.drafting.tree import candidates
@@ -330,6 +331,49 @@ def test_a_vocabulary_is_kept_and_drafts_come_from_it(llama: FrozenLM, tmp_path:
     assert generate(llama, prompt, drafter=loaded, max_new_tokens=20, tree=DraftTree(position_cost=0.0)).ids.equal(
         plain.ids
     )
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, type("Quantised", (nn.Linear,), {})])
+def test_a_head_for_some_tokens_gives_their_logits(kind: type[nn.Linear]) -> None:
+    lm, ids = FrozenLM(build("llama"), tokenizer()), torch.tensor([3, 98, 99, 104])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        lm.model.set_output_embeddings(kind(lm.model.config.hidden_size, lm.vocabulary, bias=True))
+        states = torch.randn(2, 5, lm.model.config.hidden_size)
+    torch.testing.assert_close(head_of_some(lm, ids)(states), logits_of(lm, states)[..., ids])
+
+
+def test_the_reader_is_told_the_draft_before(llama: FrozenLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    drafter, calls = random_drafter(llama), []
+    read = drafter.network.read
+
+    def recorded(*given: Tensor) -> Tensor:
+        calls.append((*given, read(*given)))
+        return calls[-1][-1]
+
+    monkeypatch.setattr(drafter.network, "read", recorded)
+    tree = DraftTree(width=1, lookup=False, position_cost=0)
+    generate(llama, "To be", drafter=drafter, max_new_tokens=12, tree=tree)
+    assert {int(depth) for *_, depth, _ in calls} == {0, 1, 2}
+    for (_, state, _, depth, row), (_, next_state, before, next_depth, _) in pairwise(calls):
+        if next_depth:
+            assert next_depth == depth + 1
+            assert next_state.equal(state)
+            assert before.equal(llama.embed(logits_of(llama, row).argmax(-1)))
+
+
+def test_a_position_costs_its_share_of_a_pass_in_tokens(llama: FrozenLM) -> None:
+    rows = ((0.5, 0.25, 0.0), (0.5, 0.5, 0.0), (0.5, 0.5, 0.5))  # 2.5 tokens a pass at best
+    drafter = replace(random_drafter(llama), acceptance=rows)
+    assert _Drafts(llama, drafter, DraftTree(position_cost=0.1), None).price == pytest.approx(0.25)
+
+
+def test_a_vocabulary_that_holds_the_text_changes_no_draft(llama: FrozenLM) -> None:
+    drafter, tree = oracle(llama, "To be", 20), DraftTree(width=1, lookup=False, position_cost=0)
+    whole = generate(llama, "To be", drafter=drafter, max_new_tokens=20, tree=tree)
+    some = replace(drafter, vocabulary=whole.ids.unique())
+    assert generate(llama, "To be", drafter=some, max_new_tokens=20, tree=tree).accepted == whole.accepted
+    assert sum(whole.accepted) > 10
 
 
 @pytest.mark.parametrize("ids", [[2, 1], [1, 1], [], [[1]], [1.0]], ids=str)

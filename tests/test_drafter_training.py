@@ -318,10 +318,10 @@ def test_a_source_that_is_too_small_is_told_before_the_first_pass(llama: FrozenL
     assert calls.forward == []
 
 
-def test_the_tokens_that_are_drafted_are_those_that_were_written_most(llama: FrozenLM) -> None:
+def test_the_tokens_that_are_drafted_are_the_most_frequent_of_the_texts(llama: FrozenLM) -> None:
     config = replace(CONFIG, drafter=DrafterConfig(1, 2, 4, 4, vocabulary=5), steps=2 * CONFIG.round_steps)
     written = [training.round_of_texts(llama, draw, config, number, config.round_texts) for number in range(2)]
-    tokens = [t for w in written for row, end in zip(w.ids, w.ends, strict=True) for t in row[w.prompt_length : end]]
+    tokens = [t for w in written for row, end in zip(w.ids, w.ends, strict=True) for t in row[:end]]
     counts = Counter(int(token) for token in tokens)
 
     drafter = train_drafter(llama, draw, config)

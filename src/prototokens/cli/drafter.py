@@ -79,7 +79,7 @@ class DrafterOptions:
     vocabulary: Annotated[
         int,
         typer.Option(
-            help="Tokens that can be drafted: the most frequent of those that the model writes; 0: all.",
+            help="Tokens that can be drafted: the most frequent in the texts of the training; 0: all.",
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = 8192

@@ -23,7 +23,7 @@ class DrafterConfig:
         input_width: width of the network that adds to the masks what the context says; 0: the masks alone.
         reader_width: width of the network that reads the drafts; 0: the model's head reads them from the outputs at the
             masks, and D is M.
-        vocabulary: tokens that can be drafted, the most frequent of those that the model wrote in training; 0: all. The
+        vocabulary: tokens that can be drafted, the most frequent in the texts of its training; 0: all. The
             head's share of a pass is large, and its rows for a few thousand tokens take little of it.
     """
 

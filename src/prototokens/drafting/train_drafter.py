@@ -296,7 +296,7 @@ def _at_masks(lm: FrozenLM, network: DrafterNetwork, ids: Tensor, cache: Any, te
 
 
 def most_frequent(counts: Tensor, size: int) -> Tensor | None:
-    """The tokens that are drafted, of those that were written, by their counts (V,): ids, ascending; None: all."""
+    """The tokens that are drafted, by their counts (V,) in the texts: ids, ascending; None: all."""
     if not size or size >= len(counts):
         return None
     size = min(size, max(1, int((counts > 0).sum())))

@@ -30,10 +30,9 @@ class Written:
         return replace(self, ids=self.ids[rows.start : rows.stop], ends=self.ends[rows.start : rows.stop])
 
     def counts(self, vocabulary: int) -> Tensor:
-        """How often each of V tokens was written, int64, (V,), on the CPU."""
-        places = torch.arange(self.ids.shape[1], device=self.ids.device)
-        is_written = (places >= self.prompt_length) & (places < self.ends.unsqueeze(1))
-        return torch.bincount(self.ids[is_written].cpu(), minlength=vocabulary)
+        """How often each of V tokens stands in the texts, prompts included, int64, (V,), on the CPU."""
+        is_text = torch.arange(self.ids.shape[1], device=self.ids.device) < self.ends.unsqueeze(1)
+        return torch.bincount(self.ids[is_text].cpu(), minlength=vocabulary)
 
 
 def write_texts(lm: FrozenLM, prompts: Tensor, n_tokens: int) -> Written:

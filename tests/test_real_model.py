@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from prototokens import FrozenLM, decode, fit, fit_batch, load, load_lm, pack, preset, save
+from prototokens import FrozenLM, decode, fit, fit_batch, generate, load, load_lm, pack, preset, save
 from prototokens.archive.pack import PackConfig
 from prototokens.archive.unpack import Reader, read_range
 from prototokens.arrangements import arrangement_named
+from prototokens.drafting.drafter import shipped_drafter
+from prototokens.drafting.generating import DraftTree
 from prototokens.encoder.encoding import shipped_encoder
 from prototokens.encoder.evaluate import encoder_vectors, score_vectors
 from prototokens.fitting.recipes import Stop
@@ -90,6 +92,22 @@ def test_the_shipped_encoder_writes_short_texts_of_others_with_no_fit_step(lm: F
             assert score_vectors(lm, layout, e.roll(1, 0), m.roll(1, 0), ids).token_accuracy < 0.3
     tokens = encoder(lm, "A friend.")
     assert tokens.provenance.token_accuracy == token_accuracy(decode(lm, tokens).ids, lm.encode("A friend.")).item()
+
+
+def test_the_shipped_drafter_saves_passes_and_changes_no_text(lm: FrozenLM) -> None:
+    drafter = shipped_drafter(lm.identity)
+    assert drafter is not None
+    assert drafter.n_weights < 0.02 * sum(weight.numel() for weight in lm.model.parameters())
+    prompt = sample("speeches", lm, 32, 1, seed=1, split="test")[0]
+    plain = generate(lm, prompt, max_new_tokens=48)
+    for tree in (DraftTree(width=1, lookup=False, position_cost=0.01), DraftTree(position_cost=0.01)):
+        drafted = generate(lm, prompt, drafter=drafter, max_new_tokens=48, tree=tree)
+        assert drafted.tokens_per_pass > 1.3
+        n_same = int((drafted.ids == plain.ids).cumprod(0).sum())
+        if n_same < len(plain.ids):  # two tokens were tied up to rounding, which another processor may break otherwise
+            logits = lm.next_token_logits(torch.cat([prompt, plain.ids[:n_same]]))[-1]
+            gap = (logits[plain.ids[n_same]] - logits[drafted.ids[n_same]]).abs()
+            assert gap < 1e-3 * logits.abs().max()
 
 
 def test_command_line(lm: FrozenLM, tmp_path: Path) -> None:

@@ -180,7 +180,8 @@ def counted(lm: FrozenLM) -> Iterator[Calls]:
     calls = Calls()
 
     def before(_: nn.Module, __: tuple, options: dict[str, Any]) -> None:
-        inputs = options.get("inputs_embeds", options.get("input_ids"))
+        inputs = options.get("inputs_embeds")
+        inputs = options["input_ids"] if inputs is None else inputs
         shape = tuple(inputs.shape[:2])
         calls.forward.append(shape)
         if inputs.requires_grad:

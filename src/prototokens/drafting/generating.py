@@ -66,7 +66,7 @@ class DraftTree:
         width: candidates for each place; 1: a chain.
         max_nodes: tokens that a pass verifies at most.
         lookup: whether n-grams of the text so far draft, too.
-        position_cost: what one more input position costs, as a share of a pass of one position; None: as measured on
+        position_cost: what one more input position costs, as a share of a pass of a few positions; None: as measured on
             this device. It decides how many drafts are worth their position, and never which text comes out.
     """
 

@@ -16,7 +16,8 @@ from .states import states_kept
 
 _ROUNDING = 1e-3  # of the largest logit: what unequal kernels make of equal inputs in float32
 _PROBE_TOKENS = 6
-_TIMED_POSITIONS = 8
+_MULTIPLE = 4  # of positions in a pass: kernels for odd numbers of rows may take twice as long
+_MANY = 24
 _TIMED_PASSES = 3
 
 
@@ -36,7 +37,7 @@ class Reading:
     def __init__(self, lm: FrozenLM, ids: Tensor) -> None:
         from transformers import DynamicCache
 
-        self.lm, self.length = lm, len(ids)
+        self.lm, self.length, self._padding = lm, len(ids), 0
         self.cache: Any = DynamicCache()  # without the model's config, so that no layer drops what is behind a window
         logits, states = self._pass(lm.inputs_of_ids(ids.unsqueeze(0)), self.length, slice(-1, None))
         self.logits, self.state = logits[-1], states[-1]
@@ -55,14 +56,22 @@ class Reading:
         Returns:
             Logits (n_read, V), and the states that the head reads (Q, H), float32.
         """
-        device = self.lm.device
+        device, n_inputs = self.lm.device, len(places)
+        self._padding = -n_inputs % _MULTIPLE if n_inputs > 1 else 0
+        last = self.length + int(places.max()) + 1
+        pad = torch.nn.functional.pad
+        inputs_embeds, places = pad(inputs_embeds, (0, 0, 0, self._padding)), pad(places.to(device), (0, self._padding))
+        visible = pad(visible.to(device), (0, self._padding) * 2) | torch.eye(
+            len(places), dtype=torch.bool, device=device
+        )
+        positions = (places + self.length).unsqueeze(0)
         text = torch.ones(len(places), self.length, dtype=torch.bool, device=device)
-        positions = (places.to(device) + self.length).unsqueeze(0)
-        seen = torch.cat([text, visible.to(device)], 1).unsqueeze(0)  # (1, Q, L + Q)
+        seen = torch.cat([text, visible], 1).unsqueeze(0)  # (1, Q, L + Q)
         inputs: dict[str, Any] = self.lm.inputs_of_vectors(inputs_embeds.unsqueeze(0))
         inputs["attention_mask"] = attention_mask(self.lm, seen, positions, self.length)
         inputs["position_ids"] = positions
-        return self._pass(inputs, self.length + int(places.max()) + 1, slice(n_read))
+        logits, states = self._pass(inputs, last, slice(n_inputs if n_read is None else n_read))
+        return logits, states[:n_inputs]
 
     def keep(self, rows: list[int], n_inputs: int) -> None:
         """Keep some of the inputs of the last pass in the cache, in this order, and forget the others.
@@ -77,8 +86,9 @@ class Reading:
             for layer in self.cache.layers:
                 for values in (layer.keys, layer.values):
                     values[..., self.length : self.length + n, :] = values[..., index.to(values.device), :]
-        if n < n_inputs:  # the first versions of transformers 5 take 0 for a length, and forget the text
-            self.cache.crop(n - n_inputs)
+        dropped = n_inputs + self._padding - n
+        if dropped:  # the first versions of transformers 5 take 0 for a length, and forget the text
+            self.cache.crop(-dropped)
         self.length += n
 
     def _pass(self, inputs: dict[str, Any], length: int, read: slice) -> tuple[Tensor, Tensor]:
@@ -145,17 +155,19 @@ _prices: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], float]] = WeakKeyDic
 
 @torch.no_grad()
 def position_cost(lm: FrozenLM) -> float:
-    """What one more input position costs in a pass, as a share of a pass of one position: measured once.
+    """What one more input position costs in a pass, as a share of a pass of 8 positions: measured once.
 
-    The best of a few passes of one position and of 9, behind a short text.
+    The best of a few passes of 8 positions and of 24, behind a short text. A pass of one position is no measure: a few
+    positions are multiplied by other kernels than one, and may take twice as long, and many hardly longer than a few.
     """
     known = _prices.setdefault(lm.model, {})
     circumstances = (lm.dtype, str(lm.device), torch.get_num_threads())
     if circumstances not in known:
-        more = _TIMED_POSITIONS if lm.max_positions is None else min(_TIMED_POSITIONS, (lm.max_positions - 1) // 3)
-        reading = Reading(lm, torch.zeros(2 * more, dtype=torch.long))
-        seconds = [min(_seconds(reading, n) for _ in range(_TIMED_PASSES)) for n in (1, 1 + more)]
-        known[circumstances] = max(0.0, (seconds[1] / seconds[0] - 1) / more)
+        many = _MANY if lm.max_positions is None else min(_MANY, lm.max_positions // 2)
+        few = max(1, many // 3)
+        reading = Reading(lm, torch.zeros(few, dtype=torch.long))
+        seconds = [min(_seconds(reading, n) for _ in range(_TIMED_PASSES)) for n in (few, many)]
+        known[circumstances] = max(0.0, (seconds[1] / seconds[0] - 1) / max(1, many - few))
     return known[circumstances]
 
 

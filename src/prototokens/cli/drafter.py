@@ -116,7 +116,7 @@ def train_command(
     force: Annotated[bool, typer.Option("--force", help="Start over, and overwrite the file.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Train a drafter for a model on what the model itself writes, and save it.
+    """Train a drafter for a model on what it writes itself.
 
     The same command resumes after an interruption, Ctrl-C included.
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..errors import InputError
+from ..files.trainings import check_same_settings, optimiser_tensors, restore_optimisers, settings_record
 from ..lm.frozen import FrozenLM
 from .drafter import Drafter
 from .masks import attention_mask
@@ -154,16 +154,15 @@ def train_drafter(
         draw(length, max(config.round_texts, _JUDGED_TEXTS), number)
     if resume is None:
         start = Drafter.untrained(lm, config.drafter, seed=config.seed)
-        drafter = replace(start, training=start.training | {"config": _record(config), "samples": 0})
+        drafter = replace(start, training=start.training | {"config": settings_record(config), "samples": 0})
     else:
         drafter = _checked(resume[0], lm, config)
     network = drafter.network.to(lm.device)
     optimiser = _optimiser(network)
     counts = torch.zeros(lm.vocabulary, dtype=torch.long)
     if resume is not None:
-        unfinished = dict(resume[1])
-        counts = unfinished.pop("counts", counts)
-        _restore(optimiser, unfinished)
+        counts = resume[1].get("counts", counts)
+        restore_optimisers([optimiser], resume[1])
     began = time.perf_counter()
     written: Written | None = None
     for step in range(drafter.training["step"], config.steps):
@@ -187,10 +186,11 @@ def train_drafter(
             rows = acceptance(lm, network, draw, config, vocabulary)
             drafter = replace(drafter, acceptance=rows, vocabulary=vocabulary)
         if keep:
+            unfinished = optimiser_tensors([optimiser]) | {"counts": counts} if step + 1 < config.steps else {}
             progress = DrafterProgress(
                 step + 1, config.steps, drafts.loss_nats.item(), drafts.shares(), samples, time.perf_counter() - began
             )
-            keep(drafter, _state(optimiser) | {"counts": counts} if step + 1 < config.steps else {}, progress)
+            keep(drafter, unfinished, progress)
     return drafter
 
 
@@ -362,31 +362,7 @@ def _optimiser(network: DrafterNetwork) -> torch.optim.Optimizer:
     return torch.optim.AdamW([*groups, {"params": weights, "share": 1.0}] if weights else groups, weight_decay=0.01)
 
 
-def _state(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimiser's state as tensors by name."""
-    states = optimiser.state_dict()["state"]
-    return {f"optimiser.{n}.{name}": value for n, state in states.items() for name, value in state.items()}
-
-
-def _restore(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        _, n, name = key.split(".", 2)
-        states.setdefault(int(n), {})[name] = value
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
-
-
 def _checked(drafter: Drafter, lm: FrozenLM, config: DrafterTraining) -> Drafter:
     drafter.check(lm.identity)
-    before, now = drafter.training.get("config", {}), _record(config)
-    if before != now:
-        changed = ", ".join(name for name in before | now if before.get(name) != now.get(name))
-        raise InputError(
-            f"the drafter to resume was trained with other settings ({changed}): give the same, or begin anew (--force)"
-        )
+    check_same_settings("the drafter", drafter.training.get("config", {}), settings_record(config))
     return drafter
-
-
-def _record(config: DrafterTraining) -> dict[str, Any]:
-    """The settings as JSON values, as they come back from a file."""
-    return json.loads(json.dumps(asdict(config)))

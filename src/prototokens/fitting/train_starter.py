@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ..arrangements import Arrangement, arrangement_named, blocks
 from ..errors import InputError
+from ..files.trainings import check_same_settings, settings_record
 from ..lm.frozen import FrozenLM
 from ..lm.identity import library_versions
 from .bank import AxisStatistics
@@ -304,18 +304,11 @@ def _axes(moments: Tensor, before: Tensor | None) -> Tensor:
 
 def _check_same(starter: Starter, lm: FrozenLM, config: StarterConfig, begin: Starter | None) -> None:
     starter.check(lm.identity, arrangement_named(config.arrangement))
-    before, now = starter.training.get("config", {}), _record(config)
-    if before != now:
-        other = ", ".join(name for name in before | now if before.get(name) != now.get(name))
-        raise InputError(
-            f"the learned start to resume was trained with other settings ({other}): give the same, or begin anew "
-            "(--force)"
-        )
+    check_same_settings("the learned start", starter.training.get("config", {}), _record(config))
     if begin is not None and starter.training.get("begun_at") != begin.name:
         raise InputError(f"the learned start to resume did not begin at {begin.name}: give the same, or begin anew")
 
 
 def _record(config: StarterConfig) -> dict[str, object]:
     """The settings as JSON values, as they come back from a file."""
-    record = asdict(config) | {"arrangement": arrangement_named(config.arrangement).name}
-    return json.loads(json.dumps(record))
+    return settings_record(config) | {"arrangement": arrangement_named(config.arrangement).name}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from ...files.record import read_record, write_record
+from ...files.trainings import optimiser_tensors, restore_optimisers
 from ..network import EncoderNetwork
 
 FILE = "checkpoint.safetensors"
@@ -55,9 +56,7 @@ def save_checkpoint(
         settings: the training's settings, as JSON values; a later run compares them with its own.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for number, optimiser in enumerate(optimisers):
-        for weight, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{weight}.{name}": value for name, value in state.items()}
+    tensors |= optimiser_tensors(optimisers)
     write_record(path, _KIND, tensors, {"progress": vars(progress), "settings": settings}, overwrite=True)
 
 
@@ -82,10 +81,4 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Pr
 def restore(tensors: dict[str, Tensor], network: EncoderNetwork, optimisers: Sequence[torch.optim.Optimizer]) -> None:
     """Load a checkpoint's tensors into the network and the optimisers."""
     network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items() if k.startswith("network.")})
-    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, number, weight, name = key.split(".", 3)
-            states[int(number)].setdefault(int(weight), {})[name] = value
-    for optimiser, state in zip(optimisers, states, strict=True):
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    restore_optimisers(optimisers, tensors)

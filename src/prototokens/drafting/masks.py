@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..lm.config_values import text_config
 from ..lm.frozen import FrozenLM
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -36,21 +35,16 @@ def attention_mask(lm: FrozenLM, seen: Tensor, places: Tensor, text_length: int)
 
 def unknown_layers(lm: FrozenLM) -> list[str]:
     """The kinds of layers of a model whose masks are not known here."""
-    return sorted(set(getattr(_config(lm), "layer_types", None) or ()) - {_FULL, _SLIDING})
+    return sorted(set(getattr(text_config(lm.model), "layer_types", None) or ()) - {_FULL, _SLIDING})
 
 
 def _window(lm: FrozenLM) -> tuple[int | None, bool]:
     """How many tokens a layer with a window sees, itself included, and whether masks are given by kind of layer."""
-    config = _config(lm)
+    config = text_config(lm.model)
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     slides = _SLIDING in kinds if kinds else getattr(config, "use_sliding_window", True)
     return (window, bool(kinds)) if isinstance(window, int) and slides else (None, False)
-
-
-def _config(lm: FrozenLM) -> Any:
-    config: Any = getattr(lm.model, "config", None)
-    return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

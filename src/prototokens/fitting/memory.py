@@ -15,6 +15,7 @@ import torch
 
 from ..arrangements import MOST_TOKENS, Layout
 from ..errors import InputError
+from ..lm.config_values import text_config
 from ..lm.frozen import FrozenLM
 from ..lm.probe import kept_of
 from .control_groups import free_of_group
@@ -219,9 +220,7 @@ def _attention_bytes(lm: FrozenLM, length: int) -> int:
 
 def _setting(lm: FrozenLM, name: str, default: int) -> int:
     """A number from the model's configuration, by Hugging Face's name."""
-    config: Any = getattr(lm.model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    value = getattr(config, name, default)
+    value = getattr(text_config(lm.model), name, default)
     return value if isinstance(value, int) else default
 
 

@@ -26,6 +26,12 @@ _NOT_OF_LOGITS = frozenset(
 _NOT_OF_LOGITS_ENDS = ("dropout", "pdrop", "version")
 
 
+def text_config(model: Any) -> Any:
+    """The part of a model's configuration that is of its text, or None where it has no configuration."""
+    config: Any = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else config
+
+
 def config_values(config: Any) -> str | None:
     """A configuration's type and the values that change logits and are not its class's defaults, as JSON.
 

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from .config_values import text_config
+
 _NAMES = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "max_target_positions", "n_positions")
 
 
 def position_bound(model: Any) -> int | None:
     """The number of input positions that a model was built for, or None where its config names no bound."""
-    config: Any = getattr(model, "config", None)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    values = (getattr(text_config, name, None) for name in _NAMES)
+    values = (getattr(text_config(model), name, None) for name in _NAMES)
     bound = next((value for value in values if isinstance(value, int) and value > 0), None)
     return None if bound is None else bound - padded_positions(model)
 

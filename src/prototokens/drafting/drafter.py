@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..files.record import read_record, write_record
 from ..lm.frozen import FrozenLM
-from ..lm.identity import Identity, check_same_model, library_versions
+from ..lm.identity import Identity, check_same_model, hash_weights, library_versions
 from .network import DrafterConfig, DrafterNetwork
 from .states import state_width
 
@@ -84,10 +83,7 @@ class Drafter:
     @property
     def name(self) -> str:
         """A short name that tells drafters apart: `drafter-` and the first digits of a hash of the weights."""
-        digest = hashlib.sha256()
-        for weight in self.network.state_dict().values():
-            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
-        return f"drafter-{digest.hexdigest()[:12]}"
+        return f"drafter-{hash_weights(self.network.state_dict().values())[:12]}"
 
     def check(self, model: Identity) -> None:
         """Refuse another model, and say which one this drafter is for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ from ..fitting.given import Given
 from ..fitting.recipes import FitConfig, preset
 from ..fitting.starter import Starter, shipped_starter
 from ..lm.frozen import FrozenLM
-from ..lm.identity import Identity, check_same_model, library_versions, same_weights
+from ..lm.identity import Identity, check_same_model, hash_weights, library_versions, same_weights
 from ..proto_tokens import ProtoTokens
 from .card import model_card
 from .config import EncoderConfig
@@ -250,10 +249,7 @@ _NAMES: WeakKeyDictionary[EncoderNetwork, _Name] = WeakKeyDictionary()
 
 
 def _hashed(weights: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for tensor in weights:
-        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return f"encoder-{digest.hexdigest()[:12]}"
+    return f"encoder-{hash_weights(weights)[:12]}"
 
 
 @torch.no_grad()

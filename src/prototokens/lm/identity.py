@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -83,6 +84,14 @@ def hash_vocabulary(tokenizer: Any) -> str:
 def hash_ids(ids: Tensor) -> str:
     """SHA-256 of token ids (T,), taken as little-endian 64-bit integers."""
     return hashlib.sha256(ids.detach().to("cpu", torch.int64).numpy().astype("<i8").tobytes()).hexdigest()
+
+
+def hash_weights(weights: Iterable[Tensor]) -> str:
+    """SHA-256 of tensors, one after another, as their bytes lie in memory."""
+    digest = hashlib.sha256()
+    for tensor in weights:
+        digest.update(tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def library_versions() -> dict[str, str]:

@@ -178,7 +178,7 @@ def generate(
     return Generation(
         ids=new_ids,
         text=lm.decode(new_ids[: len(new_ids) - stopped]),
-        passes=len(new_ids) if drafts is None else drafts.passes,
+        passes=len(new_ids) if drafts is None else 1 + len(drafts.verified),
         seconds=seconds,
         stopped=stopped,
         verified=() if drafts is None else tuple(drafts.verified),
@@ -223,7 +223,6 @@ class _Drafts:
     drafter: Drafter
     tree: DraftTree
     streamer: Any
-    passes: int = 0
     verified: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
 
@@ -239,7 +238,6 @@ class _Drafts:
         """What transformers calls in place of its own loop: ids (1, L) in, ids (1, L + N) out."""
         lm = self.lm
         reading = Reading(lm, input_ids[0])
-        self.passes = 1
         chooser = _Chooser(logits_processor, stopping_criteria, generation_config.do_sample, self.streamer, input_ids)
         last = generation_config.max_length
         drafter, price = self.drafter, self.price
@@ -257,7 +255,6 @@ class _Drafts:
             bounds = {"depth": depth, "max_nodes": self.tree.max_nodes, "room": room}
             tree = grow(token, propose, drafter.acceptance, price, **bounds)
             logits, states = self._verify(reading, tree, state)
-            self.passes += 1
             path, token = _follow(tree, logits, chooser)
             written = [*(tree.tokens[node] for node in path[1:]), token]
             reading.keep(path, tree.n_positions)

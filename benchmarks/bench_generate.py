@@ -42,7 +42,7 @@ from prototokens.lm.generation import without_own_settings
 from prototokens.texts.sampling import sample
 
 ROWS = Path(__file__).parent / "rows" / "generate.jsonl"
-METHODS = "plain,lookup,untrained,reconstruction,masks,chain,tree,tree+lookup"
+METHODS = "plain,lookup,untrained,reconstruction,chain,tree,tree+lookup"
 MASKS = DrafterConfig(n_masks=3, n_drafts=3, input_width=0, reader_width=0)
 
 
@@ -126,7 +126,7 @@ def methods(
     for name in names:
         method = name.partition("@")[0]
         if method not in ("lookup", *drafters):
-            raise SystemExit(f"error: unknown method {method!r}; choose of: {METHODS}")
+            raise SystemExit(f"error: unknown method {method!r}; choose of: {METHODS},masks")
         if method not in ("plain", "lookup") and drafters[method] is None:
             raise SystemExit(f"error: {method} needs a trained drafter or start: give --drafter or --masks")
     return {name: write(name) for name in dict.fromkeys(["plain", *names])}

@@ -16,6 +16,7 @@ import matplotlib
 
 from bench_blocks import CURVE, FILE
 from block_methods import STORES
+from figures import save_figure
 from kept_rows import load_rows
 
 matplotlib.use("agg")
@@ -88,11 +89,7 @@ def main() -> None:
         panel.set_xticks(list(by_length), [str(b) for b in by_length])
         panel.minorticks_off()
         panel.legend(fontsize=8, frameon=False)
-    figure.tight_layout()
-    options.output.parent.mkdir(exist_ok=True)
-    matplotlib.rcParams["svg.hashsalt"] = "prototokens"
-    metadata = {"Date": None} if options.output.suffix == ".svg" else None
-    figure.savefig(options.output, metadata=metadata, dpi=150)
+    save_figure(figure, options.output)
 
 
 if __name__ == "__main__":

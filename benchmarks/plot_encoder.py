@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib
 
 from bench_fit import load_rows
+from figures import save_figure
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -36,10 +37,7 @@ def main() -> None:
             panel.plot(*zip(*seen, strict=True), line, color=colour, label=label)
     panel.set(xlabel="tokens trained on", ylabel="token accuracy, zero steps", ylim=(0, 1.02))
     panel.legend(fontsize=8, frameon=False, title="— windows   ··· own texts", title_fontsize=8)
-    figure.tight_layout()
-    options.output.parent.mkdir(exist_ok=True)
-    matplotlib.rcParams["svg.hashsalt"] = "prototokens"
-    figure.savefig(options.output, metadata={"Date": None})
+    save_figure(figure, options.output)
 
 
 if __name__ == "__main__":

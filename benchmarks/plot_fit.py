@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 
 from bench_fit import RECIPES, ROWS, SOURCES
+from figures import save_figure
 from kept_rows import load_rows
 
 matplotlib.use("svg")
@@ -45,10 +46,7 @@ def main() -> None:
         panel.set(xscale="log", title=f"{length} tokens", xlabel="positions forward + backward", ylim=(0, 1.02))
         panel.legend(loc="upper left", fontsize=8, frameon=False)
     panels[0][0].set_ylabel("token accuracy (mean, range)")
-    figure.tight_layout()
-    options.output.parent.mkdir(exist_ok=True)
-    matplotlib.rcParams["svg.hashsalt"] = "prototokens"
-    figure.savefig(options.output, metadata={"Date": None})
+    save_figure(figure, options.output)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 
 from bench_generate import ROWS
+from figures import save_figure
 from kept_rows import load_rows
 
 matplotlib.use("svg")
@@ -35,10 +36,7 @@ def main() -> None:
     panel.set(xlabel="places in texts that the drafter was trained on", ylabel="tokens a pass", xscale="log")
     panel.set_ylim(bottom=1)
     panel.legend(frameon=False)
-    figure.tight_layout()
-    options.output.parent.mkdir(exist_ok=True)
-    matplotlib.rcParams["svg.hashsalt"] = "prototokens"
-    figure.savefig(options.output, metadata={"Date": None})
+    save_figure(figure, options.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from .states import states_kept
 
 _ROUNDING = 1e-3  # of the largest logit: what unequal kernels make of equal inputs in float32
 _PROBE_TOKENS = 6
-_MULTIPLE = 4  # of positions in a pass: kernels for odd numbers of rows may take twice as long
+_MULTIPLE = 4  # of rows: kernels for other numbers of them may take twice as long
 _MANY = 24
 _TIMED_PASSES = 3
 
@@ -57,7 +57,8 @@ class Reading:
             Logits (n_read, V), and the states that the head reads (Q, H), float32.
         """
         device, n_inputs = self.lm.device, len(places)
-        self._padding = -n_inputs % _MULTIPLE if n_inputs > 1 else 0
+        self._padding = _padding(n_inputs)
+        n_read = n_inputs if n_read is None else n_read
         last = self.length + int(places.max()) + 1
         pad = torch.nn.functional.pad
         inputs_embeds, places = pad(inputs_embeds, (0, 0, 0, self._padding)), pad(places.to(device), (0, self._padding))
@@ -70,8 +71,8 @@ class Reading:
         inputs: dict[str, Any] = self.lm.inputs_of_vectors(inputs_embeds.unsqueeze(0))
         inputs["attention_mask"] = attention_mask(self.lm, seen, positions, self.length)
         inputs["position_ids"] = positions
-        logits, states = self._pass(inputs, last, slice(n_inputs if n_read is None else n_read))
-        return logits, states[:n_inputs]
+        logits, states = self._pass(inputs, last, slice(n_read + _padding(n_read)))
+        return logits[:n_read], states[:n_inputs]
 
     def keep(self, rows: list[int], n_inputs: int) -> None:
         """Keep some of the inputs of the last pass in the cache, in this order, and forget the others.
@@ -96,6 +97,11 @@ class Reading:
             outputs = self.lm.run(inputs, length, past_key_values=self.cache, use_cache=True)
         device = self.lm.device
         return outputs.logits[0].to(device).float(), states[0][0].to(device).float()
+
+
+def _padding(n_rows: int) -> int:
+    """Rows that are added to some, so that they are multiplied fast: none to a single one."""
+    return -n_rows % _MULTIPLE if n_rows > 1 else 0
 
 
 def rounding(lm: FrozenLM, logits: Tensor) -> float:
